@@ -1,0 +1,183 @@
+"""The commands that are not a test run.
+
+Each imports what it needs when it runs, so that ``--help`` and ``report`` stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from kvbench.errors import UserError
+
+if TYPE_CHECKING:
+    from kvbench.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keep the findings of a distillation ablation true. The main job is a test run: pytest benchmarks/",
+)
+teacher_app = typer.Typer(no_args_is_help=True, help="Teachers: the frozen networks that students are distilled from.")
+app.add_typer(teacher_app, name="teacher")
+
+# Every option of pytest's is taken under its name there, too: sentences that name one are then true everywhere.
+WorkloadOption = Annotated[
+    str, typer.Option("--workload", "--kvbench-workload", help="fractals, tiny-imagenet, imagenet or folder")
+]
+RootOption = Annotated[
+    Optional[Path], typer.Option("--root", "--kvbench-root", help="Folder with the workload's images.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", "--kvbench-device", help="auto, cpu, cuda, cuda:1, mps or xpu")]
+CacheOption = Annotated[Path, typer.Option("--cache", "--kvbench-cache", help="Folder of feature banks.")]
+PoolingOption = Annotated[str, typer.Option("--pooling", "--kvbench-pooling", help="global or pyramid")]
+TapsOption = Annotated[
+    str, typer.Option("--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between.")
+]
+TeacherOption = Annotated[
+    str, typer.Option("--teacher", "--kvbench-teacher", help="A torchvision classifier instead of the workload's.")
+]
+CheckpointOption = Annotated[
+    Optional[Path], typer.Option("--checkpoint", "--kvbench-checkpoint", help="The teacher's weights: a state dict.")
+]
+ExpectedFolderOption = Annotated[
+    Path, typer.Option("--folder", "--kvbench-expected", help="Folder of references, with one folder a workload.")
+]
+
+
+@app.command()
+def report(
+    saved: Annotated[
+        Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")
+    ] = None,
+    expected: Annotated[
+        Optional[str], typer.Option(help="Show a workload's reference instead.", metavar="WORKLOAD")
+    ] = None,
+    folder: ExpectedFolderOption = Path("expected"),
+    finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
+) -> None:
+    """Print the two tables of a saved benchmark or of a reference, and the verdict on every finding."""
+    from kvbench.report import report_expected, report_saved
+
+    if (saved is None) == (expected is None):
+        raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
+    typer.echo(report_saved(saved, finding) if saved else report_expected(folder, expected or "", finding))
+
+
+@app.command()
+def students(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Which; all where none is named.")] = None,
+    widths: Annotated[str, typer.Option(help="Widths of the taps, shallow to deep.")] = "256,512,512",
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
+) -> None:
+    """Print the table of students: what they read, parameters, trainable ones, FLOPs of a sample's forward pass."""
+    from tabulate import tabulate
+
+    from kvbench.models import STUDENTS, cost, student
+
+    try:
+        taps = [int(part) for part in widths.split(",")]
+    except ValueError:
+        raise UserError(f"Cannot read the widths {widths!r}: give whole numbers, such as 256,512,512.") from None
+    rows = []
+    for row in [student(name) for name in names or STUDENTS]:
+        made = cost(row, taps, classes)
+        reads = "last tap" if row.reads == 1 else f"last {row.reads} taps"
+        numbers = [f"{n:,}" for n in (made.parameters, made.trainable, made.flops_per_sample)]
+        rows.append([row.name, reads, row.summary, *numbers])
+    headers = ["student", "reads", "made of", "parameters", "trainable", "FLOPs a sample"]
+    align = ("left", "left", "left", "right", "right", "right")
+    typer.echo(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
+
+
+def _settings(
+    workload: str,
+    device: str,
+    cache: Path,
+    root: Path | None,
+    pooling: str,
+    taps: str,
+    arch: str,
+    checkpoint: Path | None,
+) -> Settings:
+    from kvbench.options import parse_taps
+    from kvbench.settings import Settings, resolve_device
+    from kvbench.workloads import workload as find
+
+    row = find(workload)
+    return Settings(row, resolve_device(device), cache, root, pooling, parse_taps(taps), arch, checkpoint)
+
+
+@app.command()
+def extract(
+    workload: WorkloadOption = "fractals",
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    cache: CacheOption = Path(".kvbench"),
+    pooling: PoolingOption = "global",
+    taps: TapsOption = "",
+    teacher: TeacherOption = "",
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Make a workload's feature banks: one pass of the teacher over each split."""
+    from contextlib import nullcontext
+
+    from kvbench.progress import Progress
+
+    progress = Progress(nullcontext)
+    settings = _settings(workload, device, cache, root, pooling, taps, teacher, checkpoint)
+    banks = settings.open_banks(
+        lambda split, done, total: progress.show("image", f"teacher pass, {split}", done, total)
+    )
+    progress.close()
+    for split, made in (("train", banks.train), ("val", banks.val)):
+        typer.echo(
+            f"{split}: {len(made):,} images, taps {' '.join(map(str, made.widths))} wide, {made.classes:,} classes,"
+            f" teacher's accuracy {made.teacher_accuracy:.1%}, in {cache}"
+        )
+
+
+@teacher_app.command("train")
+def teacher_train(
+    workload: WorkloadOption = "fractals",
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Optional[Path], typer.Option(help="File to write [teachers/WORKLOAD.safetensors].")] = None,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0,
+) -> None:
+    """Train a workload's teacher from scratch; an interrupted training goes on where it was.
+
+    Writes fp16 weights and, beside them, a .json file that says where they come from.
+    """
+    from kvbench.settings import resolve_device
+    from kvbench.teacher_training import TeacherTask, train_teacher
+    from kvbench.workloads import workload as find
+
+    row = find(workload)
+    path = out or Path("teachers") / f"{workload}.safetensors"
+    recipe = replace(row.teacher_recipe, epochs=epochs or row.teacher_recipe.epochs)
+    train, val = row.images("train", root, recipe.count), row.images("val", root, row.val_count)
+    # Without the paths, which decide nothing: the record is for readers on other machines.
+    command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
+    facts = train_teacher(TeacherTask(row.arch, train, val, recipe, seed), path, resolve_device(device), command)
+    typer.echo(
+        f"{path}: accuracy {facts['val_accuracy']:.1%} on {facts['val_count']:,} validation images,"
+        f" entropy {facts['val_entropy_nats']:.2f} nat"
+    )
+
+
+def main() -> None:
+    """Run the command line; a `UserError` is told in its sentence, with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,228 @@
+"""The pytest plugin: options, fixtures, terminal summary. The only module that imports pytest.
+
+Light to import, since pytest loads it in every project where kvbench is installed: torch, pandas and scipy come with
+the first test that needs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvbench.errors import UserError
+from kvbench.options import OPTIONS
+
+if TYPE_CHECKING:
+    from kvbench.recipe import Configuration
+    from kvbench.session import Session
+    from kvbench.trainer import Training
+
+PLUGIN = pytest.StashKey["KvbenchPlugin"]()
+TRAINING = pytest.StashKey["Training"]()
+COMPARED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kvbench", "kvbench: keep the findings of an ablation true")
+    for option in OPTIONS:
+        default = f" (default: {option.default})" if option.default else ""
+        group.addoption(option.flag, metavar=option.name.upper(), help=f"{option.help}{default}; ini: {option.ini}")
+        parser.addini(option.ini, option.help, default=option.default)
+    group.addoption(
+        "--kvbench-update-expected",
+        action="store_true",
+        help="write this run's histories and verdicts as the new reference, show the difference, and fail the run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kvbench: on every test that trains or judges for kvbench")
+    config.stash[PLUGIN] = KvbenchPlugin(config)
+    config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
+
+
+def parameter(item: pytest.Item, name: str) -> Any:
+    """The value that a test is parametrized with for the fixture ``name``, or None."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get(name)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn our errors into pytest's, which end the session with one sentence."""
+    try:
+        yield
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+class KvbenchPlugin:
+    """The hooks of one pytest session; what they know is in a `kvbench.session.Session`, made at the first need."""
+
+    def __init__(self, config: pytest.Config):
+        self.config = config
+        self.started: Session | None = None
+        # A device that was asked for by name and cannot be had is told before anything else happens.
+        if self.option("device") not in {"auto", "cpu"} and not config.option.collectonly:
+            with usage_errors():
+                from kvbench.settings import resolve_device
+
+                resolve_device(self.option("device"))
+
+    def option(self, name: str) -> str:
+        """An option's value: from the command line, else from the ini file, else its default."""
+        row = next(row for row in OPTIONS if row.name == name)
+        given = self.config.getoption(row.flag)
+        return str(self.config.getini(row.ini) if given is None else given)
+
+    @property
+    def session(self) -> Session:
+        """The session; raises `pytest.UsageError` where an option makes no sense."""
+        if self.started is None:
+            from kvbench.progress import Progress
+            from kvbench.session import Session
+
+            capture = self.config.pluginmanager.getplugin("capturemanager")
+            progress = Progress(capture.global_and_fixture_disabled if capture else contextlib.nullcontext)
+            values = {row.name: self.option(row.name) for row in OPTIONS}
+            with usage_errors():
+                update = self.config.getoption("--kvbench-update-expected")
+                self.started = Session(values, self.config.rootpath, progress, update=update)
+        return self.started
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "kvbench_configuration" in metafunc.fixturenames:
+            rows = self.session.configurations()
+            metafunc.parametrize("kvbench_configuration", rows, ids=[row.id for row in rows], indirect=True)
+        if "kvbench_finding" in metafunc.fixturenames:
+            metafunc.parametrize("kvbench_finding", self.session.finding_ids, indirect=True)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            if parameter(item, "kvbench_configuration") or parameter(item, "kvbench_finding"):
+                item.add_marker("kvbench")
+        items.sort(key=lambda item: parameter(item, "kvbench_finding") is not None)  # they need every history
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        training = [item for item in session.items if parameter(item, "kvbench_configuration")]
+        if training:
+            self.session.trainings_ahead = len(training)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        configuration, finding = parameter(item, "kvbench_configuration"), parameter(item, "kvbench_finding")
+        if configuration or finding:
+            record = None
+            if call.when == "call" and TRAINING in item.stash:
+                record = self.session.record(item.stash[TRAINING], compared=item.stash.get(COMPARED, False))
+                item.funcargs["benchmark"].extra_info["kvbench"] = record  # type: ignore[attr-defined]
+            # A plain attribute of a report travels from xdist's workers to the session that judges.
+            name = configuration.id if configuration else None
+            report.kvbench = {"configuration": name, "finding": finding, "record": record}  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seen = getattr(report, "kvbench", None)
+        if seen is not None:
+            self.session.absorb(seen, report.nodeid, report.when or "", report.outcome)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves, so that the save tells the outcome
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        worker = hasattr(self.config, "workerinput")
+        if self.started is not None and self.started.seen and not worker:
+            self.started.finish(tests_failed=session.testsfailed > 0)
+            if self.started.reasons and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return (yield)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        if self.started is not None and self.started.seen:
+            output_json["kvbench"] = self.started.outcome()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.started is not None and self.started.seen:
+            terminalreporter.section(f"kvbench: {self.started.workload.name}")
+            for line in self.started.summary.splitlines():
+                terminalreporter.line(line)
+            for reason in self.started.reasons:
+                terminalreporter.line(f"\n{reason}", red=True)
+
+
+@pytest.fixture
+def kvbench_configuration(request: pytest.FixtureRequest) -> Configuration:
+    """The configuration under test; a test that asks for it runs once for every configuration."""
+    row: Configuration = request.param
+    return row
+
+
+@pytest.fixture
+def kvbench_training(
+    request: pytest.FixtureRequest, benchmark: Any, kvbench_configuration: Configuration
+) -> Iterator[Training]:
+    """A `kvbench.trainer.Training` of the configuration with every seed, ready for its first epoch.
+
+    Whatever it has trained when the test ends is kept as history in ``benchmark.extra_info``.
+    """
+    session = request.config.stash[PLUGIN].session
+    try:
+        training = session.training(kvbench_configuration)
+    except UserError as error:
+        # Every other configuration would end in the same way: say it once and stop.
+        pytest.exit(f"kvbench: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+    request.node.stash[TRAINING] = training
+    benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"
+    yield training
+    session.progress.close()
+
+
+@pytest.fixture
+def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None]:
+    """A function that trains a training to its end and fails the test where its curves leave the reference."""
+    session = request.config.stash[PLUGIN].session
+
+    def compare(training: Training) -> None:
+        __tracebackhide__ = True
+        try:
+            training.finish()
+            outcome = session.compare(training)
+        except UserError as error:
+            pytest.fail(str(error), pytrace=False)
+        request.node.stash[COMPARED] = True
+        if outcome.failed:
+            pytest.fail(outcome.text, pytrace=False)
+        if outcome.unsettled:
+            pytest.xfail(outcome.text)
+
+    return compare
+
+
+@pytest.fixture
+def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """A function that judges a finding and fails the test where its verdict is not the recorded one.
+
+    A test that asks for it runs once for every finding, after all tests that train.
+    """
+    session = request.config.stash[PLUGIN].session
+
+    def check() -> None:
+        __tracebackhide__ = True
+        if hasattr(request.config, "workerinput"):
+            pytest.skip("judged at the end of the session, when all workers are done")
+        try:
+            outcome = session.check_finding(request.param)
+        except UserError as error:
+            pytest.fail(str(error), pytrace=False)
+        if outcome.lacking:
+            pytest.skip(outcome.text)
+        if outcome.failed:
+            pytest.fail(outcome.text, pytrace=False)
+        if outcome.unsettled:
+            pytest.xfail(outcome.text)
+
+    return check

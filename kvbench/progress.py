@@ -1,0 +1,69 @@
+"""Progress on the terminal's next line, whoever captures the output; silent where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
+
+tqdm.monitor_interval = 0  # no background thread: bars are updated often enough by themselves
+
+
+class Terminal(io.TextIOBase):
+    """Writes to the real standard error, below the line in which pytest prints its dots.
+
+    ``uncaptured`` gives a context in which standard error is not captured.
+    """
+
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]]):
+        self.uncaptured = uncaptured
+
+    def isatty(self) -> bool:
+        with self.uncaptured():
+            return sys.stderr is not None and sys.stderr.isatty()
+
+    def write(self, text: str) -> int:
+        if text.strip("\n"):
+            with self.uncaptured():
+                # Make room for a line below (index, up), save the cursor, draw on that line, restore the cursor.
+                sys.stderr.write("\x1bD\x1b[A\x1b7\x1b[B\r\x1b[K" + text.strip("\n") + "\x1b8")
+                sys.stderr.flush()
+        return len(text)
+
+
+class Progress:
+    """One bar at a time: images through the teacher, then epochs of all configurations and seeds."""
+
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]]):
+        self.terminal = Terminal(uncaptured)
+        self.bar: tqdm[Never] | None = None
+        self.kind: tuple[str, int] | None = None  # unit and total of the bar
+        self.done = 0
+
+    def show(self, unit: str, text: str, done: int, total: int) -> None:
+        """Draw ``done`` of ``total`` units with the time left; ``text`` says what is under way."""
+        if self.kind != (unit, total) or done < self.done:
+            self.close()
+            self.kind, self.done = (unit, total), 0
+            columns = shutil.get_terminal_size().columns - 1
+            self.bar = tqdm(
+                total=total, unit=unit, file=self.terminal, disable=None, leave=False, mininterval=0.3, ncols=columns
+            )
+        assert self.bar is not None
+        self.bar.set_description(text, refresh=False)
+        self.bar.update(done - self.done)
+        self.done = done
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.kind = None, None

@@ -1,0 +1,115 @@
+"""What a session works on, as chosen by options: workload, device, cache and the rest; and opening its banks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvbench import bank, teacher
+from kvbench.data import SPLITS, Images
+from kvbench.errors import UserError, unknown
+from kvbench.workloads import Workload
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+BankTick = Callable[[str, int, int], object]  # told the split, how many images have gone through, of how many
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto`` or a device's name (``cuda``, ``cuda:1``) into a device that can be used here.
+
+    Raises:
+        UserError: the name is not known, or this machine or this build of torch has no such device.
+    """
+    if name == "auto":
+        name = next((kind for kind in DEVICES[2:] if torch.get_device_module(kind).is_available()), "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES[1:] or (index and not index.isdigit()):
+        raise unknown("device", name, [*DEVICES, "cuda:0"])
+    module = torch.get_device_module(kind)
+    count = module.device_count() if module.is_available() else 0
+    if int(index or 0) >= count:
+        raise UserError(
+            f"No usable device {name!r}: torch {torch.__version__} finds {count} {kind} devices on this machine."
+            " Choose --kvbench-device cpu, or install a driver and a build of torch that fit the hardware."
+        )
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Banks:
+    """The banks of both splits on the device, and what they were made of."""
+
+    train: bank.FeatureBank
+    val: bank.FeatureBank
+    fingerprints: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the banks of a session.
+
+    ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps.
+    """
+
+    workload: Workload
+    device: torch.device
+    cache: Path
+    root: Path | None = None
+    pooling: str = "global"
+    taps: tuple[str, ...] = ()
+    arch: str = ""
+    checkpoint: Path | None = None
+
+    def images(self, split: str) -> Images:
+        """Open what the students see of a split."""
+        row = self.workload
+        return row.images(split, self.root, row.train_count if split == "train" else row.val_count)
+
+    def teacher(self, classes: tuple[str, ...]) -> teacher.Teacher:
+        """Load the teacher; ``classes`` are the data's, which a checkpoint is taken to have been trained on."""
+        arch = self.arch or self.workload.arch
+        if self.checkpoint:
+            return teacher.from_checkpoint(self.checkpoint, arch, classes)
+        if self.workload.teacher == "shipped" and not self.arch:
+            return teacher.shipped(self.workload.name)
+        return teacher.pretrained(arch)
+
+    def open_banks(self, tick: BankTick = lambda *_: None) -> Banks:
+        """Open the banks of both splits, making those that the cache lacks."""
+        images = {split: self.images(split) for split in SPLITS}
+        if images["train"].classes != images["val"].classes:
+            odd = sorted(set(images["train"].classes) ^ set(images["val"].classes))
+            raise UserError(f"train and val have different classes in {self.root}; only in one: {', '.join(odd[:5])}.")
+        chosen = self.teacher(images["train"].classes)
+        made = {}
+        settings = {}
+        for split, part in images.items():
+            settings[split] = bank.BankSettings(part, chosen, self.taps or self.workload.taps, self.pooling)
+            total, done = len(part), [0]
+
+            def count(n: int, split: str = split, total: int = total, done: list[int] = done) -> None:
+                done[0] += n
+                tick(split, done[0], total)
+
+            name = f"{self.workload.name}-{split}"
+            made[split] = bank.open_bank(settings[split], self.cache, name, self.device, count).to(self.device)
+        return Banks(made["train"], made["val"], fingerprints(settings))
+
+
+def fingerprints(settings: dict[str, bank.BankSettings]) -> dict[str, Any]:
+    """What must agree for two runs to be comparable: short texts, for provenance files."""
+    made = settings["train"].fingerprint
+    data = {split: json.dumps(one.fingerprint["data"], sort_keys=True).encode() for split, one in settings.items()}
+    return {
+        **{f"{split} images": hashlib.sha256(text).hexdigest()[:16] for split, text in data.items()},
+        "teacher": f"{made['teacher']['name']} {made['teacher']['sha256'][:16]}",
+        "taps": " ".join(made["taps"]),
+        "pooling": made["pooling"],
+        "precision": made["precision"],
+    }

@@ -1,0 +1,128 @@
+"""Intervals and tests on arrays, nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+FLOOR = 1e-12  # nat; below it a loss is rounding, and its logarithm noise
+
+Floats = NDArray[np.float64]
+
+
+def log_losses(losses: ArrayLike) -> Floats:
+    """Natural logarithm of losses (any shape, nat), each taken as at least `FLOOR`; NaN stays NaN."""
+    return np.asarray(np.log(np.maximum(np.asarray(losses, dtype=np.float64), FLOOR)))
+
+
+def time_to_target(times: ArrayLike, losses: ArrayLike, target: float) -> float:
+    """When a loss curve first is at or below a target, with the log loss taken as linear between its points.
+
+    Args:
+        times: (E,) increasing epochs, seconds or anything else that grows along the curve.
+        losses: (E,) loss at each of them.
+        target: loss to reach.
+
+    Returns:
+        The time of the first crossing; ``times[0]`` if the first loss is there already; `math.inf` if none is;
+        NaN if a loss or the target is NaN.
+    """
+    at = np.asarray(times, dtype=np.float64)
+    curve = np.asarray(losses, dtype=np.float64)
+    assert at.shape == curve.shape
+    assert at.ndim == 1
+    assert at.size > 0
+    if np.isnan(curve).any() or math.isnan(target):
+        return math.nan
+    reached = np.flatnonzero(curve <= target)
+    if not reached.size:
+        return math.inf
+    after = int(reached[0])
+    if after == 0:
+        return float(at[0])
+    high, low = log_losses(curve[after - 1 : after + 1])
+    if high == low:  # both below FLOOR
+        return float(at[after])
+    share = (high - float(log_losses(target))) / (high - low)
+    return float(at[after - 1] + share * (at[after] - at[after - 1]))
+
+
+def log_area(times: ArrayLike, losses: ArrayLike) -> float:
+    """Mean log loss over a curve's range, by trapezoids; one point is its own mean. NaN if a loss is NaN.
+
+    Args: ``times`` (E,) increasing, ``losses`` (E,) in nat.
+    """
+    at = np.asarray(times, dtype=np.float64)
+    logs = log_losses(losses)
+    if at.size == 1:
+        return float(logs[0])
+    return float(np.sum(np.diff(at) * (logs[1:] + logs[:-1]) / 2) / (at[-1] - at[0]))
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and its two-sided Student t interval.
+
+    Args:
+        values: (n,) at least one value.
+        level: confidence, such as 0.95.
+
+    Returns:
+        ``(mean, low, high)``: from minus to plus infinity for one value, which tells nothing about the spread; of no
+        width if all values are equal; all NaN if a value is.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    assert sample.size > 0
+    mean = float(sample.mean())
+    if math.isnan(mean):
+        return math.nan, math.nan, math.nan
+    if sample.size == 1:
+        return mean, -math.inf, math.inf
+    half = _quantile(sample.size - 1, level) * _deviation(sample) / math.sqrt(sample.size)
+    return mean, mean - half, mean + half
+
+
+def prediction_interval(reference: ArrayLike, fresh_count: int, level: float = 0.95) -> tuple[float, float]:
+    """Where the mean of ``fresh_count`` new values is expected, given ``reference`` values of the same kind.
+
+    Student's t with k - 1 degrees of freedom, half width ``t * s * sqrt(1/k + 1/fresh_count)``.
+
+    Args:
+        reference: (k,) at least one value.
+        fresh_count: how many new values are averaged.
+        level: two-sided coverage, such as 0.95.
+
+    Returns:
+        ``(low, high)``: infinite for k = 1, of no width if all are equal, NaN if one is NaN.
+    """
+    sample = np.asarray(reference, dtype=np.float64)
+    assert sample.size > 0
+    assert fresh_count > 0
+    mean = float(sample.mean())
+    if math.isnan(mean):
+        return math.nan, math.nan
+    if sample.size == 1:
+        return -math.inf, math.inf
+    half = _quantile(sample.size - 1, level) * _deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
+    return mean - half, mean + half
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
+    """Spearman's rank correlation of two (n,) arrays, ties by mean rank; NaN if one is constant or holds a NaN."""
+    one, two = pd.Series(np.asarray(first, dtype=np.float64)), pd.Series(np.asarray(second, dtype=np.float64))
+    if one.isna().any() or two.isna().any() or one.nunique() < 2 or two.nunique() < 2:
+        return math.nan
+    return float(one.rank().corr(two.rank()))
+
+
+def _quantile(freedom: int, level: float) -> float:
+    assert 0 < level < 1
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _deviation(sample: Floats) -> float:
+    """Sample standard deviation (ddof 1); exactly 0 for equal values, where the mean's rounding would leave a rest."""
+    return 0.0 if np.ptp(sample) == 0 else float(sample.std(ddof=1))

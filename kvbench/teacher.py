@@ -1,0 +1,122 @@
+"""Frozen teachers: weights shipped with the package, torchvision's pretrained ones, or a checkpoint file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kvbench.errors import UserError, unknown
+
+SHIPPED = files("kvbench") / "weights"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen, eval-mode classifier; ``classes`` are the names of its outputs where they are known."""
+
+    name: str
+    module: nn.Module
+    classes: tuple[str, ...] | None
+    sha256: str
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Architecture and weights."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Teacher:
+    """Freeze ``module`` (eval mode, no gradients) and fingerprint its parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return Teacher(name, module.eval().requires_grad_(False), classes, digest.hexdigest())
+
+
+def build(arch: str, classes: int) -> nn.Module:
+    """Make a torchvision classification model with ``classes`` outputs, not yet trained."""
+    valid = torchvision.models.list_models(module=torchvision.models)
+    if arch not in valid:
+        raise unknown("torchvision model", arch, valid)
+    module: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+    return module
+
+
+def shipped(name: str) -> Teacher:
+    """Load a teacher that comes with the package: ``weights/<name>.safetensors``, described by ``<name>.json``."""
+    facts = json.loads((SHIPPED / f"{name}.json").read_text())
+    with as_file(SHIPPED / f"{name}.safetensors") as path:
+        return from_checkpoint(path, facts["arch"], tuple(facts["classes"]))
+
+
+def pretrained(arch: str) -> Teacher:
+    """Load torchvision's default pretrained weights of ``arch``, which torchvision downloads or finds in its cache."""
+    build(arch, 1000)  # a wrong name is told before anything is downloaded
+    try:
+        weights = torchvision.models.get_model_weights(arch).DEFAULT
+        module = torchvision.models.get_model(arch, weights=weights)
+    except OSError as error:
+        raise UserError(
+            f"torchvision could not download its weights for {arch} ({error}). Download them on a machine with a "
+            "network and name the file with --kvbench-checkpoint."
+        ) from error
+    return frozen(arch, module, None)
+
+
+def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...]) -> Teacher:
+    """Load a state dict of ``arch`` from a safetensors file or a ``torch.save`` file; half precision becomes float32.
+
+    Raises:
+        UserError: the file is missing or no state dict, or its layers or number of classes do not fit.
+    """
+    module = build(arch, len(classes))
+    state = read_state_dict(path)
+    if "state_dict" in state and isinstance(state["state_dict"], dict):
+        state = state["state_dict"]
+    expected = module.state_dict()
+    missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or surplus:
+        raise UserError(
+            f"The checkpoint {path} does not fit {arch}: it lacks {_some(missing)} and has {_some(surplus)} too many. "
+            "Name its architecture with --kvbench-teacher."
+        )
+    wrong = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}"
+        for k, v in expected.items()
+        if state[k].shape != v.shape
+    ]
+    if wrong:
+        raise UserError(
+            f"The checkpoint {path} does not fit {arch} with the data's {len(classes)} classes: {'; '.join(wrong[:3])}."
+        )
+    module.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()})
+    return frozen(arch, module, classes)
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """Read a dictionary of tensors without ever unpickling code; raises `UserError` for anything else."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"No checkpoint file {path}.") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is no readable state dict (safetensors, or torch.save of tensors alone).") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor | dict) for v in state.values()):
+        raise UserError(f"{path} holds no state dict: expected a dictionary from layer names to tensors.")
+    return state
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"

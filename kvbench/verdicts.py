@@ -1,0 +1,139 @@
+"""Recorded verdicts: ``verdicts.csv``, one row per clause, and how fresh verdicts differ from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kvbench.clauses import FAILS, HOLDS, UNDECIDED, Clause
+from kvbench.errors import UserError, unknown
+from kvbench.files import write_whole
+from kvbench.findings import FINDINGS, Judgement
+from kvbench.history import DIGITS
+
+COLUMNS = ("finding", "recipe", "clause", "verdict", "margin", "low", "high", "n")
+CHANGED, NOT_CONFIRMED, NOTED, MISSING = "changed", "not confirmed", "noted", "missing"
+
+
+def frame(judgements: Iterable[Judgement]) -> pd.DataFrame:
+    """The gating clauses of ``judgements`` as rows with `COLUMNS`; margins as in `Clause`."""
+    rows = [
+        (j.finding.id, j.recipe, c.id, c.verdict, c.margin, c.low, c.high, c.n) for j in judgements for c in j.gating
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def write(recorded: pd.DataFrame, path: Path) -> None:
+    """Write the rows of `frame` as CSV, whole or not at all."""
+    with write_whole(path) as aside:
+        recorded.to_csv(aside, index=False, float_format=DIGITS, lineterminator="\n")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read what `write` wrote; raises `UserError` for a damaged file or an unknown finding, recipe or verdict."""
+    try:
+        recorded = pd.read_csv(path, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} can't be read as a CSV table: {' '.join(str(error).split())}.") from None
+    if tuple(recorded.columns) != COLUMNS:
+        raise UserError(f"{path} has the columns {', '.join(map(str, recorded.columns))}; valid: {', '.join(COLUMNS)}.")
+    for column in ("margin", "low", "high", "n"):
+        if len(recorded) and not pd.api.types.is_numeric_dtype(recorded[column]):
+            raise UserError(f"{path}: {column} holds something that is not a number.")
+    recorded = recorded.astype(dict.fromkeys(("finding", "recipe", "clause", "verdict"), str))
+    for row in recorded.itertuples(index=False):
+        name = str(row.finding)
+        for kind, value, valid in (
+            ("finding", name, list(FINDINGS)),
+            ("recipe", str(row.recipe), list(FINDINGS[name].needs()) if name in FINDINGS else []),
+            ("verdict", str(row.verdict), [HOLDS, FAILS, UNDECIDED]),
+        ):
+            if value not in valid:
+                raise UserError(f"{path}: {unknown(kind, value, valid)}")
+    if recorded.duplicated(["finding", "recipe", "clause"]).any():
+        raise UserError(f"{path} has a clause twice; every clause must be there once.")
+    return recorded
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a fresh verdict of one clause differs from the recorded one.
+
+    ``kind`` is ``changed`` (holds against fails), ``not confirmed`` (recorded holds or fails, and the fresh seeds can't
+    tell), ``noted`` (it was recorded as undecided) or ``missing`` (not recorded, or no longer judged).
+    """
+
+    finding: str
+    recipe: str
+    clause: str
+    kind: str
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether this makes a run fail."""
+        return self.kind in {CHANGED, MISSING}
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether more seeds are needed to tell."""
+        return self.kind == NOT_CONFIRMED
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self.finding} ({self.recipe}), {self.clause}: {self.text}"
+
+
+def changes(
+    recorded: pd.DataFrame, judgements: Sequence[Judgement], run: str, configurations: Collection[str] = ()
+) -> list[Change]:
+    """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
+
+    Args:
+        recorded: rows of `read`.
+        judgements: all that `kvbench.findings.judge` says about one or more findings.
+        run: the command that would run this again, to which options are added in a message.
+        configurations: those of the fresh run: a recipe that has all it needs among them must have been judged.
+    """
+    needed = {(j.finding.id, recipe): set(names) for j in judgements for recipe, names in j.finding.needs().items()}
+    due = {key for key, names in needed.items() if names <= set(configurations)}
+    due |= {(j.finding.id, j.recipe) for j in judgements}
+    old = {
+        (str(row[0]), str(row[1]), str(row[2])): (str(row[3]), int(row[4]))
+        for row in recorded[["finding", "recipe", "clause", "verdict", "n"]].to_numpy()
+        if (str(row[0]), str(row[1])) in due
+    }
+    fresh = {(j.finding.id, j.recipe, clause.id): clause for j in judgements for clause in j.gating}
+    update = f"to record it: {run} --kvbench-update-expected"
+    found = []
+    for key, clause in fresh.items():
+        if key not in old:
+            text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()}); {update}"
+            found.append(Change(*key, MISSING, text))
+        elif change := _change(*old[key], clause, run):
+            found.append(Change(*key, *change))
+    for key, (verdict, _) in old.items():
+        if key not in fresh:
+            text = f"recorded as {verdict}, and not judged though its configurations are there; {update}"
+            found.append(Change(*key, MISSING, text))
+    return found
+
+
+def _change(verdict: str, count: int, clause: Clause, run: str) -> tuple[str, str] | None:
+    """``(kind, text)`` if a clause's fresh verdict differs from the recorded one with its count of seeds."""
+    if clause.verdict == verdict:
+        return None
+    text = f"recorded as {verdict}, now {clause.verdict}: {clause.sentence}: {clause.numbers}; "
+    text += clause.describe_margin()
+    if verdict == UNDECIDED:
+        return NOTED, text
+    # one seed has a sign but no interval: too little against a verdict that rests on several
+    if (clause.verdict == UNDECIDED and not math.isnan(clause.margin)) or (clause.n == 1 and count > 1):
+        return NOT_CONFIRMED, f"{text}; add seeds: {run} --kvbench-seeds {max(count, 2 * clause.n, 2)}"
+    return CHANGED, f"{text}; if this is meant to be: {run} --kvbench-update-expected"
