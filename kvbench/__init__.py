@@ -1,0 +1,4 @@
+"""kvbench keeps the findings of a distillation ablation true: trained, timed, compared curve by curve, and judged.
+
+The tables of what there is: `kvbench.models.STUDENTS`, `kvbench.workloads.WORKLOADS`, `kvbench.findings.FINDINGS`.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class BankSettings:
         return cache / f"{name}-{digest[:16]}.safetensors"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a student's backward pass saves the features
 def extract(settings: BankSettings, device: torch.device, tick: Tick = lambda _: None) -> FeatureBank:
     """Pass every image through the teacher once.
 
@@ -118,7 +118,6 @@ def extract(settings: BankSettings, device: torch.device, tick: Tick = lambda _:
             features = pool([captured[tap] for tap in settings.taps], settings.pooling)
             parts.append([t.cpu() for t in (*features, logits, labels)])
             tick(len(labels))
-    # Clones leave inference mode, so that autograd may save the features for a student's backward pass.
     *taps, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return FeatureBank(tuple(taps), logits, labels)
 
@@ -160,9 +159,3 @@ def open_bank(
     if not path.exists():
         save(extract(settings, device, tick), path, settings.fingerprint)
     return load(path, settings.fingerprint)
-
-
-def check_taps(taps: Sequence[str], needed: int) -> None:
-    """Raise `UserError` unless there are at least ``needed`` taps."""
-    if len(taps) < needed:
-        raise UserError(f"{len(taps)} taps ({', '.join(taps)}) are too few: the students read the last {needed}.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its gates together
 LOSS_FLOOR = 1e-3  # relative: what another platform's rounding may move a loss, however little seeds spread
 SHARE_FLOOR = 0.002  # absolute, of accuracies: a few images of a validation set
-FEW_SEEDS = 5  # below it Student's t makes the intervals very wide
+FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
 
 WITHIN, MOVED, NO_NUMBER, NOT_JUDGED, NOT_COMPARED = "within", "MOVED", "NO NUMBER", "not judged", "not compared"
 
@@ -241,7 +241,7 @@ def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 16 else f"{text[:12]}..."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ class PhotoImages:
     def _read(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as image:
-                photo = image.convert("RGB")
+                # A palette whose colours are transparent goes through RGBA: straight to RGB, Pillow warns.
+                photo = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"Cannot read the image {path}: {error}. Mend or remove the file.") from error
         pixels: Tensor = photo_transform(self.size)(photo)
@@ -71,7 +73,10 @@ class PhotoImages:
         """Relative paths, sizes and times of change of all files, and the transform."""
         listing = hashlib.sha256()
         for path, label in self.samples:
-            stat = Path(path).stat()
+            try:
+                stat = Path(path).stat()
+            except OSError as error:
+                raise UserError(f"Cannot read the image {path}: {error.strerror}.") from error
             listing.update(
                 f"{os.path.relpath(path, self.root)}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
             )
@@ -142,7 +147,7 @@ def imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
     """List ImageNet through torchvision (its archives or its unpacked folders); returns samples and WordNet ids."""
     try:
         found = ImageNet(str(root), split)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"torchvision cannot open ImageNet ({split}) in {root}: {error}") from error
     return found.samples, tuple(found.wnids)
 
@@ -156,7 +161,10 @@ def subset(samples: Samples, count: int | None) -> Samples:
 
 
 class _AsIs(torch.utils.data.Dataset[Tensor]):
-    """Hands `Images` to a DataLoader, whose fetcher calls ``__getitems__`` once a batch."""
+    """Hands `Images` to a DataLoader, whose fetcher calls ``__getitems__`` once a batch.
+
+    A `UserError` is handed over like a batch: raised in a worker, its sentence would arrive inside a traceback.
+    """
 
     def __init__(self, images: Images):
         self.images = images
@@ -164,8 +172,15 @@ class _AsIs(torch.utils.data.Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images.__getitems__(indices)
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            return self.images.__getitems__(indices)
+        except UserError as error:
+            return error
+
+
+def _whole(batch: object) -> object:
+    return batch  # a function of the module: where workers are spawned, it is pickled
 
 
 def batches(
@@ -179,6 +194,9 @@ def batches(
         workers = min(MAX_WORKERS, os.cpu_count() or 1) if isinstance(images, PhotoImages) else 0
     sampler = range(len(images)) if order is None else order
     loader: DataLoader[Any] = DataLoader(
-        _AsIs(images), batch_size, sampler=sampler, num_workers=workers, collate_fn=lambda batch: batch
+        _AsIs(images), batch_size, sampler=sampler, num_workers=workers, collate_fn=_whole
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch

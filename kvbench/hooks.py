@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvbench.errors import UserError, unknown
-
-POOLINGS: Final = ("global", "pyramid")
+from kvbench.options import POOLINGS
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kvbench.errors import UserError
 
+POOLINGS = ("global", "pyramid")
+
 
 @dataclass(frozen=True)
 class Option:

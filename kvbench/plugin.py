@@ -64,7 +64,9 @@ class KvbenchPlugin:
     def __init__(self, config: pytest.Config):
         self.config = config
         self.started: Session | None = None
-        # A device that was asked for by name and cannot be had is told before anything else happens.
+        # What was asked for and cannot be had is told before anything else happens; defaults cost no import.
+        if any(self.option(row.name) != row.default for row in OPTIONS):
+            _ = self.session
         if self.option("device") not in {"auto", "cpu"} and not config.option.collectonly:
             with usage_errors():
                 from kvbench.settings import resolve_device
@@ -174,6 +176,7 @@ def kvbench_training(
         training = session.training(kvbench_configuration)
     except UserError as error:
         # Every other configuration would end in the same way: say it once and stop.
+        benchmark.skipped = True
         pytest.exit(f"kvbench: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     request.node.stash[TRAINING] = training
     benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+# What all records of a session share: for the head of a report, and for the provenance of a reference.
+FACTS = ("train_count", "val_count", "teacher_val_accuracy", "versions", "hardware", "threads", "date")
 PACKAGES = ("kvbench", "torch", "torchvision", "pytest-benchmark")
 
 
@@ -23,5 +25,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hardware": f"{device.type}, {hardware}, {os.cpu_count()} processors",
         "threads": torch.get_num_threads(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }

@@ -53,7 +53,7 @@ def seconds(histories: pd.DataFrame) -> str:
     return _markdown(["configuration", "mean", "fastest", "slowest", "epochs timed"], rows) if rows else ""
 
 
-def verdicts(judgements: Sequence[Judgement]) -> str:
+def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
     """Markdown: a table with one row per finding and recipe, then the clauses of each that does not simply hold."""
     if not judgements:
         return "No finding could be judged: each needs configurations that are not here."
@@ -63,14 +63,12 @@ def verdicts(judgements: Sequence[Judgement]) -> str:
         for j in judgements
     ]  # fmt: skip
     parts = [_markdown(["finding", "recipe", "verdict", "clauses held", "the source says"], rows)]
-    for judgement in judgements:
-        clauses = [c for c in judgement.clauses if judgement.verdict != HOLDS or not c.gating]
-        if clauses or judgement.notes:
+    for judgement in judgements if clauses else ():
+        shown = [c for c in judgement.clauses if judgement.verdict != HOLDS or not c.gating]
+        if shown or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
             about = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
-            body = (
-                _markdown(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in clauses]) if clauses else ""
-            )
+            body = _markdown(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in shown]) if shown else ""
             parts.append("\n\n".join(part for part in (f"#### {title}", " ".join(about), body) if part))
     return "\n\n".join(parts)
 
@@ -80,6 +78,8 @@ def report(
     judgements: Sequence[Judgement],
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
+    *,
+    clauses: bool = True,
 ) -> str:
     """The whole report in markdown.
 
@@ -91,6 +91,7 @@ def report(
             from the source's.
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
+        clauses: below the verdicts, show the clauses of each finding that does not simply hold.
     """
     workload = str(facts.get("workload", "unknown workload"))
     head = [f"# kvbench: {escape(workload)}", *_outcome(outcome)]
@@ -101,7 +102,7 @@ def report(
     about["runs"] = f"{_seeds(histories)} of each configuration"
     about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN}
     head.append("\n".join(f"- {escape(name)}: {escape(_words(value))}" for name, value in about.items()))
-    parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements)]
+    parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, clauses=clauses)]
     if timed := seconds(histories):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"

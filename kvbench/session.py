@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvbench import findings, history, reference, report
-from kvbench.errors import UserError
-from kvbench.options import optional_path, parse_seeds, parse_taps
-from kvbench.provenance import environment
+from kvbench.errors import UserError, unknown
+from kvbench.options import POOLINGS, optional_path, parse_seeds, parse_taps
+from kvbench.provenance import FACTS
 from kvbench.recipe import Configuration, configurations
 from kvbench.workloads import workload
 
@@ -53,6 +53,8 @@ class Session:
         self.values, self.progress, self.update = values, progress, update
         self.workload = workload(values["workload"])
         self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
+        if values["pooling"] not in POOLINGS:
+            raise unknown("pooling", values["pooling"], POOLINGS)
         self.cache = base / Path(values["cache"]).expanduser()
         self.expected = base / Path(values["expected"]).expanduser()
         self.report_path = base / (optional_path(values["report"]) or self.cache / f"report-{self.workload.name}.md")
@@ -123,25 +125,9 @@ class Session:
 
     def record(self, training: Training, *, compared: bool) -> dict[str, Any]:
         """What a training leaves for a saved benchmark: enough to make every table again."""
-        from kvbench.models import cost, student
+        from kvbench.record import record
 
-        configuration = training.configuration
-        train = self.banks.train
-        recipe = {f"recipe {key}": value for key, value in asdict(self.workload.recipe).items()}
-        return {
-            "workload": self.workload.name,
-            "configuration": configuration.id,
-            "recipe": asdict(configuration.recipe),
-            "seeds": list(self.seeds),
-            **asdict(cost(student(configuration.student), train.widths, train.classes)),
-            "train_count": len(train),
-            "val_count": len(self.banks.val),
-            "teacher_val_accuracy": self.banks.val.teacher_accuracy,
-            "fingerprints": {**self.banks.fingerprints, **recipe},
-            **environment(self.settings.device),
-            "compared": compared,
-            "history": training.history,
-        }
+        return record(training, self.workload, self.banks, self.seeds, compared=compared)
 
     def absorb(self, seen: Mapping[str, Any], test: str, when: str, outcome: str) -> None:
         """Take in how a test went, in this process or in a worker; ``seen`` holds its configuration and record."""
@@ -207,11 +193,10 @@ class Session:
             self._update(tests_failed=tests_failed, full=full)
         self._result = "failed" if tests_failed or self.reasons else "passed" if complete else "incomplete"
         lines = []
-        if self.records:
-            markdown = self._markdown()
+        if any(record["history"] for record in self.records.values()):
             self.report_path.parent.mkdir(parents=True, exist_ok=True)
-            self.report_path.write_text(markdown, encoding="utf-8")
-            lines = [markdown, f"Tables: {self.report_path}"]
+            self.report_path.write_text(self._markdown(clauses=True), encoding="utf-8")
+            lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
         untold = sorted(name for name in self.seen if not self._compared(name))
         if untold and not self.update:
             lines.append(f"NOT COMPARED with the reference, as their tests did not get that far: {', '.join(untold)}.")
@@ -223,7 +208,7 @@ class Session:
     def _judge_rest(self) -> None:
         """Findings whose tests were skipped (by ``--benchmark-only``, in xdist's workers) are judged all the same."""
         for name in findings.FINDINGS:
-            if self.seen.get(name) != "skipped" or not self.records:
+            if self.seen.get(name) != "skipped":
                 continue
             try:
                 outcome = self.check_finding(name)
@@ -244,11 +229,11 @@ class Session:
             self.reasons.append("References NOT updated: a test failed.")
             return
         first = self._ordered()[0]
-        seeds = f" --kvbench-seeds {len(self.seeds)}" if self.seeds == tuple(range(len(self.seeds))) else ""
-        keep = ("fingerprints", "versions", "hardware", "threads", "date", "train_count", "val_count")
+        counted = self.seeds == tuple(range(len(self.seeds)))
+        seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
         provenance = {
-            "command": f"{reference.command(self.workload.name)}{seeds} --kvbench-update-expected",
-            **{key: first[key] for key in (*keep, "teacher_val_accuracy")},
+            "command": f"{reference.command(self.workload.name)} --kvbench-seeds {seeds} --kvbench-update-expected",
+            **{key: first[key] for key in ("fingerprints", *FACTS)},
             "flops_per_sample": self.costs,
         }
         try:
@@ -257,20 +242,11 @@ class Session:
             told = f"References NOT updated: {error}"
         self.reasons.append(f"This run fails by design, as --kvbench-update-expected was given. {told}")
 
-    def _markdown(self) -> str:
-        shown = (
-            "workload",
-            "train_count",
-            "val_count",
-            "teacher_val_accuracy",
-            "versions",
-            "hardware",
-            "threads",
-            "date",
-        )
-        facts = {key: self._ordered()[0][key] for key in shown}
+    def _markdown(self, *, clauses: bool) -> str:
+        first = self._ordered()[0]
+        facts = {"workload": self.workload.name, **{key: first[key] for key in FACTS}}
         judged = findings.judge_all(self.histories, self.costs)
-        return report.report(self.histories, judged, facts, self.outcome())
+        return report.report(self.histories, judged, facts, self.outcome(), clauses=clauses)
 
     def outcome(self) -> dict[str, Any]:
         """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed."""

@@ -8,7 +8,6 @@ import pickle
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -83,8 +82,6 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...]) -> Teacher:
     """
     module = build(arch, len(classes))
     state = read_state_dict(path)
-    if "state_dict" in state and isinstance(state["state_dict"], dict):
-        state = state["state_dict"]
     expected = module.state_dict()
     missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or surplus:
@@ -105,15 +102,20 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...]) -> Teacher:
     return frozen(arch, module, classes)
 
 
-def read_state_dict(path: Path) -> dict[str, Any]:
-    """Read a dictionary of tensors without ever unpickling code; raises `UserError` for anything else."""
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a dictionary of tensors, or the one under ``state_dict`` in a training's checkpoint.
+
+    Code is never unpickled; raises `UserError` for anything else.
+    """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"No checkpoint file {path}.") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is no readable state dict (safetensors, or torch.save of tensors alone).") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor | dict) for v in state.values()):
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict: expected a dictionary from layer names to tensors.")
     return state
 

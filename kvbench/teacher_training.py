@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: s
     Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one.
 
     Raises:
-        UserError: the checkpoint belongs to another task, or the validation split has other classes.
+        UserError: the checkpoint belongs to another task, the validation split has other classes, or ``out`` does not
+            end in ``.safetensors``.
     """
+    if out.suffix != ".safetensors":
+        raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
     if task.train.classes != task.val.classes:
         raise UserError("The training and the validation split have different classes.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +131,10 @@ def _resume(checkpoint: Path, identity: str, parts: dict[str, Any]) -> int:
     """Load ``parts`` from ``checkpoint`` and return its step, or 0 where there is none."""
     if not checkpoint.exists():
         return 0
-    saved = torch.load(checkpoint, weights_only=True)
+    try:
+        saved = torch.load(checkpoint, "cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{checkpoint} is damaged: remove it, and the training starts again.") from error
     if saved["identity"] != identity:
         raise UserError(
             f"{checkpoint} is left from a training with other settings: remove it, or write to another file."
@@ -161,4 +168,3 @@ def accuracy(module: nn.Module, images: Images, device: torch.device) -> dict[st
         correct += int((log_p.argmax(1).cpu() == labels).sum())
         entropy -= float((log_p.exp() * log_p).sum())
     return {"val_accuracy": correct / len(images), "val_count": len(images), "val_entropy_nats": entropy / len(images)}
-

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for each other, here and in workers
+
 from pathlib import Path
 
 import pytest
-import torch
+from conftest_small import SMALL
 from safetensors.torch import save_file
 
-import kvbench.session  # noqa: F401 (pytester forgets what is first imported inside it, and pandas loads only once)
+import kvbench.session
 import kvbench.settings
 import kvbench.trainer  # noqa: F401
-from kvbench.recipe import Recipe
-from kvbench.teacher import build
-from kvbench.workloads import WORKLOADS, Workload, generated
+from kvbench.teacher import shipped
+from kvbench.workloads import WORKLOADS, Workload
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
-SMALL = replace(
-    WORKLOADS["fractals"],
-    name="small",
-    size=32,
-    train_count=320,
-    val_count=100,
-    recipe=Recipe(epochs=3, lr=3e-3),
-    opener=generated(classes=10),
-    seeds=2,
-)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,18 +38,17 @@ def tiny_imagenet_root(request: pytest.FixtureRequest) -> Path:
     """The unpacked Tiny ImageNet; without it, the test skips and says so."""
     given = request.config.getoption("--tiny-imagenet")
     if not given:
-        pytest.skip("needs photographs: name the unpacked tiny-imagenet-200 with --tiny-imagenet or KVBENCH_TINY_IMAGENET")
+        pytest.skip("needs photographs: give --tiny-imagenet (or KVBENCH_TINY_IMAGENET) the unpacked tiny-imagenet-200")
     return Path(given)
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained ResNet18 of 10 classes, as a checkpoint: what matters in tests is that it is always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = build("resnet18", 10)
+    """The shipped teacher of fractals, cut to the first 10 of its 1000 classes."""
+    state = shipped("fractals").module.state_dict()
+    cut = {name: value[:10].contiguous() if name.startswith("fc.") else value for name, value in state.items()}
     path = tmp_path_factory.mktemp("teacher") / "small.safetensors"
-    save_file(module.state_dict(), path)
+    save_file(cut, path)
     return path
 
 

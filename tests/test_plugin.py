@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, SMALL
+
+from kvbench import models, trainer
+from kvbench.workloads import WORKLOADS
 
 Run = Callable[..., pytest.RunResult]
 
@@ -21,7 +29,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, recorded: Path) -> Run:
-    """Run the shipped benchmarks on the small workload in a project of its own that has references of four seeds."""
+    """Run the shipped benchmarks on the small workload in a project of its own that has references of six seeds."""
     shutil.copytree(ROOT / "benchmarks", pytester.path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     pytester.makeini(f"[pytest]\nkvbench_workload = small\nkvbench_checkpoint = {small_checkpoint}\n")
 
@@ -29,7 +37,7 @@ def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, record
         return pytester.runpytest_inprocess("benchmarks", "-p", "no:cacheprovider", *arguments)
 
     if not (recorded / "expected").exists():
-        run("--kvbench-update-expected", "--kvbench-seeds", "4")
+        run("--kvbench-update-expected", "--kvbench-seeds", "6")
         shutil.copytree(pytester.path / ".kvbench", recorded / ".kvbench")
         shutil.copytree(pytester.path / "expected", recorded / "expected")
     else:
@@ -37,6 +45,227 @@ def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, record
     return run
 
 
-def test_passes_and_saves(run: Run, pytester: pytest.Pytester) -> None:
+def counts(result: pytest.RunResult, **expected: int) -> None:
+    """Check numbers of outcomes; those not named may be anything."""
+    outcomes = result.parseoutcomes()
+    assert {name: outcomes.get(name, 0) for name in expected} == expected, outcomes
+
+
+def shift_losses(project: Path, configuration: str, factor: float) -> None:
+    """Multiply every recorded training loss of a configuration."""
+    path = project / "expected" / "small" / "histories.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    for cells in lines:
+        if cells[0] == configuration:
+            cells[3] = f"{float(cells[3]) * factor:.6g}"
+    path.write_text("\n".join(",".join(cells) for cells in lines) + "\n")
+
+
+def test_a_whole_run_passes_is_saved_and_is_reported(run: Run, pytester: pytest.Pytester) -> None:
     result = run("--benchmark-save=first")
-    result.assert_outcomes(passed=14, xfailed=0)
+    counts(result, failed=0, errors=0)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*kvbench: small*", "*Training loss*", "| lr_Model1 *", "*Validation accuracy*", "*simple-converges-faster*"]
+    )
+    assert (pytester.path / ".kvbench" / "report-small.md").read_text().startswith("# kvbench: small")
+    (saved,) = (pytester.path / ".benchmarks").glob("*/0001_first.json")
+    content = json.loads(saved.read_text())
+    assert content["kvbench"] == {"workload": "small", "outcome": "passed", "reasons": []}
+    assert len(content["benchmarks"]) == 14
+    for benchmark in content["benchmarks"]:
+        assert benchmark["stats"]["rounds"] == SMALL.recipe.epochs
+        record = benchmark["extra_info"]["kvbench"]
+        assert [(row["seed"], row["epoch"]) for row in record["history"]] == [(s, e) for s in (0, 1) for e in (1, 2, 3)]
+        # A round is one epoch of every seed: what pytest-benchmark timed is what the histories say.
+        total = sum(row["seconds"] for row in record["history"])
+        assert total == pytest.approx(benchmark["stats"]["total"], rel=0.5)
+    told = subprocess.run(
+        [sys.executable, "-m", "kvbench", "report", str(saved)], capture_output=True, text=True, check=True
+    )
+    assert "This run passed" in told.stdout
+    assert "| lr_Model7" in told.stdout
+
+
+def test_a_selection_trains_that_alone_and_says_what_findings_lack(run: Run) -> None:
+    result = run("-k", "test_configuration and Model1 or scheduler-helps", "-rs")
+    counts(result, passed=2, skipped=1, failed=0)
+    result.stdout.fnmatch_lines(["*lacks*Model2*"])
+    assert result.ret == 0
+
+
+def test_a_second_run_makes_no_teacher_pass(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the teacher ran again")
+
+    monkeypatch.setattr("kvbench.bank.extract", refuse)
+    counts(run("-k", "[Model1]"), passed=1, failed=0)
+
+
+@pytest.mark.parametrize("switch", ["--benchmark-disable", "-n2", "--benchmark-cprofile=cumtime"])
+def test_however_it_is_run_training_ends_and_is_compared(run: Run, pytester: pytest.Pytester, switch: str) -> None:
+    if switch == "-n2":
+        # Workers are processes of their own: they learn of the small workload as a user's would.
+        pytester.makeconftest(
+            f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+            "from conftest_small import SMALL\nfrom kvbench.workloads import WORKLOADS\nWORKLOADS['small'] = SMALL\n"
+        )
+    shift_losses(pytester.path, "lr_Model1", 20)
+    result = run("-k", "test_configuration and Model1", switch)
+    counts(result, passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*>>*train_loss, last epoch*"])
+
+
+def test_benchmark_only_still_judges_the_findings(run: Run, pytester: pytest.Pytester) -> None:
+    path = pytester.path / "expected" / "small" / "verdicts.csv"
+    path.write_text(path.read_text().replace(",holds,", ",fails,"))
+    result = run("--benchmark-only")
+    counts(result, passed=14, skipped=8, failed=0)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*FAILED at the end of the session*recorded as fails, now holds*"])
+
+
+def test_benchmark_skip_says_that_nothing_was_compared(run: Run) -> None:
+    result = run("--benchmark-skip", "-k", "test_configuration and Model1")
+    result.stdout.fnmatch_lines(["NOT COMPARED*: Model1, lr_Model1."])
+
+
+def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    result = run("-k", "[Model1]", "--benchmark-json=run.json")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*Model1 on small: train_loss, whole curve*outside the reference*",
+            "*obtained*expected*difference*",
+            "*--kvbench-update-expected*",
+        ]
+    )
+
+
+def test_a_failed_run_says_so_in_its_save(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    run("-k", "[Model1]", "--benchmark-json=run.json")
+    saved = json.loads((pytester.path / "run.json").read_text())
+    assert saved["kvbench"]["outcome"] == "failed"
+    assert "test_configuration[Model1]" in saved["kvbench"]["reasons"][0]
+
+
+def test_another_recipe_is_named_instead_of_compared(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "small", replace(SMALL, recipe=replace(SMALL.recipe, lr=3 * SMALL.recipe.lr)))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*made from something else*recipe lr (0.009, recorded 0.003)*"])
+
+
+def test_a_vanished_row_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = trainer.Run.evaluate
+    monkeypatch.setattr(trainer.Run, "evaluate", lambda run: run.epochs_done == 2 or evaluate(run))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*lacks seed 0, epoch 2*"])
+
+
+def test_a_student_that_is_recorded_and_gone_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(models.STUDENTS, "Model6")
+    result = run("-k", "test_configuration")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*Model6 is in the reference but was not run*"])
+
+
+def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*training loss of Model1 (seed 0) is nan in epoch 1*"])
+
+
+def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(run: Run, pytester: pytest.Pytester) -> None:
+    shutil.rmtree(pytester.path / "expected")
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*no reference for small*--kvbench-update-expected*"])
+    assert not (pytester.path / "expected").exists()
+
+
+def test_the_expected_folder_can_be_named(run: Run, pytester: pytest.Pytester) -> None:
+    (pytester.path / "expected").rename(pytester.path / "elsewhere")
+    counts(run("-k", "[Model1]", "--kvbench-expected", "elsewhere"), passed=1, failed=0)
+
+
+def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Run, pytester: pytest.Pytester) -> None:
+    path = pytester.path / "expected" / "small" / "histories.csv"
+    before = path.read_text().splitlines()
+    result = run("-k", "[Model1]", "--kvbench-update-expected", "--kvbench-seeds", "2:5")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*fails by design*", "*changed  Model1: train_loss * -> *(n = 3)*"])
+    after = path.read_text().splitlines()
+    assert [line for line in before if not line.startswith("Model1,")] == [
+        line for line in after if not line.startswith("Model1,")
+    ]
+    assert {line.split(",")[1] for line in after if line.startswith("Model1,")} == {"2", "3", "4"}
+
+
+def test_a_failed_run_updates_nothing(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (pytester.path / "expected" / "small" / "histories.csv").read_text()
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    result = run("-k", "[Model1]", "--kvbench-update-expected")
+    result.stdout.fnmatch_lines(["*References NOT updated*"])
+    assert (pytester.path / "expected" / "small" / "histories.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("workload", "fractal", "Unknown workload 'fractal'. Did you mean fractals?"),
+        ("device", "gpu", "Unknown device 'gpu'.*Valid: auto, cpu, cuda"),
+        ("seeds", "none", "Cannot read the seeds 'none'"),
+        ("seeds", "0", "Cannot read the seeds '0'"),
+        ("pooling", "max", "Unknown pooling 'max'*Valid: global, pyramid"),
+        ("taps", "layer3.1,layer4.9,layer4.1", "No tap 'layer4.9'*layer4.1"),
+        ("checkpoint", "gone.pt", "No checkpoint file *gone.pt"),
+        ("teacher", "resnet19", "Unknown torchvision model 'resnet19'. Did you mean*resnet18"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_no_traceback(run: Run, option: str, value: str, told: str) -> None:
+    result = run("-k", "[Model1]", f"--kvbench-{option}", value)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (result.stderr if result.stderr.str().strip() else result.stdout).fnmatch_lines([f"*{told}*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_missing_folder_of_images_stops_the_session_with_a_sentence(run: Run, small: object) -> None:
+    result = run("-k", "Model1", "--kvbench-workload", "tiny-imagenet", "--kvbench-root", "nowhere")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*No folder nowhere: workload tiny-imagenet expects*"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(run: Run) -> None:
+    result = run("--kvbench-device", "cuda")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: No usable device 'cuda': *"])
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_without_kvbenchs_fixtures_the_plugin_is_silent_and_imports_neither_torch_nor_pandas(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\ndef test_nothing():\n    assert not {'torch', 'pandas', 'scipy'} & set(sys.modules)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "kvbench:" not in told.stdout
+
+
+def test_help_tells_every_option_with_its_default(pytester: pytest.Pytester) -> None:
+    told = pytester.runpytest_inprocess("--help").stdout.str()
+    for name in ("workload", "root", "device", "seeds", "cache", "expected", "report", "pooling", "update-expected"):
+        assert f"--kvbench-{name}" in told
+    assert "default: fractals" in " ".join(told.split())

@@ -1,0 +1,37 @@
+"""The record of a training: what a saved benchmark keeps, enough to make every table again without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from kvbench.models import cost, student
+from kvbench.provenance import environment
+
+if TYPE_CHECKING:
+    from kvbench.settings import Banks
+    from kvbench.trainer import Training
+    from kvbench.workloads import Workload
+
+
+def record(
+    training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], *, compared: bool
+) -> dict[str, Any]:
+    """Describe a training, finished or not, as plain data; ``compared``: whether a test compared its curves."""
+    configuration = training.configuration
+    recipe = {f"recipe {key}": value for key, value in asdict(workload.recipe).items()}
+    return {
+        "workload": workload.name,
+        "configuration": configuration.id,
+        "recipe": asdict(configuration.recipe),
+        "seeds": list(seeds),
+        **asdict(cost(student(configuration.student), banks.train.widths, banks.train.classes)),
+        "train_count": len(banks.train),
+        "val_count": len(banks.val),
+        "teacher_val_accuracy": banks.val.teacher_accuracy,
+        "fingerprints": {**banks.fingerprints, **recipe},
+        **environment(banks.train.logits.device),
+        "compared": compared,
+        "history": training.history,
+    }
