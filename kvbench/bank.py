@@ -147,8 +147,11 @@ def load(path: Path, fingerprint: dict[str, Any]) -> FeatureBank:
         raise UserError(
             f"{path} was made with other settings ({', '.join(differing)}): remove it, and it is made again."
         )
-    taps = tuple(tensors[f"tap{i}"] for i in range(len(fingerprint["taps"])))
-    return FeatureBank(taps, tensors["logits"], tensors["labels"])
+    try:
+        taps = tuple(tensors[f"tap{i}"] for i in range(len(fingerprint["taps"])))
+        return FeatureBank(taps, tensors["logits"], tensors["labels"])
+    except KeyError as error:
+        raise UserError(f"{path} lacks its tensor {error}: remove it, and it is made again.") from error
 
 
 def open_bank(

@@ -56,17 +56,25 @@ def report(
         Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")
     ] = None,
     expected: Annotated[
-        Optional[str], typer.Option(help="Show a workload's reference instead.", metavar="WORKLOAD")
+        Optional[list[str]],
+        typer.Option(help="Show a workload's reference instead; several are shown side by side.", metavar="WORKLOAD"),
     ] = None,
     folder: ExpectedFolderOption = Path("expected"),
     finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
 ) -> None:
     """Print the two tables of a saved benchmark or of a reference, and the verdict on every finding."""
+    from kvbench.beside import beside
     from kvbench.report import report_expected, report_saved
 
-    if (saved is None) == (expected is None):
+    if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
-    typer.echo(report_saved(saved, finding) if saved else report_expected(folder, expected or "", finding))
+    if expected and len(expected) > 1:
+        if finding:
+            raise UserError("--finding shows one workload: name one --expected.")
+        told = beside(folder, expected)
+    else:
+        told = report_expected(folder, expected[0], finding) if expected else report_saved(saved or Path(), finding)
+    typer.echo(told)
 
 
 @app.command()

@@ -181,7 +181,7 @@ def kvbench_training(
     request.node.stash[TRAINING] = training
     benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"
     yield training
-    session.progress.close()
+    session.progress.clear()
 
 
 @pytest.fixture

@@ -55,15 +55,21 @@ class Progress:
             self.kind, self.done = (unit, total), 0
             columns = shutil.get_terminal_size().columns - 1
             self.bar = tqdm(
-                total=total, unit=unit, file=self.terminal, disable=None, leave=False, mininterval=0.3, ncols=columns
-            )
+                desc=text, total=total, unit=unit, file=self.terminal, disable=None, leave=False, mininterval=0.3,
+                ncols=columns,
+            )  # fmt: skip
         assert self.bar is not None
         self.bar.set_description(text, refresh=False)
         self.bar.update(done - self.done)
         self.done = done
 
+    def clear(self) -> None:
+        """Make room for others' output; the next `show` draws the bar again, its clock going on."""
+        if self.bar is not None:
+            self.bar.clear()
+
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Take the bar off the terminal for good."""
         if self.bar is not None:
             self.bar.close()
         self.bar, self.kind = None, None

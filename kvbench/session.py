@@ -184,6 +184,7 @@ class Session:
 
     def finish(self, *, tests_failed: bool) -> None:
         """End the session: judge what no test judged, update references, make the report."""
+        self.progress.close()
         self._judge_rest()
         full = len(self.records) == len(self.configurations())
         complete = full and all(record["compared"] for record in self.records.values())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import safetensors
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -71,6 +70,10 @@ def pretrained(arch: str) -> Teacher:
             f"torchvision could not download its weights for {arch} ({error}). Download them on a machine with a "
             "network and name the file with --kvbench-checkpoint."
         ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"torchvision's weights for {arch} are damaged ({error}): remove them from {torch.hub.get_dir()}."
+        ) from error
     return frozen(arch, module, None)
 
 
@@ -111,7 +114,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"No checkpoint file {path}.") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
         raise UserError(f"{path} is no readable state dict (safetensors, or torch.save of tensors alone).") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ def _resume(checkpoint: Path, identity: str, parts: dict[str, Any]) -> int:
         return 0
     try:
         saved = torch.load(checkpoint, "cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # as in `kvbench.teacher.read_state_dict`
         raise UserError(f"{checkpoint} is damaged: remove it, and the training starts again.") from error
     if saved["identity"] != identity:
         raise UserError(

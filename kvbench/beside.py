@@ -1,0 +1,55 @@
+"""Several references side by side, to see whether what holds on one workload holds on another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from kvbench import history
+from kvbench.clauses import HOLDS
+from kvbench.findings import FINDINGS, judge
+from kvbench.reference import Reference, load
+from kvbench.report import ROWS, TITLES
+
+
+def beside(folder: Path, workloads: Sequence[str]) -> str:
+    """Markdown: loss and accuracy after the first, second and last epoch, and all verdicts, a column a workload.
+
+    Raises:
+        UserError: `kvbench.reference.load`'s.
+    """
+    references = [load(folder, name) for name in workloads]
+    parts = [f"{title}\n\n{_curves(references, metric)}" for metric, title in TITLES.items()]
+    return "\n\n".join([*parts, f"Verdicts, with the clauses that hold\n\n{_verdicts(references)}"]) + "\n"
+
+
+def _curves(references: Sequence[Reference], metric: str) -> str:
+    headers, columns = ["configuration"], []
+    for reference in references:
+        epochs = history.epochs(reference.histories)
+        means = reference.histories.groupby(["configuration", "epoch"])[metric].mean().to_dict()
+        for epoch in dict.fromkeys([*epochs[:2], epochs[-1]]):
+            headers.append(f"{reference.workload} {epoch}")
+            columns.append({name: means.get((name, epoch)) for name in ROWS})
+    rows = [[name, *("-" if c[name] is None else f"{c[name]:.3f}" for c in columns)] for name in ROWS]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _verdicts(references: Sequence[Reference]) -> str:
+    rows = []
+    for finding in FINDINGS.values():
+        judged = [{j.recipe: j for j in judge(finding, r.histories, r.costs)} for r in references]
+        for recipe in finding.needs():
+            cells = []
+            for mine in judged:
+                clauses = mine[recipe].gating if recipe in mine else ()
+                held = sum(clause.verdict == HOLDS for clause in clauses)
+                cells.append(f"{mine[recipe].verdict} ({held} of {len(clauses)})" if clauses else "-")
+            rows.append([finding.id, recipe, *cells])
+    headers = ["finding", "recipe"]
+    for reference in references:
+        seeds = len(history.seeds(reference.histories))
+        headers.append(f"{reference.workload}, {seeds} seed{'s' * (seeds > 1)}")
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
