@@ -91,7 +91,9 @@ def students(
     try:
         taps = [int(part) for part in widths.split(",")]
     except ValueError:
-        raise UserError(f"Cannot read the widths {widths!r}: give whole numbers, such as 256,512,512.") from None
+        taps = [0]
+    if min(taps) < 1:
+        raise UserError(f"Cannot read the widths {widths!r}: give whole numbers from 1, such as 256,512,512.")
     rows = []
     for row in [student(name) for name in names or STUDENTS]:
         made = cost(row, taps, classes)

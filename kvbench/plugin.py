@@ -123,6 +123,7 @@ class KvbenchPlugin:
             if call.when == "call" and TRAINING in item.stash:
                 record = self.session.record(item.stash[TRAINING], compared=item.stash.get(COMPARED, False))
                 item.funcargs["benchmark"].extra_info["kvbench"] = record  # type: ignore[attr-defined]
+                del item.stash[TRAINING]  # its modules and optimisers would stay in memory to the session's end
             # A plain attribute of a report travels from xdist's workers to the session that judges.
             name = configuration.id if configuration else None
             report.kvbench = {"configuration": name, "finding": finding, "record": record}  # type: ignore[attr-defined]

@@ -26,13 +26,13 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: the name is not known, or this machine or this build of torch has no such device.
     """
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
-        name = next((kind for kind in DEVICES[2:] if torch.get_device_module(kind).is_available()), "cpu")
+        return here or torch.device("cpu")
     kind, _, index = name.partition(":")
     if kind not in DEVICES[1:] or (index and not index.isdigit()):
         raise unknown("device", name, [*DEVICES, "cuda:0"])
-    module = torch.get_device_module(kind)
-    count = module.device_count() if module.is_available() else 0
+    count = 1 if kind == "cpu" else torch.accelerator.device_count() if here and here.type == kind else 0
     if int(index or 0) >= count:
         raise UserError(
             f"No usable device {name!r}: torch {torch.__version__} finds {count} {kind} devices on this machine."

@@ -235,7 +235,7 @@ def palette(photo: Image.Image) -> Image.Image:
 
 def see_through_palette(photo: Image.Image) -> Image.Image:
     made = Image.new("P", photo.size, 1)
-    made.putpalette([0, 0, 0, *photo.getpixel((0, 0)), 9, 9, 9])
+    made.putpalette([0, 0, 0, 200, 100, 50, 9, 9, 9])
     made.putpixel((0, 0), 0)
     made.putpixel((1, 0), 2)
     made.info["transparency"] = bytes([255, 120, 0])
@@ -368,7 +368,12 @@ def test_files_are_read_by_worker_processes_and_generated_images_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers: list[int] = []
-    monkeypatch.setattr(data, "DataLoader", lambda *_, **options: workers.append(options["num_workers"]) or [])
+
+    def loader(*_: object, num_workers: int, **__: object) -> list[Any]:
+        workers.append(num_workers)
+        return []
+
+    monkeypatch.setattr(data, "DataLoader", loader)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     list(batches(photos(tmp_path), 4))
     list(batches(WORKLOADS["fractals"].images("val", None, 3), 4))

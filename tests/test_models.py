@@ -89,7 +89,7 @@ MEMORY = {"key.weight", "key.bias", "memory", "projection.weight", "projection.b
 PARTS = {
     "Model1": ("heads", 1, {"weight", "bias"}),
     "Model2": ("heads", 2, {"weight", "bias"}),
-    **{name: ("heads", 3, MEMORY) for name in NAMES[2:6]},
+    **dict.fromkeys(NAMES[2:6], ("heads", 3, MEMORY)),
     "Model7": ("memories", 3, MEMORY),
 }
 

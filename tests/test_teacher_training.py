@@ -1,0 +1,240 @@
+"""Training a teacher: what it writes, that it goes on where it stopped, and augmentation by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest_small import SMALL
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kvbench import teacher_training
+from kvbench.errors import UserError
+from kvbench.fractals import FractalImages
+from kvbench.recipe import TeacherRecipe
+from kvbench.teacher import build, from_checkpoint
+from kvbench.teacher_training import TeacherTask, accuracy, augment, train_teacher
+
+CPU = torch.device("cpu")
+ARCH = "shufflenet_v2_x0_5"  # the smallest with BatchNorm
+COMMAND = "kvbench teacher train --workload small"
+RECIPE = TeacherRecipe(epochs=2, batch_size=16, augment=True)
+
+
+class Interrupting(FractalImages):
+    """Images that are interrupted when a batch is asked for that was not granted."""
+
+    granted = 10**9
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        self.granted -= 1
+        if self.granted < 0:
+            raise KeyboardInterrupt
+        return super().__getitems__(indices)
+
+
+def task(**changes: Any) -> TeacherTask:
+    """Two epochs of three batches; 50 images leave two over."""
+    train, val = (Interrupting(s, n, classes=10, size=32) for s, n in (("train", 50), ("val", 30)))
+    return replace(TeacherTask(ARCH, train, val, RECIPE, seed=0), **changes)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints every other step; what a training does to the global random state stays in its test."""
+    monkeypatch.setattr(teacher_training, "CHECKPOINT_EVERY", 2)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of an undisturbed training."""
+    out = tmp_path_factory.mktemp("trained") / "new" / "small.safetensors"
+    train_teacher(task(), out, CPU, COMMAND)
+    return out
+
+
+def test_weights_are_half_precision_and_their_record_tells_where_they_come_from(trained: Path) -> None:
+    assert sorted(path.name for path in trained.parent.iterdir()) == ["small.json", "small.safetensors"]
+    state = load_file(trained)
+    assert {v.dtype for v in state.values()} == {torch.float16, torch.int64}  # int64: BatchNorm's counters
+    facts = json.loads(trained.with_suffix(".json").read_text())
+    assert facts["command"] == COMMAND
+    assert (facts["arch"], facts["seed"], facts["images_seen"]) == (ARCH, 0, 2 * 3 * 16)
+    assert facts["recipe"]["epochs"] == 2
+    assert facts["recipe"]["augment"] is True
+    assert facts["sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
+    assert facts["classes"] == list(task().train.classes)
+    assert facts["data"] == task().train.fingerprint
+    assert {"python", "torch", "torchvision", "kvbench"} <= facts["versions"].keys()
+    assert facts["hardware"].startswith("cpu")
+    teacher = from_checkpoint(trained, ARCH, task().train.classes)
+    held = accuracy(teacher.module, task().val, CPU)
+    assert {key: facts[key] for key in held} == pytest.approx(held, rel=1e-4)
+    assert facts["val_count"] == 30
+
+
+def test_training_changes_every_layer(trained: Path) -> None:
+    torch.manual_seed(0)
+    fresh = build(ARCH, 10).state_dict()
+    state = load_file(trained)
+    assert all(not torch.equal(state[key], value.to(state[key].dtype)) for key, value in fresh.items())
+
+
+# Six steps; checkpoints after steps 2, 4 and 6. Interrupted before the first, between, right after, in the next epoch.
+@pytest.mark.parametrize("granted", [1, 3, 4, 5])
+def test_an_interrupted_training_goes_on_to_the_same_weights(granted: int, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.safetensors"
+    stopped = task()
+    assert isinstance(stopped.train, Interrupting)
+    stopped.train.granted = granted
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(stopped, out, CPU, COMMAND)
+    assert [path.name for path in tmp_path.iterdir()] == (["small.checkpoint"] if granted > 1 else [])
+    again = task()
+    train_teacher(again, out, CPU, COMMAND)
+    assert isinstance(again.train, Interrupting)
+    asked = 10**9 - again.train.granted
+    assert asked == 6 - granted // 2 * 2, "steps before the checkpoint are not trained again"
+    assert out.read_bytes() == trained.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.json", "small.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"recipe": replace(RECIPE, lr=0.1)}, {"train": FractalImages("train", 51, classes=10, size=32)}],
+)
+def test_the_checkpoint_of_another_task_is_refused_and_kept(changes: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "small.safetensors"
+    stopped = task()
+    assert isinstance(stopped.train, Interrupting)
+    stopped.train.granted = 3
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(stopped, out, CPU, COMMAND)
+    left = out.with_suffix(".checkpoint").read_bytes()
+    with pytest.raises(UserError, match=r"small\.checkpoint is left from a training with other settings"):
+        train_teacher(task(**changes), out, CPU, COMMAND)
+    assert out.with_suffix(".checkpoint").read_bytes() == left
+    assert not out.exists()
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    (tmp_path / "small.checkpoint").write_bytes(b"hello")
+    with pytest.raises(UserError, match=r"small\.checkpoint is damaged: remove it"):
+        train_teacher(task(), tmp_path / "small.safetensors", CPU, COMMAND)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "told"),
+    [
+        ({"val": FractalImages("val", 30, classes=11, size=32)}, "a.safetensors", r"different classes"),
+        ({"recipe": replace(RECIPE, batch_size=51)}, "a.safetensors", r"50 training images are fewer than one batch"),
+        ({"arch": "resnet19"}, "a.safetensors", r"Unknown torchvision model 'resnet19'"),
+        ({}, "a.pt", r"a\.pt: name a file that ends in \.safetensors"),
+        ({}, "a", r"a: name a file that ends in \.safetensors"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_and_nothing_is_written(
+    changes: dict[str, Any], name: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        train_teacher(task(**changes), tmp_path / name, CPU, COMMAND)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schedule_is_one_cycle_over_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[dict[str, Any]] = []
+    step: Callable[..., Any] = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD, *arguments: Any) -> Any:
+        used.append(dict(optimizer.param_groups[0]))
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    train_teacher(task(recipe=replace(RECIPE, epochs=4)), tmp_path / "a.safetensors", CPU, COMMAND)
+    rates = [group["lr"] for group in used]
+    assert len(rates) == 12
+    assert max(rates) == pytest.approx(RECIPE.lr, rel=0.1)
+    assert rates.index(max(rates)) in {1, 2}  # the peak after a fifth of the steps
+    assert rates[0] < RECIPE.lr / 10
+    assert rates[-1] < RECIPE.lr / 100
+    assert used[0]["nesterov"]
+    assert used[0]["weight_decay"] == RECIPE.weight_decay
+
+
+def numbered(batch: int = 64, side: int = 64) -> Tensor:
+    """Images whose pixels tell their column (channel 0) and row (channel 1)."""
+    column = torch.arange(float(side)).expand(side, side)
+    return torch.stack([column, column.T]).expand(batch, 2, side, side).contiguous()
+
+
+def test_augmentation_flips_and_shifts_within_reach_and_changes_nothing_else() -> None:
+    images = numbered()
+    moved = augment(images, torch.Generator().manual_seed(0))
+    inner = moved[:, :, 8:-8, 8:-8]  # beyond the reflected border
+    rows = torch.arange(8.0, 56)
+    down = inner[:, 1, 0, 0] - 8
+    assert torch.equal(inner[:, 1], (rows + down[:, None])[:, :, None].expand(64, 48, 48))
+    flipped = inner[:, 0, 0, 0] > inner[:, 0, 0, 1]
+    column = torch.where(flipped[:, None], 63 - rows, rows)
+    right = inner[:, 0, 0, 0] - column[:, 0]
+    assert torch.equal(inner[:, 0], (column + right[:, None])[:, None].expand(64, 48, 48))
+    assert 16 < int(flipped.sum()) < 48
+    assert bool((down.abs() != right.abs()).any()), "down and to the side are drawn apart"
+    for shift in (down, right):
+        assert set(shift.tolist()) == {float(s) for s in range(-4, 5)}
+    assert torch.equal(images, numbered()), "its input stays as it is"
+
+
+def test_the_reach_is_a_sixteenth_of_the_side() -> None:
+    for side, reach in ((32, 2), (8, 1)):
+        down = augment(numbered(200, side), torch.Generator().manual_seed(0))[:, 1, side // 2, 0] - side // 2
+        assert set(down.tolist()) == {float(s) for s in range(-reach, reach + 1)}
+
+
+def test_augmentation_is_fixed_by_its_generator() -> None:
+    one, same, other = (augment(numbered(), torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_every_epoch_sees_other_images_in_another_order_and_none_twice(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    class Noting(Interrupting):
+        def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+            asked.append(indices)
+            return super().__getitems__(indices)
+
+    for seed in (0, 1):
+        images = Noting("train", 50, classes=10, size=32)
+        train_teacher(task(train=images, seed=seed), tmp_path / f"{seed}.safetensors", CPU, COMMAND)
+    epochs = [[i for batch in asked[at : at + 3] for i in batch] for at in (0, 3, 6, 9)]
+    assert all(len(set(order)) == len(order) == 48 for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 4
+
+
+def test_every_epoch_and_step_has_numbers_of_its_own() -> None:
+    seeds = [
+        teacher_training._generator(s, kind, i).initial_seed() for s in (0, 1) for kind in (0, 1) for i in range(9)
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_accuracy_and_entropy_by_hand() -> None:
+    class Always(nn.Module):
+        """Says class 0 with probability 1/2 and each of the other nine with 1/18."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([1 / 2] + [1 / 18] * 9).log().expand(len(x), 10)
+
+    told = accuracy(Always(), SMALL.images("val", None, 45), CPU)
+    assert told["val_accuracy"] == pytest.approx(5 / 45)
+    assert told["val_count"] == 45
+    assert told["val_entropy_nats"] == pytest.approx(0.5 * 0.693147 + 0.5 * 2.890372, rel=1e-5)
