@@ -48,9 +48,9 @@ def seconds(histories: pd.DataFrame) -> str:
     for name in _order(histories):
         measured = histories.loc[histories["configuration"] == name, "seconds"].dropna()
         if len(measured):
-            cells = [measured.mean(), measured.min(), measured.max()]
+            cells = [measured.median(), measured.min(), measured.max()]  # one stalled epoch would move a mean
             rows.append([escape(name), *(f"{cell:.3g}" for cell in cells), str(len(measured))])
-    return _markdown(["configuration", "mean", "fastest", "slowest", "epochs timed"], rows) if rows else ""
+    return _markdown(["configuration", "median", "fastest", "slowest", "epochs timed"], rows) if rows else ""
 
 
 def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
@@ -159,9 +159,8 @@ def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
         FAILED: "This run FAILED: do not use it as a baseline.",
         INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
-    return [
-        "\n".join([f"**{told}**", "", *(f"- {escape(str(reason))}" for reason in outcome.get("reasons", []))]).strip()
-    ]
+    heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
+    return ["\n".join([f"**{told}**", "", *(f"- {escape(head)}" for head in heads)]).strip()]
 
 
 def _seeds(histories: pd.DataFrame) -> str:

@@ -129,9 +129,9 @@ def test_a_missing_number_is_a_dash_and_never_the_best():
 
 
 def test_seconds_are_shown_where_they_were_measured():
-    frame = history.frame([*rows("Model1", [0.1, 0.1], [0.5, 0.5], seconds=2.0), *rows("Model3", [0.1], [0.5])])
-    frame.loc[1, "seconds"] = 4.0
-    assert cells(report.seconds(frame))[1:] == [["Model1", "3", "2", "4", "2"]]
+    frame = history.frame([*rows("Model1", [0.1] * 3, [0.5] * 3, seconds=2.0), *rows("Model3", [0.1], [0.5])])
+    frame.loc[1, "seconds"] = 9.0
+    assert cells(report.seconds(frame))[1:] == [["Model1", "2", "2", "9", "3"]]
     assert "## Seconds" in report.report(frame, [], {})
     assert report.seconds(history.frame(rows("Model3", [0.1], [0.5]))) == ""
     assert "## Seconds" not in report.report(history.frame(rows("Model3", [0.1], [0.5])), [], {})
