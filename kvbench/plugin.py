@@ -132,28 +132,30 @@ class KvbenchPlugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen = getattr(report, "kvbench", None)
         if seen is not None:
-            self.session.absorb(seen, report.nodeid, report.when or "", report.outcome)
+            outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+            self.session.ledger.absorb(seen, report.nodeid, report.when or "", outcome)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves, so that the save tells the outcome
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         worker = hasattr(self.config, "workerinput")
-        if self.started is not None and self.started.seen and not worker:
-            self.started.finish(tests_failed=session.testsfailed > 0)
-            if self.started.reasons and session.exitstatus == pytest.ExitCode.OK:
+        if self.started is not None and self.started.ledger.seen and not worker:
+            self.started.progress.close()
+            self.started.ledger.finish(tests_failed=session.testsfailed > 0)
+            if self.started.ledger.reasons and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        if self.started is not None and self.started.seen:
-            output_json["kvbench"] = self.started.outcome()
+        if self.started is not None and self.started.ledger.seen:
+            output_json["kvbench"] = self.started.ledger.outcome()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.started is not None and self.started.seen:
+        if self.started is not None and self.started.ledger.seen:
             terminalreporter.section(f"kvbench: {self.started.workload.name}")
-            for line in self.started.summary.splitlines():
+            for line in self.started.ledger.summary.splitlines():
                 terminalreporter.line(line)
-            for reason in self.started.reasons:
+            for reason in self.started.ledger.reasons:
                 terminalreporter.line(f"\n{reason}", red=True)
 
 
@@ -219,7 +221,7 @@ def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
         if hasattr(request.config, "workerinput"):
             pytest.skip("judged at the end of the session, when all workers are done")
         try:
-            outcome = session.check_finding(request.param)
+            outcome = session.ledger.check_finding(request.param)
         except UserError as error:
             pytest.fail(str(error), pytrace=False)
         if outcome.lacking:

@@ -1,0 +1,198 @@
+"""The ledger of a session: what its tests left, compared, judged and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvbench import findings, history, reference, report
+from kvbench.errors import UserError
+from kvbench.files import write_whole
+from kvbench.provenance import FACTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison came to.
+
+    ``unsettled``: the data could not decide it. ``lacking``: it could not be made at all.
+    """
+
+    text: str = ""
+    failed: bool = False
+    unsettled: bool = False
+    lacking: bool = False
+
+
+class Ledger:
+    """Collects the records of all trainings, in this process or in workers, compares and judges them.
+
+    Args:
+        workload: its name.
+        seeds: those of every training.
+        expected: the folder of references.
+        report_path: where the tables go.
+        names: gives all configurations there are, in the order of the tables.
+        update: write references instead of comparing with them.
+    """
+
+    def __init__(
+        self,
+        workload: str,
+        seeds: tuple[int, ...],
+        expected: Path,
+        report_path: Path,
+        names: Callable[[], Sequence[str]],
+        *,
+        update: bool,
+    ):
+        self.workload, self.seeds, self.expected = workload, seeds, expected
+        self.report_path, self.names, self.update = report_path, names, update
+        self.seen: dict[str, str] = {}  # id of a configuration or finding -> how its test ended
+        self.records: dict[str, dict[str, Any]] = {}
+        self.failures: list[str] = []  # tests that failed
+        self.reasons: list[str] = []  # why the session fails beyond its failed tests
+        self.summary = ""
+        self._result = "incomplete"
+
+    @cached_property
+    def reference(self) -> reference.Reference:
+        """The workload's reference; raises `UserError` where there is none."""
+        return reference.load(self.expected, self.workload)
+
+    def absorb(self, seen: Mapping[str, Any], test: str, when: str, outcome: str) -> None:
+        """Take in how a test went, in this process or in a worker; ``seen`` holds its configuration and record."""
+        name = seen["configuration"] or seen["finding"]
+        if when == "call" or outcome != "passed":
+            self.seen[name] = outcome
+        if outcome == "failed":
+            self.failures.append(test)
+        if seen["record"]:
+            self.records[name] = seen["record"]
+
+    @property
+    def histories(self) -> pd.DataFrame:
+        """All histories so far, in the order of the table of configurations."""
+        return history.frame(row for record in self._ordered() for row in record["history"])
+
+    def _ordered(self) -> list[dict[str, Any]]:
+        order = {name: place for place, name in enumerate(self.names())}
+        return [self.records[name] for name in sorted(self.records, key=lambda name: order.get(name, len(order)))]
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """FLOPs per sample of each configuration."""
+        return {name: record["flops_per_sample"] for name, record in self.records.items()}
+
+    def compare(self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any]) -> Outcome:
+        """Compare a configuration's fresh histories with the reference; raises `UserError` where there is none."""
+        if self.update:
+            return Outcome()  # the session fails at its end, when the references are written
+        made = reference.compare(self.reference, fresh, configuration, fingerprints, self.seeds)
+        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged)
+
+    def check_finding(self, name: str) -> Outcome:
+        """Judge a finding on the histories so far and compare its verdict with the recorded one."""
+        finding = findings.finding(name)
+        histories = self.histories
+        lacking = finding.lacks(histories)
+        judged = findings.judge(finding, histories, self.costs)
+        if not judged:
+            return Outcome("lacks " + "; ".join(f"{k}: {', '.join(v)}" for k, v in lacking.items()), lacking=True)
+        if self.update:
+            return Outcome()
+        text = "\n".join(judgement.describe() for judgement in judged)
+        changes = reference.verdict_changes(self.reference, judged, list(self.records))
+        told = [change.describe() for change in sorted(changes, key=lambda change: not change.failed)]
+        return Outcome(
+            "\n".join([*told, "", text]),
+            failed=any(change.failed for change in changes),
+            unsettled=any(change.unconfirmed for change in changes),
+        )
+
+    def finish(self, *, tests_failed: bool) -> None:
+        """End the session: judge what no test judged, update references, make the report."""
+        self._judge_rest()
+        full = len(self.records) == len(self.names())
+        complete = full and all(record["compared"] for record in self.records.values())
+        if full and not self.update:
+            self._find_absent()
+        if self.update and self.records:
+            self._update(tests_failed=tests_failed, full=full)
+        self._result = "failed" if tests_failed or self.reasons else "passed" if complete else "incomplete"
+        lines = []
+        if any(record["history"] for record in self.records.values()):
+            with write_whole(self.report_path) as aside:
+                aside.write_text(self._markdown(clauses=True), encoding="utf-8")
+            lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
+        untold = sorted(name for name in self.seen if not self._compared(name))
+        if untold and not self.update:
+            lines.append(f"NOT COMPARED with the reference, as their tests did not get that far: {', '.join(untold)}.")
+        if unsettled := [name for name, outcome in self.seen.items() if outcome == "xfailed"]:
+            more = f"{reference.command(self.workload)} --kvbench-seeds {2 * len(self.seeds)}"
+            lines.append(
+                f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}. -rx tells why; more: {more}"
+            )
+        self.summary = "\n".join(lines)
+
+    def _compared(self, name: str) -> bool:
+        return name in findings.FINDINGS or (name in self.records and self.records[name]["compared"])
+
+    def _judge_rest(self) -> None:
+        """Findings whose tests were skipped (by ``--benchmark-only``, in xdist's workers) are judged all the same."""
+        for name in findings.FINDINGS:
+            if self.seen.get(name) != "skipped":
+                continue
+            try:
+                outcome = self.check_finding(name)
+            except UserError as error:
+                outcome = Outcome(str(error), failed=True)
+            if outcome.unsettled:
+                self.seen[name] = "xfailed"
+            if outcome.failed:
+                self.reasons.append(f"FAILED at the end of the session: {outcome.text}")
+
+    def _find_absent(self) -> None:
+        """A recorded configuration that no student makes any longer is a failure of a full run."""
+        try:
+            self.reasons += [f"FAILED: {text}" for text in self.reference.absent(list(self.records))]
+        except UserError as error:
+            self.reasons.append(f"FAILED: {error}")
+
+    def _update(self, *, tests_failed: bool, full: bool) -> None:
+        if tests_failed:
+            self.reasons.append("References NOT updated: a test failed.")
+            return
+        first = self._ordered()[0]
+        counted = self.seeds == tuple(range(len(self.seeds)))
+        seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
+        provenance = {
+            "command": f"{reference.command(self.workload)} --kvbench-seeds {seeds} --kvbench-update-expected",
+            **{key: first[key] for key in ("fingerprints", *FACTS)},
+            "flops_per_sample": self.costs,
+        }
+        try:
+            told = reference.update(self.expected, self.workload, self.histories, provenance, full=full)
+        except UserError as error:
+            told = f"References NOT updated: {error}"
+        self.reasons.append(f"This run fails by design, as --kvbench-update-expected was given. {told}")
+
+    def _markdown(self, *, clauses: bool) -> str:
+        first = self._ordered()[0]
+        facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
+        judged = findings.judge_all(self.histories, self.costs)
+        return report.report(self.histories, judged, facts, self.outcome(), clauses=clauses)
+
+    def outcome(self) -> dict[str, Any]:
+        """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed."""
+        return {
+            "workload": self.workload,
+            "outcome": self._result,
+            "reasons": [*self.failures, *self.reasons],
+        }
