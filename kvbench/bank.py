@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kvbench.data import Images, batches
 from kvbench.errors import UserError
-from kvbench.files import write_whole
+from kvbench.files import need_writable, write_whole
 from kvbench.hooks import capture, pool
 from kvbench.teacher import Teacher
 
@@ -75,6 +75,7 @@ class BankSettings:
         return {
             "format": FORMAT,
             "data": self.images.fingerprint,
+            "files": self.images.stamp,
             "teacher": self.teacher.fingerprint,
             "taps": list(self.taps),
             "pooling": self.pooling,
@@ -102,8 +103,9 @@ def extract(settings: BankSettings, device: torch.device, tick: Tick = lambda _:
             f"{teacher.name} was trained on; only on one side: {', '.join(odd[:5]) or 'none (the order differs)'}."
         )
     module = teacher.module.to(memory_format=torch.channels_last).to(device)
-    parts: list[list[Tensor]] = []
-    with capture(module, settings.taps) as captured:
+    columns: list[Tensor] = []  # taps, logits, labels; all rows, filled batch by batch
+    done = 0
+    with capture(module, settings.taps) as captured, torch.backends.cudnn.flags(allow_tf32=False):
         for x, labels in batches(images, BATCH):
             logits = module(x.to(device, memory_format=torch.channels_last))
             if logits.shape[1] != len(images.classes):
@@ -115,10 +117,13 @@ def extract(settings: BankSettings, device: torch.device, tick: Tick = lambda _:
                 raise UserError(
                     f"The teacher {teacher.name} gives logits that are not finite: is its checkpoint damaged?"
                 )
-            features = pool([captured[tap] for tap in settings.taps], settings.pooling)
-            parts.append([t.cpu() for t in (*features, logits, labels)])
+            batch = [*pool([captured[tap] for tap in settings.taps], settings.pooling), logits, labels]
+            columns = columns or [torch.empty((len(images), *t.shape[1:]), dtype=t.dtype) for t in batch]
+            for column, rows in zip(columns, batch, strict=True):
+                column[done : done + len(labels)] = rows
+            done += len(labels)
             tick(len(labels))
-    *taps, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    *taps, logits, labels = columns
     return FeatureBank(tuple(taps), logits, labels)
 
 
@@ -160,5 +165,6 @@ def open_bank(
     """Open the bank of ``settings`` in ``cache``, extracting it first where it is not there."""
     path = settings.path(cache, name)
     if not path.exists():
+        need_writable(cache)  # told before the pass, not after it
         save(extract(settings, device, tick), path, settings.fingerprint)
     return load(path, settings.fingerprint)

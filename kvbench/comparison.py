@@ -183,7 +183,7 @@ def compare(
     judged = spread and not problems
     return Comparison(
         reference.workload, configuration, tuple(problems), tuple(outcomes), judged, tuple(notes), table,
-        f"{reference.command} --kvbench-update-expected",
+        reference.update_command,
     )  # fmt: skip
 
 

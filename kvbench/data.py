@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -31,7 +31,8 @@ class Images(Protocol):
     """One split of a data set, read in batches.
 
     ``__getitems__`` takes indices and returns normalised images (B, 3, size, size) float32 and class indices (B,).
-    ``fingerprint`` holds all that decides the pixels, JSON-serialisable.
+    ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine; ``stamp`` changes
+    where files of the same name and size were written again.
     """
 
     @property
@@ -40,6 +41,8 @@ class Images(Protocol):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]: ...
     @property
     def fingerprint(self) -> dict[str, Any]: ...
+    @property
+    def stamp(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,30 @@ class PhotoImages:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Relative paths, sizes and times of change of all files, and the transform."""
-        listing = hashlib.sha256()
-        for path, label in self.samples:
-            try:
-                stat = Path(path).stat()
-            except OSError as error:
-                raise UserError(f"Cannot read the image {path}: {error.strerror}.") from error
-            listing.update(
-                f"{os.path.relpath(path, self.root)}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-            )
+        """Relative paths, classes and sizes of all files, and the transform: the same for a copy elsewhere."""
         return {
             "images": "files",
             "count": len(self),
             "classes": len(self.classes),
-            "listing": listing.hexdigest(),
+            "listing": self._digest(lambda stat: stat.st_size),
             "transform": f"resize {self.size}, centre crop {self.size}, ImageNet mean and std",
         }
+
+    @property
+    def stamp(self) -> str:
+        """Times of change of all files: a bank is made again when a file was written since."""
+        return self._digest(lambda stat: stat.st_mtime_ns)
+
+    def _digest(self, fact: Callable[[os.stat_result], int]) -> str:
+        digest = hashlib.sha256()
+        for path, label in self.samples:
+            try:
+                value = fact(Path(path).stat())
+            except OSError as error:
+                raise UserError(f"Cannot read the image {path}: {error.strerror}.") from error
+            name = Path(os.path.relpath(path, self.root)).as_posix()
+            digest.update(f"{name}\0{label}\0{value}\n".encode())
+        return digest.hexdigest()
 
 
 def photo_transform(size: int) -> v2.Compose:

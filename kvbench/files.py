@@ -8,15 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kvbench.errors import UserError
+
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes ``path``'s place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    aside = Path(name)
+    """Yield a path beside ``path`` to write to; it takes ``path``'s place when the block ends without an error.
+
+    Raises:
+        UserError: the file cannot be written: the folder is no folder or read-only, or the disk is full.
+    """
+    aside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        aside = Path(name)
         yield aside
         with aside.open("rb") as written:
             os.fsync(written.fileno())
@@ -24,5 +31,18 @@ def write_whole(path: Path) -> Iterator[Path]:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)  # mkstemp's files are private; this one is not
         aside.replace(path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+
+
+def need_writable(folder: Path) -> None:
+    """Raise `UserError` where nothing can be written to ``folder``, which need not be there yet."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error

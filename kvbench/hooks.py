@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvbench.errors import UserError, unknown
-from kvbench.options import POOLINGS
+from kvbench.recipe import POOLINGS
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def capture(module: nn.Module, taps: Sequence[str]) -> Iterator[dict[str, Tensor
                     raise UserError(
                         f"Tap {tap!r} gives {type(output).__name__}, not one tensor: choose another module."
                     )
-                captured[tap] = output
+                captured[tap] = output.clone()  # an in-place layer behind the tap would change it
 
             handle = modules[tap].register_forward_hook(keep)
             hooks.callback(handle.remove)

@@ -38,6 +38,8 @@ class Ledger:
         seeds: those of every training.
         expected: the folder of references.
         report_path: where the tables go.
+        run: the command that runs this again, for messages.
+        recorded_run: the same without this machine's paths, for provenance.
         names: gives all configurations there are, in the order of the tables.
         update: write references instead of comparing with them.
     """
@@ -48,15 +50,19 @@ class Ledger:
         seeds: tuple[int, ...],
         expected: Path,
         report_path: Path,
+        run: str,
+        recorded_run: str,
         names: Callable[[], Sequence[str]],
         *,
         update: bool,
     ):
         self.workload, self.seeds, self.expected = workload, seeds, expected
         self.report_path, self.names, self.update = report_path, names, update
+        self.run, self.recorded_run = run, recorded_run
         self.seen: dict[str, str] = {}  # id of a configuration or finding -> how its test ended
         self.records: dict[str, dict[str, Any]] = {}
         self.failures: list[str] = []  # tests that failed
+        self.noted: list[str] = []  # changes of verdicts that were recorded as undecided
         self.reasons: list[str] = []  # why the session fails beyond its failed tests
         self.summary = ""
         self._result = "incomplete"
@@ -64,7 +70,7 @@ class Ledger:
     @cached_property
     def reference(self) -> reference.Reference:
         """The workload's reference; raises `UserError` where there is none."""
-        return reference.load(self.expected, self.workload)
+        return reference.load(self.expected, self.workload, self.run)
 
     def absorb(self, seen: Mapping[str, Any], test: str, when: str, outcome: str) -> None:
         """Take in how a test went, in this process or in a worker; ``seen`` holds its configuration and record."""
@@ -80,6 +86,11 @@ class Ledger:
     def histories(self) -> pd.DataFrame:
         """All histories so far, in the order of the table of configurations."""
         return history.frame(row for record in self._ordered() for row in record["history"])
+
+    @property
+    def whole_histories(self) -> pd.DataFrame:
+        """Those of trainings that ended: a finding must not be judged at the epoch at which one diverged."""
+        return history.frame(row for record in self._ordered() if _ended(record) for row in record["history"])
 
     def _ordered(self) -> list[dict[str, Any]]:
         order = {name: place for place, name in enumerate(self.names())}
@@ -100,15 +111,17 @@ class Ledger:
     def check_finding(self, name: str) -> Outcome:
         """Judge a finding on the histories so far and compare its verdict with the recorded one."""
         finding = findings.finding(name)
-        histories = self.histories
+        histories = self.whole_histories
         lacking = finding.lacks(histories)
         judged = findings.judge(finding, histories, self.costs)
         if not judged:
-            return Outcome("lacks " + "; ".join(f"{k}: {', '.join(v)}" for k, v in lacking.items()), lacking=True)
+            missing = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in lacking.items())
+            return Outcome(f"lacks whole trainings of {missing}", lacking=True)
         if self.update:
             return Outcome()
         text = "\n".join(judgement.describe() for judgement in judged)
         changes = reference.verdict_changes(self.reference, judged, list(self.records))
+        self.noted += [change.describe() for change in changes if not (change.failed or change.unconfirmed)]
         told = [change.describe() for change in sorted(changes, key=lambda change: not change.failed)]
         return Outcome(
             "\n".join([*told, "", text]),
@@ -120,29 +133,36 @@ class Ledger:
         """End the session: judge what no test judged, update references, make the report."""
         self._judge_rest()
         full = len(self.records) == len(self.names())
-        complete = full and all(record["compared"] for record in self.records.values())
         if full and not self.update:
             self._find_absent()
         if self.update and self.records:
             self._update(tests_failed=tests_failed, full=full)
-        self._result = "failed" if tests_failed or self.reasons else "passed" if complete else "incomplete"
+        missing = self._missing()
+        self._result = "failed" if tests_failed or self.reasons else "incomplete" if missing else "passed"
         lines = []
         if any(record["history"] for record in self.records.values()):
-            with write_whole(self.report_path) as aside:
-                aside.write_text(self._markdown(clauses=True), encoding="utf-8")
+            try:
+                with write_whole(self.report_path) as aside:
+                    aside.write_text(self._markdown(clauses=True), encoding="utf-8")
+            except UserError as error:
+                self.reasons.append(f"FAILED: {error}")
             lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
-        untold = sorted(name for name in self.seen if not self._compared(name))
-        if untold and not self.update:
-            lines.append(f"NOT COMPARED with the reference, as their tests did not get that far: {', '.join(untold)}.")
+        if missing and not self.update:
+            lines.append(f"NOT COMPARED with the reference: {', '.join(missing)}.")
         if unsettled := [name for name, outcome in self.seen.items() if outcome == "xfailed"]:
-            more = f"{reference.command(self.workload)} --kvbench-seeds {2 * len(self.seeds)}"
-            lines.append(
-                f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}. -rx tells why; more: {more}"
-            )
+            more = f"{self.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(self.seeds))}"
+            few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
+            lines.append(f"{few} Why: -rx. More seeds: {more}")
+        lines += [f"NOTED: {text}" for text in self.noted]
         self.summary = "\n".join(lines)
 
-    def _compared(self, name: str) -> bool:
-        return name in findings.FINDINGS or (name in self.records and self.records[name]["compared"])
+    def _missing(self) -> list[str]:
+        """The configurations and findings that nothing was compared with."""
+        compared = {name for name, record in self.records.items() if record["compared"]}
+        judged = {name for name, outcome in self.seen.items() if outcome in {"passed", "failed", "xfailed", "judged"}}
+        unjudged = {name for name in compared if self.seen.get(name) == "xfailed"}  # one reference seed, say
+        told = (compared - unjudged) | (judged & findings.FINDINGS.keys())
+        return [name for name in [*self.names(), *findings.FINDINGS] if name not in told]
 
     def _judge_rest(self) -> None:
         """Findings whose tests were skipped (by ``--benchmark-only``, in xdist's workers) are judged all the same."""
@@ -153,8 +173,8 @@ class Ledger:
                 outcome = self.check_finding(name)
             except UserError as error:
                 outcome = Outcome(str(error), failed=True)
-            if outcome.unsettled:
-                self.seen[name] = "xfailed"
+            if not outcome.lacking:
+                self.seen[name] = "xfailed" if outcome.unsettled else "judged"
             if outcome.failed:
                 self.reasons.append(f"FAILED at the end of the session: {outcome.text}")
 
@@ -173,20 +193,21 @@ class Ledger:
         counted = self.seeds == tuple(range(len(self.seeds)))
         seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
         provenance = {
-            "command": f"{reference.command(self.workload)} --kvbench-seeds {seeds} --kvbench-update-expected",
+            "command": f"{self.recorded_run} --kvbench-seeds {seeds} {reference.UPDATE}",
             **{key: first[key] for key in ("fingerprints", *FACTS)},
             "flops_per_sample": self.costs,
         }
         try:
             told = reference.update(self.expected, self.workload, self.histories, provenance, full=full)
         except UserError as error:
-            told = f"References NOT updated: {error}"
-        self.reasons.append(f"This run fails by design, as --kvbench-update-expected was given. {told}")
+            self.reasons.append(f"References NOT updated: {error}")
+        else:
+            self.reasons.append(f"This run fails by design, as it updates references. {told}")
 
     def _markdown(self, *, clauses: bool) -> str:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        judged = findings.judge_all(self.histories, self.costs)
+        judged = findings.judge_all(self.whole_histories, self.costs)
         return report.report(self.histories, judged, facts, self.outcome(), clauses=clauses)
 
     def outcome(self) -> dict[str, Any]:
@@ -196,3 +217,7 @@ class Ledger:
             "outcome": self._result,
             "reasons": [*self.failures, *self.reasons],
         }
+
+
+def _ended(record: Mapping[str, Any]) -> bool:
+    return bool(len(record["history"]) == len(record["seeds"]) * record["recipe"]["epochs"])

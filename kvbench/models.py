@@ -110,7 +110,7 @@ class Student:
         """Make the module; raises `UserError` where there are fewer taps than it reads."""
         if len(widths) < self.reads:
             raise UserError(
-                f"{self.name} reads {self.reads} taps, the bank has {len(widths)}: name more with --kvbench-taps."
+                f"{self.name} reads {self.reads} taps, there are {len(widths)}: name more with --kvbench-taps."
             )
         return self.make(widths, classes)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kvbench.errors import UserError
-
-POOLINGS = ("global", "pyramid")
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,8 @@ class Option:
     name: str
     default: str
     help: str
+    path: bool = False  # relative to the current folder on the command line, to pytest's rootdir in an ini file
+    shapes: bool = True  # decides what is trained, so that a command that repeats a run names it
 
     @property
     def flag(self) -> str:
@@ -29,16 +30,25 @@ class Option:
 
 OPTIONS = [
     Option("workload", "fractals", "what to train on: fractals, tiny-imagenet, imagenet or folder"),
-    Option("root", "", "folder with the workload's images"),
+    Option("root", "", "folder with the workload's images", path=True),
     Option("device", "auto", "where to train: auto (an accelerator where there is one), cpu, cuda, cuda:1, mps or xpu"),
-    Option("seeds", "", "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number"),
-    Option("cache", ".kvbench", "folder for feature banks, relative to pytest's rootdir"),
-    Option("expected", "expected", "folder of references, relative to pytest's rootdir"),
-    Option("report", "", "file for the tables in markdown; empty: report-WORKLOAD.md in the cache"),
+    Option(
+        "seeds",
+        "",
+        "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number",
+        shapes=False,
+    ),
+    Option("cache", ".kvbench", "folder for feature banks", path=True, shapes=False),
+    Option("expected", "expected", "folder of references, with one folder a workload", path=True),
+    Option(
+        "report", "", "file for the tables in markdown; empty: report-WORKLOAD.md in the cache", path=True, shapes=False
+    ),
     Option("pooling", "global", "how taps are pooled: global or pyramid"),
     Option("taps", "", "module paths of the teacher, shallow to deep, with commas between; empty: the workload's"),
     Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
-    Option("checkpoint", "", "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)"),
+    Option(
+        "checkpoint", "", "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)", path=True
+    ),
 ]
 
 
@@ -59,6 +69,13 @@ def parse_taps(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def optional_path(text: str) -> Path | None:
-    """A path, or None for an empty text."""
-    return Path(text).expanduser() if text else None
+def command(given: Mapping[str, str], *, paths: bool = True) -> str:
+    """The pytest command with the options of ``given`` that decide what is trained and are not the defaults.
+
+    ``paths=False`` puts the option's name in capitals in the place of every path, for readers on other machines.
+    """
+    words = ["pytest", "benchmarks/"]
+    for row in OPTIONS:
+        if row.shapes and given[row.name] != row.default:
+            words += [row.flag, given[row.name] if paths or not row.path else row.name.upper()]
+    return shlex.join(words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,6 +80,11 @@ class KvbenchPlugin:
         given = self.config.getoption(row.flag)
         return str(self.config.getini(row.ini) if given is None else given)
 
+    def folder(self, name: str) -> Path:
+        """Where the path of an option starts: here on the command line, at pytest's rootdir in an ini file."""
+        here = self.config.getoption(f"--kvbench-{name}") is not None
+        return self.config.invocation_params.dir if here else self.config.rootpath
+
     @property
     def session(self) -> Session:
         """The session; raises `pytest.UsageError` where an option makes no sense."""
@@ -89,9 +95,11 @@ class KvbenchPlugin:
             capture = self.config.pluginmanager.getplugin("capturemanager")
             progress = Progress(capture.global_and_fixture_disabled if capture else contextlib.nullcontext)
             values = {row.name: self.option(row.name) for row in OPTIONS}
+            paths = {row.name: self.folder(row.name) / Path(values[row.name]).expanduser()
+                     for row in OPTIONS if row.path and values[row.name]}  # fmt: skip
             with usage_errors():
                 update = self.config.getoption("--kvbench-update-expected")
-                self.started = Session(values, self.config.rootpath, progress, update=update)
+                self.started = Session(values, paths, progress, update=update)
         return self.started
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

@@ -7,14 +7,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
-tqdm.monitor_interval = 0  # no background thread: bars are updated often enough by themselves
+class Bar(tqdm):  # type: ignore[type-arg]
+    """tqdm's bar without its background thread: it is updated often enough by itself."""
+
+    monitor_interval = 0
 
 
 class Terminal(io.TextIOBase):
@@ -44,7 +44,7 @@ class Progress:
 
     def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]]):
         self.terminal = Terminal(uncaptured)
-        self.bar: tqdm[Never] | None = None
+        self.bar: Bar | None = None
         self.kind: tuple[str, int] | None = None  # unit and total of the bar
         self.done = 0
 
@@ -54,7 +54,7 @@ class Progress:
             self.close()
             self.kind, self.done = (unit, total), 0
             columns = shutil.get_terminal_size().columns - 1
-            self.bar = tqdm(
+            self.bar = Bar(
                 desc=text, total=total, unit=unit, file=self.terminal, disable=None, leave=False, mininterval=0.3,
                 ncols=columns,
             )  # fmt: skip

@@ -20,6 +20,7 @@ class Recipe:
     gamma: float = 0.5
 
 
+POOLINGS = ("global", "pyramid")  # how taps are pooled
 SCHEDULED = "lr_"  # prefix of a configuration that is trained with StepLR
 
 

@@ -20,6 +20,8 @@ __all__ = ["Reference", "available", "command", "compare", "load", "update", "ve
 
 HISTORIES, VERDICTS, PROVENANCE = "histories.csv", "verdicts.csv", "provenance.json"
 COSTS = "flops_per_sample"  # in provenance.json
+UPDATE = "--kvbench-update-expected"
+SEEDS = 8  # fewer make the intervals of comparisons too wide to see much
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Reference:
         provenance: where the numbers come from. kvbench reads ``seeds`` (a list, or one for each configuration) and,
             where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints`` and
             ``flops_per_sample``.
+        command: the one that runs the workload as it was run, for messages.
     """
 
     workload: str
@@ -41,11 +44,12 @@ class Reference:
     histories: pd.DataFrame
     recorded: pd.DataFrame
     provenance: Mapping[str, Any]
+    command: str
 
     @property
-    def command(self) -> str:
-        """The command that runs this workload."""
-        return command(self.workload)
+    def update_command(self) -> str:
+        """The command that would make a fresh run the reference, with no fewer seeds than there are."""
+        return f"{self.command} --kvbench-seeds {max(SEEDS, len(history.seeds(self.histories)))} {UPDATE}"
 
     @property
     def fingerprints(self) -> Mapping[str, Any]:
@@ -73,7 +77,7 @@ def verdict_changes(
     reference: Reference, judgements: Sequence[Judgement], configurations: Sequence[str] = ()
 ) -> list[verdicts.Change]:
     """How fresh judgements differ from the recorded verdicts: see `kvbench.verdicts.changes`."""
-    return verdicts.changes(reference.recorded, judgements, reference.command, configurations)
+    return verdicts.changes(reference.recorded, judgements, reference.command, reference.update_command, configurations)
 
 
 def command(workload: str) -> str:
@@ -86,8 +90,8 @@ def available(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{HISTORIES}"))
 
 
-def load(folder: Path, workload: str) -> Reference:
-    """Read ``<folder>/<workload>/``.
+def load(folder: Path, workload: str, run: str = "") -> Reference:
+    """Read ``<folder>/<workload>/``; ``run`` is the command that runs the workload, where it is not the plain one.
 
     Raises:
         UserError: there is no reference (names the folder and the command that makes one), or a file of it is damaged:
@@ -98,7 +102,7 @@ def load(folder: Path, workload: str) -> Reference:
         known = ", ".join(available(folder)) or "none"
         raise UserError(
             f"There is no reference for {workload} in {folder} (there: {known}). "
-            f"To record one: {command(workload)} --kvbench-update-expected"
+            f"To record one: {run or command(workload)} --kvbench-seeds {SEEDS} {UPDATE}"
         )
     histories = history.read(home / HISTORIES)
     provenance = _provenance(home / PROVENANCE)
@@ -115,7 +119,7 @@ def load(folder: Path, workload: str) -> Reference:
             words.append(f"{name} is there but not expected")
     if words:
         raise UserError(f"{home / HISTORIES} does not fit {home / PROVENANCE}: {'; '.join(words)}.")
-    return Reference(workload, home, histories, verdicts.read(home / VERDICTS), provenance)
+    return Reference(workload, home, histories, verdicts.read(home / VERDICTS), provenance, run or command(workload))
 
 
 def update(
@@ -156,13 +160,17 @@ def update(
         if clash:
             raise UserError(
                 f"Only some configurations can't be updated, as {'; '.join(clash)}. Update all of them: "
-                f"{command(workload)} --kvbench-update-expected"
+                "run it without -k."
             )
     merged = _merge(old.histories if old is not None else kept, kept, new)
     per_name = {name: history.seeds(_of(merged, name)) for name in history.configurations(merged)}
     same = all(seeds == per_name[names[0]] for seeds in per_name.values())
     costs = {**(old.costs if old is not None and len(kept) else {}), **dict(provenance.get(COSTS) or {})}
-    facts = {"workload": workload, **provenance, "seeds": per_name[names[0]] if same else per_name, "epochs": epochs}
+    made = dict(provenance)
+    if old is not None and len(kept):  # what is kept was made as it says; the rest is told beside it
+        parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **made}]
+        made = {**old.provenance, "partial_updates": parts}
+    facts = {"workload": workload, **made, "seeds": per_name[names[0]] if same else per_name, "epochs": epochs}
     facts = {**facts, COSTS: costs} if costs else facts
     judged = verdicts.frame(judge_all(merged, costs))
     text = _difference(old, merged, judged, home)

@@ -54,7 +54,7 @@ def seconds(histories: pd.DataFrame) -> str:
 
 
 def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
-    """Markdown: a table with one row per finding and recipe, then the clauses of each that does not simply hold."""
+    """Markdown: a table with one row per finding and recipe, then, with ``clauses``, every clause of each."""
     if not judgements:
         return "No finding could be judged: each needs configurations that are not here."
     rows = [
@@ -64,11 +64,10 @@ def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
     ]  # fmt: skip
     parts = [_markdown(["finding", "recipe", "verdict", "clauses held", "the source says"], rows)]
     for judgement in judgements if clauses else ():
-        shown = [c for c in judgement.clauses if judgement.verdict != HOLDS or not c.gating]
-        if shown or judgement.notes:
+        if judgement.clauses or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
             about = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
-            body = _markdown(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in shown]) if shown else ""
+            body = _markdown(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
             parts.append("\n\n".join(part for part in (f"#### {title}", " ".join(about), body) if part))
     return "\n\n".join(parts)
 
@@ -91,7 +90,7 @@ def report(
             from the source's.
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
-        clauses: below the verdicts, show the clauses of each finding that does not simply hold.
+        clauses: below the verdicts, show every clause of every finding.
     """
     workload = str(facts.get("workload", "unknown workload"))
     head = [f"# kvbench: {escape(workload)}", *_outcome(outcome)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kvbench import findings, history
 from kvbench.errors import unknown
 from kvbench.ledger import Ledger, Outcome
-from kvbench.options import POOLINGS, optional_path, parse_seeds, parse_taps
-from kvbench.recipe import Configuration, configurations
+from kvbench.options import command, parse_seeds, parse_taps
+from kvbench.recipe import POOLINGS, Configuration, configurations
 from kvbench.workloads import workload
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Session:
 
     Args:
         values: every option's value, by its name in `kvbench.options.OPTIONS`.
-        base: the folder that relative paths start from.
+        paths: the values that are paths, by the same names, with the folders that they start from.
         progress: where to show it.
         update: write references instead of comparing with them.
 
@@ -33,16 +33,25 @@ class Session:
         UserError: a workload, device or number of seeds makes no sense.
     """
 
-    def __init__(self, values: Mapping[str, str], base: Path, progress: Progress, *, update: bool = False):
-        self.values, self.progress = values, progress
+    def __init__(
+        self, values: Mapping[str, str], paths: Mapping[str, Path], progress: Progress, *, update: bool = False
+    ):
+        self.values, self.paths, self.progress = values, paths, progress
         self.workload = workload(values["workload"])
         self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
         if values["pooling"] not in POOLINGS:
             raise unknown("pooling", values["pooling"], POOLINGS)
-        self.cache = base / Path(values["cache"]).expanduser()
-        expected = base / Path(values["expected"]).expanduser()
-        path = base / (optional_path(values["report"]) or self.cache / f"report-{self.workload.name}.md")
-        self.ledger = Ledger(self.workload.name, self.seeds, expected, path, self.names, update=update)
+        path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
+        self.ledger = Ledger(
+            self.workload.name,
+            self.seeds,
+            paths["expected"],
+            path,
+            command(values),
+            command(values, paths=False),
+            self.names,
+            update=update,
+        )
         self.trainings_ahead = 0
         self._epochs_done = 0
 
@@ -69,12 +78,12 @@ class Session:
         return Settings(
             self.workload,
             resolve_device(self.values["device"]),
-            self.cache,
-            optional_path(self.values["root"]),
+            self.paths["cache"],
+            self.paths.get("root"),
             self.values["pooling"],
             parse_taps(self.values["taps"]),
             self.values["teacher"],
-            optional_path(self.values["checkpoint"]),
+            self.paths.get("checkpoint"),
         )
 
     @cached_property

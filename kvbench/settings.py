@@ -74,6 +74,9 @@ class Settings:
     def teacher(self, classes: tuple[str, ...]) -> teacher.Teacher:
         """Load the teacher; ``classes`` are the data's, which a checkpoint is taken to have been trained on."""
         arch = self.arch or self.workload.arch
+        teacher.check_arch(arch)
+        if arch != self.workload.arch and not self.taps:
+            raise UserError(f"Which modules of {arch} are tapped? Name three, shallow to deep, with --kvbench-taps.")
         if self.checkpoint:
             return teacher.from_checkpoint(self.checkpoint, arch, classes)
         if self.workload.teacher == "shipped" and not self.arch:

@@ -43,25 +43,32 @@ def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Tea
     return Teacher(name, module.eval().requires_grad_(False), classes, digest.hexdigest())
 
 
-def build(arch: str, classes: int) -> nn.Module:
-    """Make a torchvision classification model with ``classes`` outputs, not yet trained."""
+def check_arch(arch: str) -> None:
+    """Raise `UserError` for what is no torchvision classification model; names the nearest and all valid ones."""
     valid = torchvision.models.list_models(module=torchvision.models)
     if arch not in valid:
         raise unknown("torchvision model", arch, valid)
+
+
+def build(arch: str, classes: int) -> nn.Module:
+    """Make a torchvision classification model with ``classes`` outputs, not yet trained."""
+    check_arch(arch)
     module: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
     return module
 
 
 def shipped(name: str) -> Teacher:
     """Load a teacher that comes with the package: ``weights/<name>.safetensors``, described by ``<name>.json``."""
-    facts = json.loads((SHIPPED / f"{name}.json").read_text())
+    if not (SHIPPED / f"{name}.json").is_file():
+        raise UserError(f"kvbench ships no teacher for {name}: name one with --kvbench-checkpoint.")
+    facts = json.loads((SHIPPED / f"{name}.json").read_text(encoding="utf-8"))
     with as_file(SHIPPED / f"{name}.safetensors") as path:
         return from_checkpoint(path, facts["arch"], tuple(facts["classes"]))
 
 
 def pretrained(arch: str) -> Teacher:
     """Load torchvision's default pretrained weights of ``arch``, which torchvision downloads or finds in its cache."""
-    build(arch, 1000)  # a wrong name is told before anything is downloaded
+    check_arch(arch)
     try:
         weights = torchvision.models.get_model_weights(arch).DEFAULT
         module = torchvision.models.get_model(arch, weights=weights)
@@ -81,10 +88,18 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...]) -> Teacher:
     """Load a state dict of ``arch`` from a safetensors file or a ``torch.save`` file; half precision becomes float32.
 
     Raises:
-        UserError: the file is missing or no state dict, or its layers or number of classes do not fit.
+        UserError: the file is missing or no state dict, or its layers or classes do not fit; class names are known
+            where `kvbench teacher train` left them, in a .json beside the file.
     """
     module = build(arch, len(classes))
     state = read_state_dict(path)
+    trained = _recorded_classes(path)
+    if trained is not None and trained != classes:
+        odd = sorted({*trained} ^ {*classes})
+        raise UserError(
+            f"The checkpoint {path} was trained on {len(trained)} classes, the data has {len(classes)};"
+            f" only on one side: {', '.join(odd[:5]) or 'none (the order differs)'}."
+        )
     expected = module.state_dict()
     missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or surplus:
@@ -121,6 +136,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict: expected a dictionary from layer names to tensors.")
     return state
+
+
+def _recorded_classes(path: Path) -> tuple[str, ...] | None:
+    """The class names in the provenance file beside a checkpoint, or None where there is none."""
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    classes = facts.get("classes") if isinstance(facts, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else None
 
 
 def _some(names: list[str]) -> str:

@@ -94,7 +94,7 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
     step = _resume(checkpoint, identity, parts)
     per_epoch = total // recipe.epochs
-    progress = tqdm(total=total, initial=step, unit="step", mininterval=1, desc="teacher")
+    progress = tqdm(total=total, initial=step, unit="step", mininterval=1, desc="teacher", disable=None)
     module.train()
     while step < total:
         epoch, within = divmod(step, per_epoch)
@@ -117,6 +117,8 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
                 states = {name: part.state_dict() for name, part in parts.items()}
                 with write_whole(checkpoint) as path:
                     torch.save({"identity": identity, "step": step, **states}, path)
+                if progress.disable:  # no terminal: a line now and then, for a log
+                    print(f"step {step} of {total}, loss {loss.item():.3f}", flush=True)
     progress.close()
     return module
 
@@ -134,7 +136,7 @@ def _resume(checkpoint: Path, identity: str, parts: dict[str, Any]) -> int:
         saved = torch.load(checkpoint, "cpu", weights_only=True)
     except Exception as error:  # as in `kvbench.teacher.read_state_dict`
         raise UserError(f"{checkpoint} is damaged: remove it, and the training starts again.") from error
-    if saved["identity"] != identity:
+    if not isinstance(saved, dict) or saved.get("identity") != identity:
         raise UserError(
             f"{checkpoint} is left from a training with other settings: remove it, or write to another file."
         )

@@ -84,7 +84,7 @@ class Run:
             losses.append(loss.detach())
         if self.scheduler:
             self.scheduler.step()
-        train_loss = float(torch.stack(losses).double().mean())
+        train_loss = float(torch.stack(losses).cpu().double().mean())  # not every accelerator has float64
         synchronize()
         self.epochs_done += 1
         self._latest = train_loss, time.perf_counter() - start

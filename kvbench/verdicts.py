@@ -91,7 +91,11 @@ class Change:
 
 
 def changes(
-    recorded: pd.DataFrame, judgements: Sequence[Judgement], run: str, configurations: Collection[str] = ()
+    recorded: pd.DataFrame,
+    judgements: Sequence[Judgement],
+    run: str,
+    update: str,
+    configurations: Collection[str] = (),
 ) -> list[Change]:
     """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
 
@@ -99,6 +103,7 @@ def changes(
         recorded: rows of `read`.
         judgements: all that `kvbench.findings.judge` says about one or more findings.
         run: the command that would run this again, to which options are added in a message.
+        update: the command that would make a fresh run the reference.
         configurations: those of the fresh run: a recipe that has all it needs among them must have been judged.
     """
     needed = {(j.finding.id, recipe): set(names) for j in judgements for recipe, names in j.finding.needs().items()}
@@ -110,22 +115,22 @@ def changes(
         if (str(row[0]), str(row[1])) in due
     }
     fresh = {(j.finding.id, j.recipe, clause.id): clause for j in judgements for clause in j.gating}
-    update = f"to record it: {run} --kvbench-update-expected"
+    record = f"to record it: {update}"
     found = []
     for key, clause in fresh.items():
         if key not in old:
-            text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()}); {update}"
+            text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()}); {record}"
             found.append(Change(*key, MISSING, text))
-        elif change := _change(*old[key], clause, run):
+        elif change := _change(*old[key], clause, run, update):
             found.append(Change(*key, *change))
     for key, (verdict, _) in old.items():
         if key not in fresh:
-            text = f"recorded as {verdict}, and not judged though its configurations are there; {update}"
+            text = f"recorded as {verdict}, and not judged though its configurations are there; {record}"
             found.append(Change(*key, MISSING, text))
     return found
 
 
-def _change(verdict: str, count: int, clause: Clause, run: str) -> tuple[str, str] | None:
+def _change(verdict: str, count: int, clause: Clause, run: str, update: str) -> tuple[str, str] | None:
     """``(kind, text)`` if a clause's fresh verdict differs from the recorded one with its count of seeds."""
     if clause.verdict == verdict:
         return None
@@ -136,4 +141,4 @@ def _change(verdict: str, count: int, clause: Clause, run: str) -> tuple[str, st
     # one seed has a sign but no interval: too little against a verdict that rests on several
     if (clause.verdict == UNDECIDED and not math.isnan(clause.margin)) or (clause.n == 1 and count > 1):
         return NOT_CONFIRMED, f"{text}; add seeds: {run} --kvbench-seeds {max(count, 2 * clause.n, 2)}"
-    return CHANGED, f"{text}; if this is meant to be: {run} --kvbench-update-expected"
+    return CHANGED, f"{text}; if this is meant to be: {update}"

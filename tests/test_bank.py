@@ -201,7 +201,7 @@ def test_a_save_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeypa
         raise OSError("No space left on device")
 
     monkeypatch.setattr(bank, "save_file", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"Cannot write .*: No space left"):
         open_bank(tiny_settings(count=20), tmp_path, "a", CPU)
     assert list(tmp_path.iterdir()) == []
 

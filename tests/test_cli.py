@@ -192,7 +192,7 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
         (["--workload", "small", "--device", "gpu"], r"Unknown device 'gpu'\. .*auto, cpu, cuda, mps, xpu"),
         (["--workload", "small", "--pooling", "max"], r"Unknown pooling 'max'\. .*global, pyramid"),
         (["--workload", "small", "--taps", "layer3.1,layer4.2"], r"No tap 'layer4\.2': .*layer4\.1"),
-        (["--workload", "small", "--teacher", "resnet34"], r"does not fit resnet34"),
+        (["--workload", "small", "--teacher", "resnet34", "--taps", "layer3,layer4"], r"does not fit resnet34"),
         (["--workload", "small", "--checkpoint", "gone.pt"], r"No checkpoint file gone\.pt"),
         (["--workload", "folder"], r"--kvbench-root DIR"),
         (["--workload", "folder", "--root", "gone"], r"No folder gone"),

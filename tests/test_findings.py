@@ -196,7 +196,7 @@ def test_a_simple_model_that_never_gets_there_fails_whatever_the_bound():
     assert clauses["Model1-epochs"] == "fails"
     assert judgement.clauses[0].low < 0 < judgement.clauses[0].high
     assert "> 4 (Model1)" in judgement.clauses[0].numbers
-    assert "never reached within epoch 4" in judgement.clauses[0].describe()
+    assert "not reached within epoch 4" in judgement.clauses[0].describe()
 
 
 def test_seconds_and_flops_are_reported_beside_and_do_not_count():

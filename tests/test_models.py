@@ -206,7 +206,7 @@ def test_a_student_is_fixed_by_torchs_seed_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_too_few_taps_are_told(name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} reads \d taps, the bank has 1: name more with --kvbench-taps"):
+    with pytest.raises(UserError, match=rf"{name} reads \d taps, there are 1: name more with --kvbench-taps"):
         student(name).build([512], 10)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import pytest
 
 from kvbench.errors import UserError, unknown
-from kvbench.options import OPTIONS, optional_path, parse_seeds, parse_taps
+from kvbench.options import OPTIONS, command, parse_seeds, parse_taps
 
 
 @pytest.mark.parametrize(
@@ -29,9 +28,12 @@ def test_taps_are_module_paths_with_commas_between() -> None:
     assert parse_taps("") == ()
 
 
-def test_an_empty_path_is_none_and_a_tilde_is_the_home_folder() -> None:
-    assert optional_path("") is None
-    assert optional_path("~/images") == Path.home() / "images"
+def test_the_command_names_what_is_not_the_default_and_decides_what_is_trained() -> None:
+    given = {row.name: row.default for row in OPTIONS}
+    assert command(given) == "pytest benchmarks/"
+    given |= {"workload": "folder", "root": "my images", "seeds": "5", "cache": "elsewhere"}
+    assert command(given) == "pytest benchmarks/ --kvbench-workload folder --kvbench-root 'my images'"
+    assert command(given, paths=False) == "pytest benchmarks/ --kvbench-workload folder --kvbench-root ROOT"
 
 
 def test_options_have_one_prefix_an_ini_twin_and_no_double() -> None:

@@ -14,7 +14,7 @@ from kvbench.findings import finding, judge, judge_all
 from kvbench.statistics import prediction_interval
 
 EXPECTED = Path(__file__).parents[1] / "expected"
-UPDATE = "pytest benchmarks/ --kvbench-workload fractals --kvbench-update-expected"
+UPDATE = "pytest benchmarks/ --kvbench-workload fractals --kvbench-seeds 8 --kvbench-update-expected"
 MEMORY = ("Model3", "Model4", "Model5", "Model6")  # enough for two findings
 LAST = {"Model3": 0.30, "Model4": 0.31, "Model5": 0.40, "Model6": 0.42}
 PRINTS = {"teacher": "a" * 64, "data": "b" * 64}
@@ -83,7 +83,9 @@ def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(f
         reference.load(folder, "tiny-imagenet")
     assert str(folder) in str(error.value)
     assert "there: fractals" in str(error.value)
-    assert "pytest benchmarks/ --kvbench-workload tiny-imagenet --kvbench-update-expected" in str(error.value)
+    assert "pytest benchmarks/ --kvbench-workload tiny-imagenet --kvbench-seeds 8 --kvbench-update-expected" in str(
+        error.value
+    )
     assert reference.available(folder / "nowhere") == []
 
 
@@ -163,7 +165,7 @@ def test_false_alarms_are_as_rare_as_promised():
     alarms = 0
     for trial in range(60):
         histories = made(seeds=5, first=1000 * trial)
-        known = reference.Reference("fractals", Path(), histories, verdicts.frame([]), {})
+        known = reference.Reference("fractals", Path(), histories, verdicts.frame([]), {}, "pytest")
         fresh = made(seeds=3, first=1000 * trial + 500)
         alarms += any(reference.compare(known, fresh, name).failed for name in MEMORY)
     assert alarms <= 3  # 60 runs at 1%: 4 or more have a chance below 1 in 300
@@ -439,7 +441,10 @@ def test_an_update_merges_and_tells_what_changed(folder):
     assert "changed  Model5: train_loss 0.4" in text
     assert "verdict  gelu-beats-relu (constant lr), Model3-Model5-loss: holds -> fails" in text
     assert "3 configurations unchanged" in text
-    assert after.provenance["note"] == "x"
+    # What the other configurations were made with still stands; the update is told beside it.
+    assert "note" not in after.provenance
+    assert after.provenance["partial_updates"][-1]["note"] == "x"
+    assert after.provenance["partial_updates"][-1]["configurations"] == ["Model5", "Model9"]
     assert after.provenance["epochs"] == [1, 2, 3]
     assert sorted(path.name for path in (folder / "fractals").iterdir()) == [
         "histories.csv",

@@ -106,9 +106,14 @@ def test_which_teacher_is_loaded(small_checkpoint: Path, monkeypatch: pytest.Mon
 
     assert name("fractals") == "shipped fractals"
     assert name("imagenet") == "pretrained resnet18"
-    assert name("fractals", arch="resnet34") == "pretrained resnet34"
+    assert name("fractals", arch="resnet34", taps=("layer4",)) == "pretrained resnet34"
+    with pytest.raises(UserError, match=r"Which modules of resnet34 are tapped\?.*--kvbench-taps"):
+        name("fractals", arch="resnet34")  # the workload's taps are other blocks there
     assert name("folder", checkpoint=Path("w.pt")) == "from_checkpoint w.pt resnet18 ('a',)"
-    assert name("fractals", checkpoint=Path("w.pt"), arch="vgg11") == "from_checkpoint w.pt vgg11 ('a',)"
+    assert (
+        name("fractals", checkpoint=Path("w.pt"), arch="vgg11", taps=("features.28",))
+        == "from_checkpoint w.pt vgg11 ('a',)"
+    )
 
 
 # Banks

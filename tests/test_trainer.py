@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_finite_tells_configuration_seed_and_epoch(value: flo
 
 def test_too_few_taps_are_told_before_training() -> None:
     bank = replace(random_bank(), taps=random_bank().taps[1:])
-    with pytest.raises(UserError, match=r"Model7 reads 3 taps, the bank has 2"):
+    with pytest.raises(UserError, match=r"Model7 reads 3 taps, there are 2"):
         Run(config("Model7"), bank, bank, 0)
 
 
@@ -340,7 +340,7 @@ def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         torch, "get_device_module", lambda device=None: meta if device == torch.device("meta") else real(device)
     )
-    with pytest.raises(RuntimeError, match=r"item\(\).*meta"):
+    with pytest.raises(RuntimeError, match="meta tensor"):
         run.epoch()
     assert synchronised == ["once"]
     assert all(v.is_meta for state in run.optimizer.state.values() for k, v in state.items() if k != "step")
