@@ -214,6 +214,15 @@ def test_seconds_and_flops_are_reported_beside_and_do_not_count():
     assert margins["Model1-flops"] == pytest.approx(math.log(4 / reached))
 
 
+def test_an_epoch_that_stalled_decides_nothing_in_seconds():
+    histories = made(seconds=dict.fromkeys(STUDENTS, 1.0))
+    stalled = histories.copy()
+    stalled.loc[(stalled["configuration"] == "Model1") & (stalled["epoch"] == 1), "seconds"] = 1000.0
+    both = [verdicts("simple-converges-faster", frame)[0] for frame in (histories, stalled)]
+    first, second = ({c.id: c.margin for c in judgement.clauses}["Model1-seconds"] for judgement in both)
+    assert first == second > 0
+
+
 def test_seconds_are_left_out_where_an_epoch_is_unknown_and_flops_where_a_model_is():
     gap = made(seconds=dict.fromkeys(STUDENTS, 1.0))
     gap = gap[gap["epoch"] != 2]
