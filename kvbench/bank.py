@@ -22,6 +22,7 @@ from kvbench.teacher import Teacher
 
 FORMAT = 1  # raise it when a bank's layout changes
 BATCH = 128  # images a teacher pass; more measured no faster on two cores
+ROUNDING = 2.0**-20  # relative: eight units in the last place of float32, above what platforms' teacher passes differ by
 Tick = Callable[[int], object]  # told how many images have gone through
 
 
@@ -54,6 +55,15 @@ class FeatureBank:
     def to(self, device: torch.device) -> FeatureBank:
         """Move all tensors; those already there stay memory-mapped."""
         return FeatureBank(tuple(t.to(device) for t in self.taps), self.logits.to(device), self.labels.to(device))
+
+    def rounded_otherwise(self, seed: int = 0) -> FeatureBank:
+        """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""
+        noise = torch.Generator().manual_seed(seed)
+
+        def moved(x: Tensor) -> Tensor:
+            return x * (1 + ROUNDING * torch.randn(x.shape, generator=noise)).to(x.device)
+
+        return FeatureBank(tuple(moved(tap) for tap in self.taps), moved(self.logits), self.labels)
 
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gather rows: tap features (B, D) each, teacher logits (B, K), labels (B,)."""

@@ -34,4 +34,5 @@ def record(
         **environment(banks.train.logits.device),
         "compared": compared,
         "history": training.history,
+        "rounded_otherwise": training.twin_history,
     }

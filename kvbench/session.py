@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kvbench.settings import Banks, Settings
     from kvbench.trainer import Run, Training
 
+TWINS = 6  # seeds that an update trains a second time, on banks rounded otherwise
+
 
 class Session:
     """Opens the banks and trains; what comes of it goes to the `Ledger`.
@@ -98,14 +100,17 @@ class Session:
         return banks
 
     def training(self, configuration: Configuration) -> Training:
-        """Make a configuration's training with all seeds."""
-        from kvbench.trainer import Training
+        """Make a configuration's training with all seeds; where references are updated, with twins on other rounding."""
+        from kvbench.trainer import Run, Training
 
-        return Training(configuration, self.banks.train, self.banks.val, self.seeds, self._tick)
+        seeds = self.seeds[:TWINS] if self.ledger.update else ()
+        twins = [Run(configuration, *self.banks.rounded_otherwise, seed) for seed in seeds]
+        return Training(configuration, self.banks.train, self.banks.val, self.seeds, self._tick, twins)
 
     def _tick(self, run: Run) -> None:
         epochs = run.configuration.recipe.epochs
-        total = max(1, self.trainings_ahead) * len(self.seeds) * epochs
+        twins = len(self.seeds[:TWINS]) if self.ledger.update else 0
+        total = max(1, self.trainings_ahead) * (len(self.seeds) + twins) * epochs
         self._epochs_done += 1
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
         self.progress.show("epoch", text, min(self._epochs_done, total), total)

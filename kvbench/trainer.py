@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -128,7 +129,11 @@ class Run:
 class Training:
     """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
 
-    ``tick`` is called after every epoch of every seed with the `Run` that made it.
+    On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are too
+    small to be worth sharing, and a history then depends on no number of threads. On an accelerator one after another.
+
+    ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
+    alongside, whose rows are kept apart.
     """
 
     def __init__(
@@ -138,26 +143,39 @@ class Training:
         val: FeatureBank,
         seeds: Sequence[int],
         tick: Callable[[Run], object] = lambda _: None,
+        twins: Sequence[Run] = (),
     ):
         self.configuration, self.tick = configuration, tick
+        self.device = train.logits.device
         self.runs = [Run(configuration, train, val, seed) for seed in seeds]
+        self.twins = list(twins)
 
     def epoch(self) -> None:
         """Train one epoch of every seed; after the recipe's last one, do nothing."""
-        for run in self.runs:
-            if not run.done:
-                run.epoch()
-                self.tick(run)
+        self._each([run for run in (*self.runs, *self.twins) if not run.done], Run.epoch, self.tick)
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
-        for run in self.runs:
-            run.evaluate()
+        self._each([*self.runs, *self.twins], Run.evaluate)
+
+    def _each(
+        self, runs: Sequence[Run], act: Callable[[Run], None], told: Callable[[Run], object] = lambda _: None
+    ) -> None:
+        """Let every run ``act`` once; ``told`` is called with each that did, in their order."""
+        threads = torch.get_num_threads()
+        workers = threads if self.device.type == "cpu" else 1
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            for run, _ in zip(runs, pool.map(act, runs), strict=True):
+                told(run)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # a worker's call sets what new threads start with, too
 
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""
         self.evaluate()
-        while not all(run.done for run in self.runs):
+        while not all(run.done for run in (*self.runs, *self.twins)):
             self.epoch()
             self.evaluate()
 
@@ -165,3 +183,8 @@ class Training:
     def history(self) -> list[dict[str, Any]]:
         """All runs' rows, one an epoch, with the history frame's columns."""
         return [row for run in self.runs for row in run.history]
+
+    @property
+    def twin_history(self) -> list[dict[str, Any]]:
+        """The twins' rows, likewise."""
+        return [row for run in self.twins for row in run.history]
