@@ -22,7 +22,7 @@ from kvbench.teacher import Teacher
 
 FORMAT = 1  # raise it when a bank's layout changes
 BATCH = 128  # images a teacher pass; more measured no faster on two cores
-ROUNDING = 2.0**-20  # relative: eight units in the last place of float32, above what platforms' teacher passes differ by
+ROUNDING = 2.0**-20  # relative: 8 units in the last place of float32, more than platforms' passes differ by
 Tick = Callable[[int], object]  # told how many images have gone through
 
 

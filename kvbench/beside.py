@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from kvbench import history
 from kvbench.clauses import HOLDS
-from kvbench.findings import FINDINGS, judge
+from kvbench.findings import FINDINGS
 from kvbench.reference import Reference, load
 from kvbench.report import ROWS, TITLES
 
@@ -39,14 +39,15 @@ def _curves(references: Sequence[Reference], metric: str) -> str:
 
 def _verdicts(references: Sequence[Reference]) -> str:
     rows = []
+    judged = [{(j.finding.id, j.recipe): j for j in reference.judgements} for reference in references]
     for finding in FINDINGS.values():
-        judged = [{j.recipe: j for j in judge(finding, r.histories, r.costs)} for r in references]
         for recipe in finding.needs():
             cells = []
             for mine in judged:
-                clauses = mine[recipe].gating if recipe in mine else ()
+                judgement = mine.get((finding.id, recipe))
+                clauses = judgement.gating if judgement else ()
                 held = sum(clause.verdict == HOLDS for clause in clauses)
-                cells.append(f"{mine[recipe].verdict} ({held} of {len(clauses)})" if clauses else "-")
+                cells.append(f"{judgement.verdict} ({held} of {len(clauses)})" if judgement else "-")
             rows.append([finding.id, recipe, *cells])
     headers = ["finding", "recipe"]
     for reference in references:

@@ -1,71 +1,94 @@
-"""Clauses: one comparison each, with a margin per seed, an interval and a verdict."""
+"""Clauses: one comparison each, with margins per seed, tests, an interval and a verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvbench import history
-from kvbench.statistics import Floats, mean_interval
+from kvbench.hypotheses import SIGN, SIGN_FLIPS, MeanTest, mean_test, seeds_for, smallest_effect
+from kvbench.statistics import Floats, deviation
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-LEVEL = 0.95  # of the interval that decides a clause
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 RATIO, DIFFERENCE, EPOCHS = "ratio", "difference", "epochs"  # what a margin is in
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Arrays (S, E) of the configurations that a judgement needs, at the seeds and epochs that all of them have.
+class Claim:
+    """A comparison before it is judged.
 
-    ``prefix`` is put before a student's name to find its configuration. ``notes`` say what was left out.
+    Args:
+        id: stable inside the finding and recipe, such as ``Model1-loss``.
+        sentence: what is claimed, with any limit in it.
+        scale: ``ratio`` (margins are natural logarithms), ``difference`` or ``epochs``.
+        seeds: the S seeds of the margins.
+        margins: (S, P), one column a rival; positive supports the claim, which needs every column's mean above 0.
+        rivals: the P columns' names.
+        numbers: what was compared, mean over the seeds, in words.
+        tie_holds: whether no difference at all, at any seed, supports the claim.
+        gating: whether it counts for the finding's verdict; the others are reported beside it.
+        contradicted: every seed by itself speaks against it, though the margins are only bounds.
+        note: why it could not be measured as usual, if so.
     """
 
-    prefix: str
+    id: str
+    sentence: str
+    scale: str
     seeds: tuple[int, ...]
-    epochs: tuple[int, ...]
-    values: Mapping[tuple[str, str], Floats]  # (configuration, metric) -> (S, E)
-    notes: tuple[str, ...] = ()
-
-    def curve(self, student: str, metric: str = "train_loss") -> Floats:
-        """(S, E) values of a student's configuration."""
-        return self.values[self.prefix + student, metric]
-
-    def last(self, student: str, metric: str) -> Floats:
-        """(S,) values at the last epoch."""
-        return self.curve(student, metric)[:, -1]
+    margins: Floats
+    rivals: tuple[str, ...]
+    numbers: str
+    tie_holds: bool = False
+    gating: bool = True
+    contradicted: bool = False
+    note: str = ""
 
 
-def curves(histories: pd.DataFrame, configurations: Sequence[str], prefix: str) -> Curves:
-    """Take what all ``configurations`` have in common out of a history frame; it must hold every one of them."""
-    rows = history.check(histories[histories["configuration"].isin(configurations)], "history", finite=False)
-    runs: dict[str, dict[int, set[int]]] = {name: {} for name in configurations}
-    for name, seed, epoch in zip(*(rows[key] for key in history.KEYS), strict=True):
-        runs[name].setdefault(int(seed), set()).add(int(epoch))
-    every = {seed for run in runs.values() for seed in run}
-    seeds = sorted(seed for seed in every if all(seed in run for run in runs.values()))
-    grids = [run[seed] for run in runs.values() for seed in seeds]
-    epochs = sorted(set.intersection(*grids)) if grids else []
-    notes = []
-    if left := sorted(every - set(seeds)):
-        notes.append(f"left out, as not every configuration has it: seed {', '.join(map(str, left))}")
-    longest = max((max(grid) for grid in grids), default=0)
-    if epochs and longest > epochs[-1]:
-        notes.append(f"judged at epoch {epochs[-1]}: not every run goes on to epoch {longest}")
-    shared = rows[rows["seed"].isin(seeds) & rows["epoch"].isin(epochs)]
-    values = {}
-    for name in configurations:
-        for metric in history.METRICS:
-            cells = shared.loc[shared["configuration"] == name, metric].to_numpy(dtype=np.float64)
-            cells = np.where(np.isinf(cells), np.nan, cells)  # a diverged run has no number
-            values[name, metric] = cells.reshape(len(seeds), len(epochs))
-    return Curves(prefix, tuple(seeds), tuple(epochs), values, tuple(notes))
+@dataclass(frozen=True)
+class Evidence:
+    """A claim with its tests.
+
+    Args:
+        claim: what was tested.
+        missing: seeds with a margin that is no number; nothing is tested then.
+        decisive: the column whose mean is least sure to be above 0; what is told of the margins is told of it.
+        test: of the decisive column; None where a number is missing.
+        holds: p-value against "some column's mean is at most 0": the largest of the columns' (intersection-union).
+        fails: p-value against "every column's mean is at least 0": the smallest of the columns' times P (Bonferroni).
+    """
+
+    claim: Claim
+    missing: tuple[int, ...]
+    decisive: int
+    test: MeanTest | None
+    holds: float
+    fails: float
+
+
+def weigh(claim: Claim, finest: float) -> Evidence:
+    """Test a claim's margins from both sides; ``finest`` is the smallest level that a p-value has to reach."""
+    # Rounded so that 0.646 - 0.636 - 0.01 is the tie that it is; + 0.0 turns -0 into 0.
+    margins = np.round(claim.margins, 12) + 0.0
+    missing = tuple(seed for seed, row in zip(claim.seeds, margins, strict=True) if np.isnan(row).any())
+    if missing:
+        return Evidence(claim, missing, int(np.argmin(np.nan_to_num(margins.mean(0)))), None, math.nan, math.nan)
+    tests = [mean_test(column, finest) for column in margins.T]
+    if claim.contradicted:
+        decisive = int(np.argmin(margins.mean(0)))
+        return Evidence(claim, (), decisive, tests[decisive], 1.0, 0.0)
+    if len(claim.seeds) == 1:
+        decisive = int(np.argmin(margins[0]))
+        supported = margins[0, decisive] > 0 or (claim.tie_holds and margins[0, decisive] == 0)
+        return Evidence(claim, (), decisive, tests[decisive], float(not supported), float(supported))
+    # No difference at all, at any seed, is a tie: of the side that the claim gives ties to.
+    tied = (margins == 0).all(axis=0)
+    above = np.where(tied, float(not claim.tie_holds), [test.above for test in tests])
+    below = np.where(tied, float(claim.tie_holds), [test.below for test in tests])
+    decisive = int(np.lexsort((margins.mean(0), -above))[0])
+    fails = min(1.0, float(below.min()) * len(tests))
+    return Evidence(claim, (), decisive, tests[decisive], float(above.max()), fails)
 
 
 @dataclass(frozen=True)
@@ -73,16 +96,16 @@ class Clause:
     """One comparison of a finding, judged.
 
     Args:
-        id: stable inside the finding and recipe, such as ``Model1-loss``.
-        sentence: what is claimed, with any limit in it.
-        scale: ``ratio`` (margins are natural logarithms), ``difference`` or ``epochs``.
-        margins: per seed; positive supports the clause.
+        id, sentence, scale, numbers, gating: the claim's.
+        margins: per seed, against the rival that decides; positive supports the clause.
         margin, low, high: their mean and its 95% interval; infinite bounds for one seed, NaN if a number is missing.
         n: seeds with a margin.
         verdict: ``holds``, ``fails`` or ``undecided``.
-        numbers: what was compared, mean over the seeds, in words.
-        gating: whether it counts for the finding's verdict; the others are reported beside it.
-        note: why it could not be decided as usual, if so.
+        method: how it was tested: `kvbench.hypotheses.SIGN`, ``T_TEST`` or ``SIGN_FLIPS``.
+        p: p-value of the side that the margin speaks for; NaN without a test.
+        level: what ``p`` must not exceed.
+        rival: whom the margins are against.
+        note: what else there is to say, such as why it could not be decided.
     """
 
     id: str
@@ -96,7 +119,23 @@ class Clause:
     verdict: str
     numbers: str
     gating: bool = True
+    method: str = SIGN
+    p: float = math.nan
+    level: float = math.nan
+    rival: str = ""
     note: str = ""
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the margins between seeds."""
+        return deviation(np.array(list(self.margins.values())))
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """How many seeds would decide it if the margin is what it looks like; None: more than can be counted on."""
+        if self.n < 2:
+            return None
+        return seeds_for(abs(self.margin), self.spread, self.level)
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
@@ -104,12 +143,13 @@ class Clause:
         return f"{self.verdict:<9}  {self.id}{beside}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
 
     def describe_margin(self) -> str:
-        """The mean margin with interval and n, for the reader: log ratios as ratios."""
+        """The mean margin with interval, n and test, for the reader: log ratios as ratios."""
         if math.isnan(self.margin):
             return self.note
         text = f"margin {show(self.margin, self.scale)}"
         if self.n > 1:
             text += f", 95% interval {show(self.low, self.scale)} to {show(self.high, self.scale)}, {self.n} seeds"
+            text += f", p = {self.p:.2g} by {self.method} at level {self.level:.2g}" if self.gating else ""
         else:
             text += ", one seed: no interval"
         return f"{text}; {self.note}" if self.note else text
@@ -124,39 +164,45 @@ def show(margin: float, scale: str) -> str:
     return f"{margin:+.2f} epochs" if scale == EPOCHS else f"{margin:+.4f}"
 
 
-def clause(
-    name: str,
-    sentence: str,
-    scale: str,
-    seeds: Sequence[int],
-    margins: Floats,
-    numbers: str,
-    *,
-    tie_holds: bool = False,
-    gating: bool = True,
-    contradicted: bool = False,
-    note: str = "",
-) -> Clause:
-    """Judge one comparison from its margins (S,).
+def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
+    """Give the verdict at a one-sided ``level``.
 
-    One seed, or seeds that all agree to the last digit, are judged by the margin's sign, where no difference counts as
-    ``tie_holds``. Otherwise the interval decides: above 0 holds, below 0 fails, else undecided. A margin that is NaN
-    leaves the clause undecided: leaving out a run that diverged would flatter the others. ``contradicted`` says that
-    every seed by itself speaks against the clause though the margins are only bounds: it fails.
+    A clause fails at ``level / siblings``, since a finding of that many clauses fails as a whole if any of them does;
+    it holds as a whole only if all do, so that each may hold at ``level``.
     """
-    assert margins.shape == (len(seeds),)
-    exact = np.round(margins, 12) + 0.0  # so that 0.646 - 0.636 - 0.01 is the tie that it is; + 0.0 turns -0 into 0
-    missing = [seed for seed, margin in zip(seeds, exact, strict=True) if math.isnan(margin)]
-    mean, low, high = mean_interval(exact, LEVEL)
-    if missing:
-        which = f"seed {', '.join(map(str, missing))}" if len(missing) < len(seeds) else "any seed"
-        verdict, note = UNDECIDED, f"a number is missing or not finite for {which}"
-    elif contradicted:
-        verdict = FAILS
-    elif exact.size == 1 or np.ptp(exact) == 0:
-        verdict = HOLDS if exact[0] > 0 or (tie_holds and exact[0] == 0) else FAILS
-    else:
-        verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    per_seed = {seed: float(margin) for seed, margin in zip(seeds, exact, strict=True)}
-    found = len(seeds) - len(missing)
-    return Clause(name, sentence, scale, per_seed, mean, low, high, found, verdict, numbers, gating, note)
+    claim = evidence.claim
+    column = np.round(claim.margins[:, evidence.decisive], 12) + 0.0
+    margins = {seed: float(margin) for seed, margin in zip(claim.seeds, column, strict=True)}
+    if evidence.test is None:
+        which = ", ".join(map(str, evidence.missing))
+        which = f"seed {which}" if len(evidence.missing) < len(column) else "any seed"
+        note = f"a number is missing or not finite for {which}"
+        nan, found = math.nan, len(column) - len(evidence.missing)
+        return Clause(
+            claim.id, claim.sentence, claim.scale, margins, nan, nan, nan, found, UNDECIDED, claim.numbers,
+            claim.gating, note=note,
+        )  # fmt: skip
+    mean = float(column.mean())
+    fails = min(1.0, evidence.fails * siblings)
+    verdict = HOLDS if evidence.holds <= level else FAILS if fails <= level else UNDECIDED
+    p = math.nan if len(column) == 1 else evidence.holds if mean > 0 or verdict == HOLDS else fails
+    told = [f"the closest rival is {claim.rivals[evidence.decisive]}"] * (len(claim.rivals) > 1)
+    told += [claim.note] * bool(claim.note)
+    method = evidence.test.method
+    if verdict == UNDECIDED and claim.gating and len(column) > 1:
+        told.append(_blind(column, mean, level if mean > 0 else level / siblings / len(claim.rivals), claim.scale))
+    if method == SIGN_FLIPS and claim.gating and not math.isfinite(evidence.test.low):
+        told.append("too few seeds for an interval by sign flips")
+    return Clause(
+        claim.id, claim.sentence, claim.scale, margins, mean, evidence.test.low, evidence.test.high, len(column),
+        verdict, claim.numbers, claim.gating, method, p, level, claim.rivals[evidence.decisive], "; ".join(told),
+    )  # fmt: skip
+
+
+def _blind(column: Floats, mean: float, level: float, scale: str) -> str:
+    """What an undecided clause could have seen, and what would decide it."""
+    spread = deviation(column)
+    seen = show(smallest_effect(spread, len(column), level), scale)
+    needed = seeds_for(abs(mean), spread, level)
+    enough = f"about {needed} seeds" if needed else "more than 1000 seeds"
+    return f"{len(column)} seeds see a margin from {seen} (80% power); {enough} would decide this one"

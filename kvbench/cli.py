@@ -8,14 +8,24 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
+from kvbench.cli_measure import detect, power
+from kvbench.cli_options import (
+    CacheOption,
+    CheckpointOption,
+    DeviceOption,
+    ExpectedFolderOption,
+    PoolingOption,
+    RootOption,
+    TapsOption,
+    TeacherOption,
+    WorkloadOption,
+    settings,
+)
 from kvbench.errors import UserError
-
-if TYPE_CHECKING:
-    from kvbench.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,29 +35,8 @@ app = typer.Typer(
 )
 teacher_app = typer.Typer(no_args_is_help=True, help="Teachers: the frozen networks that students are distilled from.")
 app.add_typer(teacher_app, name="teacher")
-
-# Every option of pytest's is taken under its name there, too: sentences that name one are then true everywhere.
-WorkloadOption = Annotated[
-    str, typer.Option("--workload", "--kvbench-workload", help="fractals, tiny-imagenet, imagenet or folder")
-]
-RootOption = Annotated[
-    Optional[Path], typer.Option("--root", "--kvbench-root", help="Folder with the workload's images.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", "--kvbench-device", help="auto, cpu, cuda, cuda:1, mps or xpu")]
-CacheOption = Annotated[Path, typer.Option("--cache", "--kvbench-cache", help="Folder of feature banks.")]
-PoolingOption = Annotated[str, typer.Option("--pooling", "--kvbench-pooling", help="global or pyramid")]
-TapsOption = Annotated[
-    str, typer.Option("--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between.")
-]
-TeacherOption = Annotated[
-    str, typer.Option("--teacher", "--kvbench-teacher", help="A torchvision classifier instead of the workload's.")
-]
-CheckpointOption = Annotated[
-    Optional[Path], typer.Option("--checkpoint", "--kvbench-checkpoint", help="The teacher's weights: a state dict.")
-]
-ExpectedFolderOption = Annotated[
-    Path, typer.Option("--folder", "--kvbench-expected", help="Folder of references, with one folder a workload.")
-]
+app.command()(detect)
+app.command()(power)
 
 
 @app.command()
@@ -105,24 +94,6 @@ def students(
     typer.echo(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
 
 
-def _settings(
-    workload: str,
-    device: str,
-    cache: Path,
-    root: Path | None,
-    pooling: str,
-    taps: str,
-    arch: str,
-    checkpoint: Path | None,
-) -> Settings:
-    from kvbench.options import parse_taps
-    from kvbench.settings import Settings, resolve_device
-    from kvbench.workloads import workload as find
-
-    row = find(workload)
-    return Settings(row, resolve_device(device), cache, root, pooling, parse_taps(taps), arch, checkpoint)
-
-
 @app.command()
 def extract(
     workload: WorkloadOption = "fractals",
@@ -140,15 +111,13 @@ def extract(
     from kvbench.progress import Progress
 
     progress = Progress(nullcontext)
-    settings = _settings(workload, device, cache, root, pooling, taps, teacher, checkpoint)
-    banks = settings.open_banks(
-        lambda split, done, total: progress.show("image", f"teacher pass, {split}", done, total)
-    )
+    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint)
+    banks = made.open_banks(lambda split, done, total: progress.show("image", f"teacher pass, {split}", done, total))
     progress.close()
-    for split, made in (("train", banks.train), ("val", banks.val)):
+    for split, bank in (("train", banks.train), ("val", banks.val)):
         typer.echo(
-            f"{split}: {len(made):,} images, taps {' '.join(map(str, made.widths))} wide, {made.classes:,} classes,"
-            f" teacher's accuracy {made.teacher_accuracy:.1%}, in {cache}"
+            f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
+            f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {cache}"
         )
 
 

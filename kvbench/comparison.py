@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import numpy as np
 from tabulate import tabulate
 
 from kvbench import history
-from kvbench.statistics import Floats, log_area, log_losses, prediction_interval
+from kvbench.gates import GATES, HEADERS, NOT_COMPARED, Outcome, Sample, judge, number
+from kvbench.statistics import Floats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,65 +20,7 @@ if TYPE_CHECKING:
     from kvbench.reference import Reference
 
 FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its gates together
-LOSS_FLOOR = 1e-3  # relative: what another platform's rounding may move a loss, however little seeds spread
-SHARE_FLOOR = 0.002  # absolute, of accuracies: a few images of a validation set
 FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
-
-WITHIN, MOVED, NO_NUMBER, NOT_JUDGED, NOT_COMPARED = "within", "MOVED", "NO NUMBER", "not judged", "not compared"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A number of a run that must stay where the reference has it: of a metric's whole curve or its last epoch."""
-
-    name: str
-    metric: str
-    whole: bool = False
-    optional: bool = False  # compared only if both sides measured it
-
-    @property
-    def loss(self) -> bool:
-        return self.metric in history.LOSSES
-
-    def values(self, epochs: Sequence[int], curves: Floats) -> Floats:
-        """(S,) of curves (S, E): log losses, so that differences are ratios, or shares as they are."""
-        if self.whole:
-            return np.array([log_area(epochs, curve) for curve in curves])
-        return log_losses(curves[:, -1]) if self.loss else curves[:, -1]
-
-
-GATES = (
-    Gate("train_loss, whole curve", "train_loss", whole=True),
-    Gate("train_loss, last epoch", "train_loss"),
-    Gate("val_loss, last epoch", "val_loss", optional=True),
-    Gate("val_accuracy, last epoch", "val_accuracy"),
-    Gate("agreement, last epoch", "agreement", optional=True),
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A gate's numbers: means over seeds and what the reference allows, losses in nat (geometric mean over seeds)."""
-
-    gate: Gate
-    verdict: str
-    obtained: float = math.nan
-    expected: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-    @property
-    def failed(self) -> bool:
-        return self.verdict in {MOVED, NO_NUMBER}
-
-    def row(self) -> list[str]:
-        percent, difference = (self.obtained / self.expected - 1) * 100, self.obtained - self.expected
-        text = f"{percent:+.2f}%" if self.gate.loss else f"{difference:+.4f}"
-        allowed = (
-            "unknown" if not math.isfinite(self.high - self.low) else f"{_number(self.low)} to {_number(self.high)}"
-        )
-        mark = ">>" if self.failed else ""
-        return [mark, self.gate.name, _number(self.obtained), _number(self.expected), text, allowed, self.verdict]
 
 
 @dataclass(frozen=True)
@@ -107,6 +49,11 @@ class Comparison:
         """Whether this makes a run fail."""
         return bool(self.problems) or any(outcome.failed for outcome in self.outcomes)
 
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """The metrics of the gates that failed."""
+        return tuple(dict.fromkeys(outcome.gate.metric for outcome in self.outcomes if outcome.failed))
+
     def describe(self) -> str:
         """The verdict, the gates, all epochs, and the command that would update."""
         moved = [outcome.gate.name for outcome in self.outcomes if outcome.failed]
@@ -121,9 +68,8 @@ class Comparison:
             )
         parts = [head, *(f"  {problem}" for problem in self.problems)]
         if self.outcomes:
-            headers = ["", "gate", "obtained", "expected", "difference", "allowed", "verdict"]
             rows = [outcome.row() for outcome in self.outcomes]
-            parts += ["", "Gates:", tabulate(rows, headers, tablefmt="simple", disable_numparse=True)]
+            parts += ["", "Gates:", tabulate(rows, HEADERS, tablefmt="simple", disable_numparse=True)]
         parts += [f"  {note}" for note in self.notes]
         if self.curves:
             parts += [
@@ -140,12 +86,13 @@ def compare(
     configuration: str,
     fingerprints: Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
+    stream: str = "",
 ) -> Comparison:
-    """Compare one configuration of a fresh run with the reference.
+    """Compare one configuration of a fresh run with the reference: each of `GATES`, by `kvbench.gates.judge`.
 
-    The mean over the fresh seeds of each of `GATES` must lie in the Student t prediction interval of the reference
-    seeds, at a level that keeps the chance of a false alarm at `FAMILY_ERROR` over all gates of all configurations of
-    the reference (Bonferroni), widened by `LOSS_FLOOR` or `SHARE_FLOOR`. Seconds are never compared.
+    The level keeps the chance of a false alarm at `FAMILY_ERROR` over all gates of all configurations of the reference
+    (Bonferroni). Seconds are never compared. Where every fresh seed is one of the reference's too, draws the same
+    random numbers and the reference has twins, seeds are compared with themselves.
 
     Args:
         reference: what `kvbench.reference.load` returns.
@@ -153,6 +100,7 @@ def compare(
         configuration: which one.
         fingerprints: what the run was made from; compared with the recorded ones, where both have some.
         seeds: those that the run was to train; None: those that it has.
+        stream: names the random numbers that a seed gives where the run was made (`kvbench.provenance.stream`).
     """
     new = fresh[fresh["configuration"] == configuration]
     new = history.check(new, "the run", finite=False) if len(new) else new
@@ -170,46 +118,50 @@ def compare(
         problems += history.incomplete(new, [configuration], wanted, every)
     outcomes: list[Outcome] = []
     notes: list[str] = []
-    spread = len(history.seeds(old)) > 1
+    count = len(history.seeds(old))
     if not problems:
+        twins = reference.twins[reference.twins["configuration"] == configuration]
+        paired, why = _pairing(reference, old, new, twins, stream)
+        notes += [why] * bool(why)
         level = 1 - FAMILY_ERROR / (len(GATES) * len(history.configurations(reference.histories)))
-        outcomes = [_judge(gate, old, new, level, judged=spread) for gate in GATES]
-        count = len(history.seeds(old))
-        if 1 < count < FEW_SEEDS:
+        epochs = history.epochs(old)
+        for gate in GATES:
+            sample = Sample(grid(new, gate.metric, epochs), grid(old, gate.metric, epochs))
+            if paired:
+                both = (old["seed"].isin(history.seeds(side)) for side in (new, twins))
+                same, originals = (grid(old[rows], gate.metric, epochs) for rows in both)
+                sample = Sample(sample.fresh, sample.reference, same, grid(twins, gate.metric, epochs), originals)
+            outcomes.append(judge(gate, epochs, sample, level))
+        if 1 < count < FEW_SEEDS and not paired:
             notes.append(f"only {count} reference seeds, so the allowed intervals are wide; 8 make them useful")
         if left := [outcome.gate.name for outcome in outcomes if outcome.verdict == NOT_COMPARED]:
             notes.append(f"not compared, as one side did not measure it: {'; '.join(left)}")
     table = _curves(old, new) if not old.empty and not new.empty else ""
-    judged = spread and not problems
+    judged = count > 1 and not problems
     return Comparison(
         reference.workload, configuration, tuple(problems), tuple(outcomes), judged, tuple(notes), table,
         reference.update_command,
     )  # fmt: skip
 
 
-def _judge(gate: Gate, old: pd.DataFrame, new: pd.DataFrame, level: float, *, judged: bool) -> Outcome:
-    """Judge one gate from the rows of one configuration."""
-    epochs = history.epochs(old)
-    theirs, mine = _grid(old, gate.metric, epochs), _grid(new, gate.metric, epochs)
-    if gate.optional and (np.isnan(theirs).all() or np.isnan(mine).all()):
-        return Outcome(gate, NOT_COMPARED)
-    theirs, mine = gate.values(epochs, theirs), gate.values(epochs, mine)
-    low, high = prediction_interval(theirs, len(mine), level)
-    floor = LOSS_FLOOR if gate.loss else SHARE_FLOOR
-    numbers = np.array([mine.mean(), theirs.mean(), low - floor, high + floor])
-    if not np.isfinite(numbers[:2]).all():
-        verdict = NO_NUMBER
-    elif not judged:
-        verdict = NOT_JUDGED
-    else:
-        verdict = WITHIN if numbers[2] <= numbers[0] <= numbers[3] else MOVED
-    shown = np.exp(np.clip(numbers, -700, 700)) if gate.loss else numbers  # exp overflows above 709
-    if not judged:
-        shown[2:] = math.nan
-    return Outcome(gate, verdict, *(float(number) for number in shown))
+def _pairing(
+    reference: Reference, old: pd.DataFrame, new: pd.DataFrame, twins: pd.DataFrame, stream: str
+) -> tuple[bool, str]:
+    """Whether seeds can be compared with themselves, and what to say about it."""
+    if twins.empty or history.seeds(new)[0] not in history.seeds(old):
+        return False, ""
+    if not set(history.seeds(new)) <= set(history.seeds(old)):
+        return False, "some seeds are the reference's and some are new: all are compared as if they were new"
+    if stream != reference.stream:
+        return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
+    count = len(history.seeds(twins))
+    return (
+        True,
+        f"each seed is compared with its own recorded run; allowed is what other rounding moves ({count} twins)",
+    )
 
 
-def _grid(rows: pd.DataFrame, metric: str, epochs: Sequence[int]) -> Floats:
+def grid(rows: pd.DataFrame, metric: str, epochs: Sequence[int]) -> Floats:
     """(S, E) of one configuration's complete rows at some epochs; infinite values as NaN."""
     cells = rows.loc[rows["epoch"].isin(epochs), metric].to_numpy(dtype=np.float64)
     return np.where(np.isinf(cells), np.nan, cells).reshape(-1, len(epochs))
@@ -224,7 +176,7 @@ def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
     for epoch in every:
         cells = []
         for metric in metrics:
-            pair = [_number(float(side.loc[side["epoch"] == epoch, metric].mean())) for side in (new, old)]
+            pair = [number(float(side.loc[side["epoch"] == epoch, metric].mean())) for side in (new, old)]
             cells.append(" / ".join(pair) + " *" * (metric in gated and epoch == every[-1]))
         rows.append([str(epoch), *cells])
     return tabulate(rows, ["epoch", *metrics], tablefmt="simple", disable_numparse=True) + "\n* a gate"
@@ -243,7 +195,3 @@ def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str
 def _short(value: object) -> str:
     text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 16 else f"{text[:12]}..."
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"

@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvbench import claims, history
-from kvbench.clauses import FAILS, HOLDS, UNDECIDED, Clause, Curves, curves
+from kvbench import claims, convergence, history
+from kvbench.clauses import FAILS, HOLDS, UNDECIDED, Claim, Clause, Evidence, decide, weigh
+from kvbench.curves import Curves, curves
 from kvbench.errors import unknown
+from kvbench.hypotheses import SIGN, holm
 from kvbench.recipe import SCHEDULED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MIXED = "mixed"
+BY_SIGN = " by sign (one seed, no test)"
+FAMILY_ERROR = 0.01  # chance that any of a run's judgements is wrongly decided, over all of them together
 RECIPES = {SCHEDULED: "StepLR", "": "constant lr"}  # prefix of a configuration -> name of its recipe
 BOTH = "StepLR against constant lr"
 
@@ -33,7 +37,7 @@ class Finding:
         sentence: the source's.
         judged_as: the same, made exact.
         students: what it needs, of each recipe that it is judged on.
-        clauses: from curves and costs to judged clauses.
+        claims: from curves and costs to what is claimed.
         compares_recipes: judged once, across both recipes, instead of once for each.
     """
 
@@ -41,7 +45,7 @@ class Finding:
     sentence: str
     judged_as: str
     students: tuple[str, ...]
-    clauses: Callable[[Curves, Costs], list[Clause]]
+    claims: Callable[[Curves, Costs], list[Claim]]
     compares_recipes: bool = False
 
     def needs(self) -> dict[str, tuple[str, ...]]:
@@ -84,6 +88,11 @@ class Judgement:
         return MIXED if {HOLDS, FAILS} <= verdicts else UNDECIDED
 
     @property
+    def tested(self) -> bool:
+        """Whether there was a test: one seed has a sign and no test."""
+        return any(clause.method != SIGN for clause in self.gating)
+
+    @property
     def summary(self) -> str:
         """The verdict with its count: ``mixed: 4 of 8 clauses hold, 3 fail, 1 undecided``."""
         counts = {v: sum(clause.verdict == v for clause in self.gating) for v in (HOLDS, FAILS, UNDECIDED)}
@@ -91,7 +100,7 @@ class Judgement:
             counts[UNDECIDED]
         )
         held = f"{counts[HOLDS]} of {len(self.gating)} clauses hold"
-        return f"{self.verdict}: {', '.join([held, *rest])}"
+        return f"{self.verdict}{'' if self.tested else BY_SIGN}: {', '.join([held, *rest])}"
 
     def describe(self) -> str:
         """The sentence, the verdict and every clause with its numbers, over several lines."""
@@ -107,30 +116,46 @@ def finding(name: str) -> Finding:
     return FINDINGS[name]
 
 
-def judge(chosen: Finding, histories: pd.DataFrame, costs: Costs | None = None) -> list[Judgement]:
-    """Judge a finding on every recipe whose configurations are all there; `Finding.lacks` tells about the others.
+def judge(
+    histories: pd.DataFrame, costs: Costs | None = None, chosen: Iterable[Finding] | None = None
+) -> list[Judgement]:
+    """Judge findings on every recipe whose configurations are all there; `Finding.lacks` tells about the others.
+
+    All judgements of a call are one family: they share `FAMILY_ERROR` by Holm's procedure, each with the p-value of
+    its better side. A judgement holds as a whole where all its clauses do (intersection-union), so its clauses are
+    tested at its own level; that one of them fails is tested at that level divided by their number.
 
     Args:
-        chosen: a row of `FINDINGS`.
         histories: a history frame with any number of seeds and epochs. Margins are paired by seed; the last epoch is
             the last that all needed runs have.
         costs: FLOPs per sample of each configuration, to report the time to the target in FLOPs as well.
+        chosen: rows of `FINDINGS`; None: all.
     """
-    lacking = chosen.lacks(histories)
     prefixes = {name: prefix for prefix, name in RECIPES.items()}
+    finest = FAMILY_ERROR / sum(len(row.needs()) for row in FINDINGS.values())
+    weighed: list[tuple[Finding, str, tuple[str, ...], list[Evidence]]] = []
+    for finding in FINDINGS.values() if chosen is None else chosen:
+        lacking = finding.lacks(histories)
+        for recipe, needed in finding.needs().items():
+            if recipe not in lacking:
+                taken = curves(histories, needed, prefixes.get(recipe, ""))
+                evidence = [weigh(claim, finest) for claim in finding.claims(taken, costs or {})]
+                weighed.append((finding, recipe, taken.notes, evidence))
+    levels = holm([_p_value(evidence) for *_, evidence in weighed], FAMILY_ERROR)
     judged = []
-    for recipe, needed in chosen.needs().items():
-        if recipe not in lacking:
-            taken = curves(histories, needed, prefixes.get(recipe, ""))
-            judged.append(Judgement(chosen, recipe, tuple(chosen.clauses(taken, costs or {})), taken.notes))
+    for (finding, recipe, notes, evidence), level in zip(weighed, levels, strict=True):
+        siblings = sum(e.claim.gating for e in evidence)
+        clauses = tuple(decide(e, level, siblings if e.claim.gating else 1) for e in evidence)
+        judged.append(Judgement(finding, recipe, clauses, notes))
     return judged
 
 
-def judge_all(
-    histories: pd.DataFrame, costs: Costs | None = None, chosen: Iterable[Finding] | None = None
-) -> list[Judgement]:
-    """Judge all findings (or the ``chosen`` ones) on what ``histories`` hold, in the table's order."""
-    return [j for f in (FINDINGS.values() if chosen is None else chosen) for j in judge(f, histories, costs)]
+def _p_value(evidence: Iterable[Evidence]) -> float:
+    """Of a judgement: that all its clauses hold, or that one fails, whichever is the surer."""
+    gating = [e for e in evidence if e.claim.gating]
+    known = [e for e in gating if e.test is not None]
+    holds = max(e.holds for e in gating) if len(known) == len(gating) else 1.0
+    return min(holds, min((e.fails for e in known), default=1.0) * len(gating))
 
 
 FINDINGS = {
@@ -142,7 +167,7 @@ FINDINGS = {
             "each simple model reaches the best memory model's last training loss in fewer epochs than every memory "
             "model",
             claims.SIMPLE + claims.MEMORY,
-            claims.simple_converges_faster,
+            convergence.simple_converges_faster,
         ),
         Finding(
             "simple-is-best",

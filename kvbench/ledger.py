@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench import findings, history, reference, report
+from kvbench import findings, history, reference, report, updating
+from kvbench.comparison import compare
+from kvbench.diagnosis import diagnose
 from kvbench.errors import UserError
 from kvbench.files import write_whole
+from kvbench.pace import Pace, paces
 from kvbench.provenance import FACTS
 
 if TYPE_CHECKING:
@@ -21,13 +24,15 @@ if TYPE_CHECKING:
 class Outcome:
     """What a comparison came to.
 
-    ``unsettled``: the data could not decide it. ``lacking``: it could not be made at all.
+    ``unsettled``: the data could not decide it. ``lacking``: it could not be made at all. ``moved``: the metrics of the
+    gates that failed.
     """
 
     text: str = ""
     failed: bool = False
     unsettled: bool = False
     lacking: bool = False
+    moved: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -101,19 +106,20 @@ class Ledger:
         """FLOPs per sample of each configuration."""
         return {name: record["flops_per_sample"] for name, record in self.records.items()}
 
-    def compare(self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any]) -> Outcome:
+    def compare(self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any], stream: str) -> Outcome:
         """Compare a configuration's fresh histories with the reference; raises `UserError` where there is none."""
         if self.update:
             return Outcome()  # the session fails at its end, when the references are written
-        made = reference.compare(self.reference, fresh, configuration, fingerprints, self.seeds)
-        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged)
+        made = compare(self.reference, fresh, configuration, fingerprints, self.seeds, stream)
+        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged, moved=made.moved)
 
     def check_finding(self, name: str) -> Outcome:
         """Judge a finding on the histories so far and compare its verdict with the recorded one."""
         finding = findings.finding(name)
         histories = self.whole_histories
         lacking = finding.lacks(histories)
-        judged = findings.judge(finding, histories, self.costs)
+        # all of them, as they share the error; this one is told
+        judged = [j for j in findings.judge(histories, self.costs) if j.finding is finding]
         if not judged:
             missing = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in lacking.items())
             return Outcome(f"lacks whole trainings of {missing}", lacking=True)
@@ -149,6 +155,11 @@ class Ledger:
             lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
         if missing and not self.update:
             lines.append(f"NOT COMPARED with the reference: {', '.join(missing)}.")
+        moved = {name: record["moved"] for name, record in self.records.items() if record["moved"]}
+        if moved:
+            lines.append(
+                f"WHERE TO LOOK: {diagnose(moved, [n for n, record in self.records.items() if record['compared']])}"
+            )
         if unsettled := [name for name, outcome in self.seen.items() if outcome == "xfailed"]:
             more = f"{self.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(self.seeds))}"
             few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
@@ -198,7 +209,8 @@ class Ledger:
             "flops_per_sample": self.costs,
         }
         try:
-            told = reference.update(self.expected, self.workload, self.histories, provenance, full=full)
+            twins = history.frame(row for record in self._ordered() for row in record["rounded_otherwise"])
+            told = updating.update(self.expected, self.workload, self.histories, provenance, full=full, twins=twins)
         except UserError as error:
             self.reasons.append(f"References NOT updated: {error}")
         else:
@@ -207,8 +219,17 @@ class Ledger:
     def _markdown(self, *, clauses: bool) -> str:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        judged = findings.judge_all(self.whole_histories, self.costs)
-        return report.report(self.histories, judged, facts, self.outcome(), clauses=clauses)
+        judged = findings.judge(self.whole_histories, self.costs)
+        return report.report(self.histories, judged, facts, self.outcome(), self._paces(), clauses=clauses)
+
+    def _paces(self) -> list[Pace]:
+        """Seconds against the reference's, where it was made on the same kind of device."""
+        try:
+            recorded, here = self.reference.provenance.get("hardware", ""), self._ordered()[0]["hardware"]
+        except UserError:
+            return []
+        same = str(recorded).partition(",")[0] == str(here).partition(",")[0]
+        return paces(self.histories, self.reference.histories) if same else []
 
     def outcome(self) -> dict[str, Any]:
         """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PLUGIN = pytest.StashKey["KvbenchPlugin"]()
 TRAINING = pytest.StashKey["Training"]()
-COMPARED = pytest.StashKey[bool]()
+MOVED = pytest.StashKey[tuple[str, ...]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,7 +129,7 @@ class KvbenchPlugin:
         if configuration or finding:
             record = None
             if call.when == "call" and TRAINING in item.stash:
-                record = self.session.record(item.stash[TRAINING], compared=item.stash.get(COMPARED, False))
+                record = self.session.record(item.stash[TRAINING], item.stash.get(MOVED, None))
                 item.funcargs["benchmark"].extra_info["kvbench"] = record  # type: ignore[attr-defined]
                 del item.stash[TRAINING]  # its modules and optimisers would stay in memory to the session's end
             # A plain attribute of a report travels from xdist's workers to the session that judges.
@@ -207,7 +207,7 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
             outcome = session.compare(training)
         except UserError as error:
             pytest.fail(str(error), pytrace=False)
-        request.node.stash[COMPARED] = True
+        request.node.stash[MOVED] = outcome.moved
         if outcome.failed:
             pytest.fail(outcome.text, pytrace=False)
         if outcome.unsettled:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 def record(
-    training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], *, compared: bool
+    training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], moved: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Describe a training, finished or not, as plain data; ``compared``: whether a test compared its curves."""
+    """Describe a training, finished or not, as plain data.
+
+    ``moved``: the metrics of the gates that failed where a test compared its curves, else None.
+    """
     configuration = training.configuration
     recipe = {f"recipe {key}": value for key, value in asdict(workload.recipe).items()}
     return {
@@ -32,7 +35,8 @@ def record(
         "teacher_val_accuracy": banks.val.teacher_accuracy,
         "fingerprints": {**banks.fingerprints, **recipe},
         **environment(banks.train.logits.device),
-        "compared": compared,
+        "compared": moved is not None,
+        "moved": list(moved or ()),
         "history": training.history,
         "rounded_otherwise": training.twin_history,
     }

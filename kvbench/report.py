@@ -12,7 +12,7 @@ from tabulate import tabulate
 from kvbench import history
 from kvbench.claims import MEMORY, SIMPLE
 from kvbench.clauses import HOLDS, Clause
-from kvbench.findings import Judgement, judge, judge_all
+from kvbench.findings import BY_SIGN, Judgement, judge
 from kvbench.findings import finding as find
 from kvbench.recipe import SCHEDULED
 from kvbench.reference import load
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from kvbench.pace import Pace
+
 EPOCHS = (1, 2, 3, 5, 10)  # the source's columns
 ROWS = tuple(prefix + student for prefix in (SCHEDULED, "") for student in SIMPLE + MEMORY)
-HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints")  # facts for programs
+HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints", "random_numbers")  # facts for programs
 TITLES = {"train_loss": "Training loss (nat, mean over the epoch)", "val_accuracy": "Validation accuracy (top-1)"}
 
 
@@ -42,15 +44,23 @@ def tables(histories: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def seconds(histories: pd.DataFrame) -> str:
-    """Markdown table of seconds per training epoch of each configuration; empty if none was measured."""
+def seconds(histories: pd.DataFrame, paces: Sequence[Pace] = ()) -> str:
+    """Markdown table of seconds per training epoch of each configuration; empty if none was measured.
+
+    ``paces`` tell each configuration's share of the run's mean, beside the reference's.
+    """
     rows = []
+    told = {pace.configuration: pace for pace in paces}
     for name in _order(histories):
         measured = histories.loc[histories["configuration"] == name, "seconds"].dropna()
         if len(measured):
             cells = [measured.median(), measured.min(), measured.max()]  # one stalled epoch would move a mean
-            rows.append([escape(name), *(f"{cell:.3g}" for cell in cells), str(len(measured))])
-    return _markdown(["configuration", "median", "fastest", "slowest", "epochs timed"], rows) if rows else ""
+            pace = told.get(name)
+            beside = [f"{pace.obtained:.2f}", f"{pace.expected:.2f}", pace.verdict] if pace else ["-"] * 3
+            rows.append([escape(name), *(f"{cell:.3g}" for cell in cells), str(len(measured)), *beside * bool(told)])
+    headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
+    headers += ["over the run's mean", "recorded", "verdict (fails no run)"] if told else []
+    return _markdown(headers, rows) if rows else ""
 
 
 def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
@@ -58,10 +68,15 @@ def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
     if not judgements:
         return "No finding could be judged: each needs configurations that are not here."
     rows = [
-        [j.finding.id, j.recipe, j.verdict, f"{sum(c.verdict == HOLDS for c in j.gating)} of {len(j.gating)}",
-         j.finding.sentence]
+        [
+            j.finding.id,
+            j.recipe,
+            j.verdict + ("" if j.tested else BY_SIGN),
+            f"{sum(c.verdict == HOLDS for c in j.gating)} of {len(j.gating)}",
+            j.finding.sentence,
+        ]
         for j in judgements
-    ]  # fmt: skip
+    ]
     parts = [_markdown(["finding", "recipe", "verdict", "clauses held", "the source says"], rows)]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
@@ -77,6 +92,7 @@ def report(
     judgements: Sequence[Judgement],
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
+    paces: Sequence[Pace] = (),
     *,
     clauses: bool = True,
 ) -> str:
@@ -84,12 +100,13 @@ def report(
 
     Args:
         histories: a history frame.
-        judgements: what `kvbench.findings.judge_all` says about it.
+        judgements: what `kvbench.findings.judge` says about it.
         facts: what to say about where the numbers come from, by name: text, numbers, mappings and lists; `HIDDEN` ones
             are left out. ``workload`` is the title; if it is one of kvbench's, its row tells how the recipe differs
             from the source's.
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
+        paces: what `kvbench.pace.paces` says about its seconds.
         clauses: below the verdicts, show every clause of every finding.
     """
     workload = str(facts.get("workload", "unknown workload"))
@@ -102,7 +119,7 @@ def report(
     about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN}
     head.append("\n".join(f"- {escape(name)}: {escape(_words(value))}" for name, value in about.items()))
     parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, clauses=clauses)]
-    if timed := seconds(histories):
+    if timed := seconds(histories, paces):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
 
@@ -118,7 +135,7 @@ def report_saved(path: Path, finding: str | None = None) -> str:
         return _clauses(saved.histories, finding, saved.costs)
     facts = {**saved.info, "workload": saved.workload}
     outcome = {"outcome": saved.outcome, "reasons": saved.reasons}
-    return report(saved.histories, judge_all(saved.histories, saved.costs), facts, outcome)
+    return report(saved.histories, judge(saved.histories, saved.costs), facts, outcome)
 
 
 def report_expected(folder: Path, workload: str, finding: str | None = None) -> str:
@@ -131,13 +148,13 @@ def report_expected(folder: Path, workload: str, finding: str | None = None) -> 
     if finding:
         return _clauses(reference.histories, finding, reference.costs)
     facts = {**reference.provenance, "workload": workload}
-    return report(reference.histories, judge_all(reference.histories, reference.costs), facts)
+    return report(reference.histories, reference.judgements, facts)
 
 
 def _clauses(histories: pd.DataFrame, name: str, costs: Mapping[str, float]) -> str:
     """One finding with all its clauses, and what it lacks."""
     finding = find(name)
-    told = [judgement.describe() for judgement in judge(finding, histories, costs)]
+    told = [judgement.describe() for judgement in judge(histories, costs) if judgement.finding is finding]
     told += [f"{name} ({recipe}): lacks {', '.join(what)}" for recipe, what in finding.lacks(histories).items()]
     return "\n\n".join(told) + "\n"
 

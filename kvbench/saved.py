@@ -15,7 +15,16 @@ from kvbench.errors import UserError
 
 PASSED, FAILED, INCOMPLETE, UNKNOWN = "passed", "failed", "incomplete", "unknown"
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
-OWN = ("configuration", "history", "parameters", "trainable", "flops_per_sample", "compared")  # of one benchmark
+OWN = (  # of one benchmark
+    "configuration",
+    "history",
+    "rounded_otherwise",
+    "parameters",
+    "trainable",
+    "flops_per_sample",
+    "compared",
+    "moved",
+)
 
 
 @dataclass(frozen=True)

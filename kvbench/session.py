@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ class Session:
         return banks
 
     def training(self, configuration: Configuration) -> Training:
-        """Make a configuration's training with all seeds; where references are updated, with twins on other rounding."""
+        """Make a configuration's training with all seeds, and with twins where references are updated."""
         from kvbench.trainer import Run, Training
 
         seeds = self.seeds[:TWINS] if self.ledger.update else ()
@@ -115,13 +115,14 @@ class Session:
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
         self.progress.show("epoch", text, min(self._epochs_done, total), total)
 
-    def record(self, training: Training, *, compared: bool) -> dict[str, Any]:
+    def record(self, training: Training, moved: Sequence[str] | None = None) -> dict[str, Any]:
         """What a training leaves for a saved benchmark: enough to make every table again."""
         from kvbench.record import record
 
-        return record(training, self.workload, self.banks, self.seeds, compared=compared)
+        return record(training, self.workload, self.banks, self.seeds, moved)
 
     def compare(self, training: Training) -> Outcome:
         """Compare a finished training's curves with the reference; raises `UserError` where there is none."""
-        fingerprints = self.record(training, compared=True)["fingerprints"]
-        return self.ledger.compare(history.frame(training.history), training.configuration.id, fingerprints)
+        made = self.record(training)
+        rows = history.frame(training.history)
+        return self.ledger.compare(rows, training.configuration.id, made["fingerprints"], made["random_numbers"])

@@ -51,6 +51,22 @@ def time_to_target(times: ArrayLike, losses: ArrayLike, target: float) -> float:
     return float(at[after - 1] + share * (at[after] - at[after - 1]))
 
 
+def time_to_share(times: ArrayLike, losses: ArrayLike, share: float) -> float:
+    """When a loss curve first has a share of its own improvement in log loss, from its first value to its smallest.
+
+    Args: ``times`` and ``losses`` as in `time_to_target`, ``share`` in [0, 1].
+
+    Returns:
+        The time, interpolated likewise; ``times[0]`` for a curve that never improves; NaN if a loss is NaN.
+    """
+    logs = log_losses(losses)
+    if np.isnan(logs).any():
+        return math.nan
+    # lifted a little, so that the rounding of log and exp cannot put the target below a curve's own minimum
+    target = math.exp(float(logs[0] - share * (logs[0] - logs.min()))) * (1 + 1e-12)
+    return time_to_target(times, losses, target)
+
+
 def log_area(times: ArrayLike, losses: ArrayLike) -> float:
     """Mean log loss over a curve's range, by trapezoids; one point is its own mean. NaN if a loss is NaN.
 
@@ -81,8 +97,25 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float,
         return math.nan, math.nan, math.nan
     if sample.size == 1:
         return mean, -math.inf, math.inf
-    half = _quantile(sample.size - 1, level) * _deviation(sample) / math.sqrt(sample.size)
+    half = _quantile(sample.size - 1, level) * deviation(sample) / math.sqrt(sample.size)
     return mean, mean - half, mean + half
+
+
+def shift_interval(replicas: ArrayLike, fresh_count: int, level: float = 0.95) -> tuple[float, float]:
+    """Where the mean of ``fresh_count`` new differences is expected, given differences whose mean is known to be 0.
+
+    Student's t with m degrees of freedom about 0, half width ``t * sqrt(mean of squares / fresh_count)``.
+
+    Args: ``replicas`` (m,) differences of the same kind; ``fresh_count`` how many are averaged; ``level`` two-sided.
+
+    Returns:
+        ``(low, high)``: of no width if all are 0, NaN if one is NaN.
+    """
+    sample = np.asarray(replicas, dtype=np.float64)
+    assert sample.size > 0
+    assert fresh_count > 0
+    half = _quantile(sample.size, level) * math.sqrt(float(np.mean(sample**2)) / fresh_count)
+    return -half, half
 
 
 def prediction_interval(reference: ArrayLike, fresh_count: int, level: float = 0.95) -> tuple[float, float]:
@@ -106,7 +139,7 @@ def prediction_interval(reference: ArrayLike, fresh_count: int, level: float = 0
         return math.nan, math.nan
     if sample.size == 1:
         return -math.inf, math.inf
-    half = _quantile(sample.size - 1, level) * _deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
+    half = _quantile(sample.size - 1, level) * deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
     return mean - half, mean + half
 
 
@@ -123,6 +156,6 @@ def _quantile(freedom: int, level: float) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _deviation(sample: Floats) -> float:
+def deviation(sample: Floats) -> float:
     """Sample standard deviation (ddof 1); exactly 0 for equal values, where the mean's rounding would leave a rest."""
     return 0.0 if np.ptp(sample) == 0 else float(sample.std(ddof=1))

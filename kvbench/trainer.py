@@ -129,8 +129,8 @@ class Run:
 class Training:
     """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
 
-    On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are too
-    small to be worth sharing, and a history then depends on no number of threads. On an accelerator one after another.
+    On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
+    too small to share, and a history then depends on no number of threads. On an accelerator one after another.
 
     ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
     alongside, whose rows are kept apart.

@@ -12,17 +12,21 @@ import pandas as pd
 from kvbench.clauses import FAILS, HOLDS, UNDECIDED, Clause
 from kvbench.errors import UserError, unknown
 from kvbench.files import write_whole
-from kvbench.findings import FINDINGS, Judgement
+from kvbench.findings import FAMILY_ERROR, FINDINGS, Judgement
 from kvbench.history import DIGITS
+from kvbench.statistics import prediction_interval
 
-COLUMNS = ("finding", "recipe", "clause", "verdict", "margin", "low", "high", "n")
+COLUMNS = ("finding", "recipe", "clause", "verdict", "margin", "low", "high", "n", "p", "level", "method")
+NUMBERS = ("margin", "low", "high", "n", "p", "level")
 CHANGED, NOT_CONFIRMED, NOTED, MISSING = "changed", "not confirmed", "noted", "missing"
 
 
 def frame(judgements: Iterable[Judgement]) -> pd.DataFrame:
     """The gating clauses of ``judgements`` as rows with `COLUMNS`; margins as in `Clause`."""
     rows = [
-        (j.finding.id, j.recipe, c.id, c.verdict, c.margin, c.low, c.high, c.n) for j in judgements for c in j.gating
+        (j.finding.id, j.recipe, c.id, c.verdict, c.margin, c.low, c.high, c.n, c.p, c.level, c.method)
+        for j in judgements
+        for c in j.gating
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -43,10 +47,10 @@ def read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} can't be read as a CSV table: {' '.join(str(error).split())}.") from None
     if tuple(recorded.columns) != COLUMNS:
         raise UserError(f"{path} has the columns {', '.join(map(str, recorded.columns))}; valid: {', '.join(COLUMNS)}.")
-    for column in ("margin", "low", "high", "n"):
+    for column in NUMBERS:
         if len(recorded) and not pd.api.types.is_numeric_dtype(recorded[column]):
             raise UserError(f"{path}: {column} holds something that is not a number.")
-    recorded = recorded.astype(dict.fromkeys(("finding", "recipe", "clause", "verdict"), str))
+    recorded = recorded.astype(dict.fromkeys([name for name in COLUMNS if name not in NUMBERS], str))
     for row in recorded.itertuples(index=False):
         name = str(row.finding)
         for kind, value, valid in (
@@ -65,8 +69,9 @@ def read(path: Path) -> pd.DataFrame:
 class Change:
     """How a fresh verdict of one clause differs from the recorded one.
 
-    ``kind`` is ``changed`` (holds against fails), ``not confirmed`` (recorded holds or fails, and the fresh seeds can't
-    tell), ``noted`` (it was recorded as undecided) or ``missing`` (not recorded, or no longer judged).
+    ``kind`` is ``changed`` (holds against fails, or a verdict where there was none because the margin moved), ``not
+    confirmed`` (recorded holds or fails, and the fresh seeds can't tell), ``noted`` (it was recorded as undecided, and
+    the margin is where it was) or ``missing`` (not recorded, or no longer judged).
     """
 
     finding: str
@@ -96,6 +101,7 @@ def changes(
     run: str,
     update: str,
     configurations: Collection[str] = (),
+    reference: Sequence[Judgement] = (),
 ) -> list[Change]:
     """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
 
@@ -105,6 +111,7 @@ def changes(
         run: the command that would run this again, to which options are added in a message.
         update: the command that would make a fresh run the reference.
         configurations: those of the fresh run: a recipe that has all it needs among them must have been judged.
+        reference: the judgements of the recorded histories, to tell whether a margin moved.
     """
     needed = {(j.finding.id, recipe): set(names) for j in judgements for recipe, names in j.finding.needs().items()}
     due = {key for key, names in needed.items() if names <= set(configurations)}
@@ -115,13 +122,15 @@ def changes(
         if (str(row[0]), str(row[1])) in due
     }
     fresh = {(j.finding.id, j.recipe, clause.id): clause for j in judgements for clause in j.gating}
+    margins = {(j.finding.id, j.recipe, clause.id): clause for j in reference for clause in j.gating}
+    level = 1 - FAMILY_ERROR / max(1, len(fresh))
     record = f"to record it: {update}"
     found = []
     for key, clause in fresh.items():
         if key not in old:
             text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()}); {record}"
             found.append(Change(*key, MISSING, text))
-        elif change := _change(*old[key], clause, run, update):
+        elif change := _change(*old[key], clause, run, update, moved=_moved(margins.get(key), clause, level)):
             found.append(Change(*key, *change))
     for key, (verdict, _) in old.items():
         if key not in fresh:
@@ -130,15 +139,24 @@ def changes(
     return found
 
 
-def _change(verdict: str, count: int, clause: Clause, run: str, update: str) -> tuple[str, str] | None:
+def _change(verdict: str, count: int, clause: Clause, run: str, update: str, *, moved: bool) -> tuple[str, str] | None:
     """``(kind, text)`` if a clause's fresh verdict differs from the recorded one with its count of seeds."""
     if clause.verdict == verdict:
         return None
     text = f"recorded as {verdict}, now {clause.verdict}: {clause.sentence}: {clause.numbers}; "
     text += clause.describe_margin()
-    if verdict == UNDECIDED:
+    if verdict == UNDECIDED and not moved:
         return NOTED, text
     # one seed has a sign but no interval: too little against a verdict that rests on several
     if (clause.verdict == UNDECIDED and not math.isnan(clause.margin)) or (clause.n == 1 and count > 1):
-        return NOT_CONFIRMED, f"{text}; add seeds: {run} --kvbench-seeds {max(count, 2 * clause.n, 2)}"
+        seeds = max(clause.n + 1, clause.seeds_needed or count)
+        return NOT_CONFIRMED, f"{text}; add seeds: {run} --kvbench-seeds {seeds}"
     return CHANGED, f"{text}; if this is meant to be: {update}"
+
+
+def _moved(recorded: Clause | None, fresh: Clause, level: float) -> bool:
+    """Whether a margin against the same rival lies outside the prediction interval of the recorded ones."""
+    if recorded is None or recorded.rival != fresh.rival or recorded.n < 2 or math.isnan(fresh.margin):
+        return False
+    low, high = prediction_interval(list(recorded.margins.values()), fresh.n, level)
+    return not low <= fresh.margin <= high

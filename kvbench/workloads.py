@@ -67,7 +67,7 @@ class Workload:
     layout: str = ""
     arch: str = "resnet18"
     taps: tuple[str, ...] = ("layer3.1", "layer4.0", "layer4.1")
-    seeds: int = 3
+    seeds: int = 4
     differs: str = ""
 
     def images(self, split: str, root: Path | None, count: int | None) -> Images:

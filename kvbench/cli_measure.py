@@ -1,0 +1,91 @@
+"""The commands that measure kvbench itself: what a run notices, and what seeds can see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from kvbench.cli_options import CacheOption, DeviceOption, ExpectedFolderOption, RootOption, WorkloadOption, settings
+from kvbench.errors import UserError
+
+
+def detect(
+    workload: WorkloadOption = "fractals",
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    cache: CacheOption = Path(".kvbench"),
+    folder: ExpectedFolderOption = Path("expected"),
+    fault: Annotated[Optional[list[str]], typer.Option(help="Inject this fault alone; may be repeated.")] = None,
+    clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:108",
+    rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
+    out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
+) -> None:
+    """Measure what a run notices: inject each fault of the catalogue, and replay clean runs for false alarms."""
+    from kvbench import history
+    from kvbench.detection import Laboratory
+    from kvbench.faults import CATALOGUE
+    from kvbench.faults import fault as find
+    from kvbench.files import need_writable, write_whole
+    from kvbench.options import parse_seeds
+    from kvbench.proof import false_alarms, page, summary
+    from kvbench.provenance import environment
+    from kvbench.reference import load
+
+    chosen = [find(name) for name in fault] if fault else list(CATALOGUE.values())
+    seeds = parse_seeds(clean_seeds, 0)
+    made = settings(workload, device, cache, root, "global", "", "", None)
+    reference = load(folder, workload)
+    if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
+        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:108.")
+    if out:
+        need_writable(out.parent)
+    laboratory = Laboratory(made, reference, tuple(range(made.workload.seeds)))
+    trials = []
+    for number, row in enumerate(chosen, 1):
+        trials.append(laboratory.trial(row))
+        verdict = "noticed" if trials[-1].noticed else "missed" if trials[-1].changed else "changes nothing"
+        typer.echo(f"[{number}/{len(chosen)}] {row.id}: {verdict}", err=True)
+    counted = false_alarms(laboratory, seeds, rounded, lambda text: typer.echo(text, err=True)) if not fault else []
+    command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
+    command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
+    told = page(trials, counted, laboratory, environment(made.device), command)
+    if out:
+        with write_whole(out) as aside:
+            aside.write_text(told, encoding="utf-8")
+        typer.echo(f"{summary(trials)}\n{out}")
+    else:
+        typer.echo(told)
+
+
+def power(
+    expected: Annotated[str, typer.Option(help="The workload whose reference tells the spread.")] = "fractals",
+    folder: ExpectedFolderOption = Path("expected"),
+    seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds.")] = 4,
+    loss: Annotated[float, typer.Option(help="Effect on a loss, as a factor above 1.")] = 1.05,
+    share: Annotated[float, typer.Option(help="Effect on an accuracy or agreement.")] = 0.01,
+    configuration: Annotated[Optional[list[str]], typer.Option(help="Only this one; may be repeated.")] = None,
+) -> None:
+    """Say how many seeds an effect of a size needs, and what a number of seeds can see, from a reference's spread."""
+    from kvbench import history
+    from kvbench.errors import unknown
+    from kvbench.power import clauses_table, gates_table
+    from kvbench.reference import load
+
+    reference = load(folder, expected)
+    names = history.configurations(reference.histories)
+    for name in configuration or []:
+        if name not in names:
+            raise unknown("configuration", name, names)
+    if loss <= 1 or share <= 0:
+        raise UserError(f"Got --loss {loss:g} --share {share:g}: valid is a factor above 1 and a number above 0.")
+    recorded = len(history.seeds(reference.histories))
+    if recorded < 2:
+        raise UserError(f"The reference of {expected} has one seed: its spread is not known.")
+    typer.echo(
+        f"Gates: {recorded} reference seeds, a false alarm in at most 1% of runs, seen with a chance of 80%.\n\n"
+        f"{gates_table(reference, seeds, loss, share, configuration or names)}\n"
+    )
+    if not configuration:
+        typer.echo(f"Clauses of the findings, likewise.\n\n{clauses_table(reference, seeds, loss, share)}")

@@ -1,0 +1,53 @@
+"""What several commands take: options under pytest's names and their own, and the settings that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from kvbench.settings import Settings
+
+# Every option of pytest's is taken under its name there, too: sentences that name one are then true everywhere.
+WorkloadOption = Annotated[
+    str, typer.Option("--workload", "--kvbench-workload", help="fractals, tiny-imagenet, imagenet or folder")
+]
+RootOption = Annotated[
+    Optional[Path], typer.Option("--root", "--kvbench-root", help="Folder with the workload's images.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", "--kvbench-device", help="auto, cpu, cuda, cuda:1, mps or xpu")]
+CacheOption = Annotated[Path, typer.Option("--cache", "--kvbench-cache", help="Folder of feature banks.")]
+PoolingOption = Annotated[str, typer.Option("--pooling", "--kvbench-pooling", help="global or pyramid")]
+TapsOption = Annotated[
+    str, typer.Option("--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between.")
+]
+TeacherOption = Annotated[
+    str, typer.Option("--teacher", "--kvbench-teacher", help="A torchvision classifier instead of the workload's.")
+]
+CheckpointOption = Annotated[
+    Optional[Path], typer.Option("--checkpoint", "--kvbench-checkpoint", help="The teacher's weights: a state dict.")
+]
+ExpectedFolderOption = Annotated[
+    Path, typer.Option("--folder", "--kvbench-expected", help="Folder of references, with one folder a workload.")
+]
+
+
+def settings(
+    workload: str,
+    device: str,
+    cache: Path,
+    root: Path | None,
+    pooling: str,
+    taps: str,
+    arch: str,
+    checkpoint: Path | None,
+) -> Settings:
+    """Make settings of options; raises `UserError` where one makes no sense."""
+    from kvbench.options import parse_taps
+    from kvbench.settings import Settings, resolve_device
+    from kvbench.workloads import workload as find
+
+    row = find(workload)
+    return Settings(row, resolve_device(device), cache, root, pooling, parse_taps(taps), arch, checkpoint)

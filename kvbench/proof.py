@@ -1,0 +1,162 @@
+"""The two tables that say what a run notices, and how often it cries without a cause, in markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from kvbench import history, replays
+from kvbench.detection import Laboratory, Trial
+from kvbench.gates import number
+from kvbench.replays import Alarms
+from kvbench.report import escape
+
+DRAWS = 200  # resampled replays of each kind
+TARGET = 0.95  # share of faults that change a result which a run should notice
+
+Told = Callable[[str], object]
+
+
+def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: int, told: Told) -> list[Alarms]:
+    """Train clean replays and count their alarms.
+
+    Args:
+        laboratory: as `kvbench.detection.Laboratory`.
+        clean_seeds: trained once each; replays take as many of them as a default run has seeds.
+        rounded: replays of the default seeds on banks rounded otherwise.
+        told: called with a line when a part is done.
+    """
+    reference, size = laboratory.reference, len(laboratory.seeds)
+    names = history.configurations(reference.histories)
+    counted = []
+    frames = []
+    for seed in range(rounded):
+        banks = laboratory.rounded_otherwise(seed)
+        frames.append(pd.concat([laboratory.train(name, banks) for name in names], ignore_index=True))
+        told(f"clean replay {seed + 1} of {rounded} on other rounding is trained")
+    same = replays.rounded_otherwise(reference, frames, laboratory.stream)
+    kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
+    counted.append(replays.count(kind, reference, same, independent=True))
+    if len(clean_seeds) >= size:
+        parts = []
+        for name in names:
+            parts.append(laboratory.train(name, seeds=clean_seeds))
+            told(f"{len(clean_seeds)} clean seeds of {name} are trained")
+        clean = pd.concat(parts, ignore_index=True)
+        among = f"seeds {_range(clean_seeds)}"
+        apart = replays.apart(reference, clean, size)
+        drawn = replays.drawn(reference, clean, size, DRAWS)
+        redrawn = replays.redrawn(reference, clean, size, DRAWS)
+        counted += [
+            replays.count(f"{size} new seeds, no seed twice, of {among}", reference, apart, independent=True),
+            replays.count(f"{size} new seeds drawn from {among}", reference, drawn, independent=False),
+            replays.count(
+                f"{size} seeds drawn from {among} and the reference's, the rest as reference",
+                reference,
+                redrawn,
+                independent=False,
+            ),
+        ]
+    return counted
+
+
+def alarms_table(counted: Sequence[Alarms]) -> str:
+    """The table of false alarms."""
+    rows = [
+        [
+            a.kind,
+            str(a.runs),
+            str(a.gates),
+            str(a.verdicts),
+            f"{a.any} ({a.any / a.runs:.1%})" if a.runs else "-",
+            f"{a.bound:.1%}" if a.independent and a.runs else "none: runs share seeds",
+            f"{a.nearest:.2f}",
+            f"{a.unconfirmed:.1f}",
+        ]
+        for a in counted
+    ]
+    headers = ["clean runs", "runs", "with a gate moved", "with a verdict changed", "false alarms", "upper 95% bound",
+               "nearest gate, of what is allowed", "clauses not confirmed, mean a run"]  # fmt: skip
+    return _markdown(headers, rows)
+
+
+def detection_table(trials: Sequence[Trial]) -> str:
+    """The table of faults that a run can see."""
+    rows = []
+    for trial in trials:
+        if trial.fault.unseen:
+            continue
+        noticed = "yes" if trial.noticed else "**no**" if trial.changed else "no: no result changed"
+        unpaired = "-"
+        if trial.stopped:
+            place, numbers, excess = "the run stops", escape(trial.stopped), "-"
+            unpaired = "yes"
+        else:
+            strongest = trial.strongest(trial.paired)
+            assert strongest is not None
+            configuration, outcome = strongest
+            place = f"{configuration}: {outcome.gate.name}"
+            numbers = f"{number(outcome.obtained)} / {number(outcome.expected)}"
+            excess = f"{outcome.excess:.3g}x"
+            other = trial.strongest(trial.unpaired)
+            assert other is not None
+            unpaired = f"{'yes' if trial.noticed_unpaired else 'no'} ({other[1].excess:.2g}x)"
+        beside = "-" if not trial.fault.bystanders else "same" if trial.innocent else "**moved**"
+        bystanders = f"{', '.join(trial.fault.bystanders)} {beside}" if trial.fault.bystanders else "-"
+        rows.append([trial.fault.id, trial.fault.what, noticed, place, numbers, excess, unpaired, bystanders])
+    headers = ["fault", "what goes wrong", "noticed", "by", "obtained / expected", "of what is allowed",
+               "with new seeds", "must not move"]  # fmt: skip
+    return _markdown(headers, rows)
+
+
+def unseen_table(trials: Sequence[Trial]) -> str:
+    """The table of faults that no comparison of results can see."""
+    rows = [
+        [t.fault.id, t.fault.what, "no" if not t.changed else "**yes**", t.fault.unseen]
+        for t in trials
+        if t.fault.unseen
+    ]
+    return _markdown(["fault", "what goes wrong", "changes a result", "why it can't be seen"], rows)
+
+
+def summary(trials: Sequence[Trial]) -> str:
+    """How many faults were noticed, in a sentence or two."""
+    changing = [trial for trial in trials if trial.changed and not trial.fault.unseen]
+    noticed = [trial for trial in changing if trial.noticed]
+    missed = [trial.fault.id for trial in changing if not trial.noticed]
+    new = sum(trial.noticed_unpaired for trial in changing)
+    share = len(noticed) / max(1, len(changing))
+    text = f"{len(noticed)} of {len(changing)} faults that change a result are noticed by the default run ({share:.0%};"
+    text += f" the target is {TARGET:.0%}), {new} by a run with as many new seeds."
+    return text + (f" Missed: {', '.join(missed)}." if missed else "")
+
+
+def page(
+    trials: Sequence[Trial], counted: Sequence[Alarms], laboratory: Laboratory, facts: Mapping[str, Any], command: str
+) -> str:
+    """The whole page in markdown."""
+    reference = laboratory.reference
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    seeds = len(history.seeds(reference.histories))
+    head = [
+        f"# What a run of {laboratory.workload.name} notices",
+        f"Made by `{command}` on {facts['date']}, {facts['hardware']}, {versions}; default seeds "
+        f"{_range(laboratory.seeds)}, reference of {seeds} seeds.",
+    ]
+    parts = [*head, "## False alarms", alarms_table(counted)] if counted else head
+    if trials:
+        parts += ["## Faults", summary(trials), detection_table(trials)]
+        if any(trial.fault.unseen for trial in trials):
+            parts += ["## Faults that no comparison can see", unseen_table(trials)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _range(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]}-{seeds[-1]}"
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
