@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvbench.hypotheses import SIGN, SIGN_FLIPS, MeanTest, mean_test, seeds_for, smallest_effect
+from kvbench.hypotheses import (
+    MOST_SEEDS,
+    NO_TEST,
+    SIGN,
+    SIGN_FLIPS,
+    MeanTest,
+    mean_test,
+    seeds_for,
+    smallest_effect,
+    without_spread,
+)
 from kvbench.statistics import Floats, deviation
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -75,17 +85,18 @@ def weigh(claim: Claim, finest: float) -> Evidence:
     if missing:
         return Evidence(claim, missing, int(np.argmin(np.nan_to_num(margins.mean(0)))), None, math.nan, math.nan)
     tests = [mean_test(column, finest) for column in margins.T]
-    if claim.contradicted:
-        decisive = int(np.argmin(margins.mean(0)))
-        return Evidence(claim, (), decisive, tests[decisive], 1.0, 0.0)
     if len(claim.seeds) == 1:
         decisive = int(np.argmin(margins[0]))
         supported = margins[0, decisive] > 0 or (claim.tie_holds and margins[0, decisive] == 0)
         return Evidence(claim, (), decisive, tests[decisive], float(not supported), float(supported))
+    sure = without_spread(len(claim.seeds))
+    if claim.contradicted:
+        decisive = int(np.argmin(margins.mean(0)))
+        return Evidence(claim, (), decisive, tests[decisive], 1.0, sure)
     # No difference at all, at any seed, is a tie: of the side that the claim gives ties to.
     tied = (margins == 0).all(axis=0)
-    above = np.where(tied, float(not claim.tie_holds), [test.above for test in tests])
-    below = np.where(tied, float(claim.tie_holds), [test.below for test in tests])
+    above = np.where(tied, sure if claim.tie_holds else 1.0, [test.above for test in tests])
+    below = np.where(tied, 1.0 if claim.tie_holds else sure, [test.below for test in tests])
     decisive = int(np.lexsort((margins.mean(0), -above))[0])
     fails = min(1.0, float(below.min()) * len(tests))
     return Evidence(claim, (), decisive, tests[decisive], float(above.max()), fails)
@@ -101,10 +112,11 @@ class Clause:
         margin, low, high: their mean and its 95% interval; infinite bounds for one seed, NaN if a number is missing.
         n: seeds with a margin.
         verdict: ``holds``, ``fails`` or ``undecided``.
-        method: how it was tested: `kvbench.hypotheses.SIGN`, ``T_TEST`` or ``SIGN_FLIPS``.
+        method: how it was tested: `kvbench.hypotheses.SIGN`, ``T_TEST``, ``SIGN_FLIPS`` or ``NO_TEST``.
         p: p-value of the side that the margin speaks for; NaN without a test.
         level: what ``p`` must not exceed.
         rival: whom the margins are against.
+        needed: how many seeds would decide it if the margin is what it looks like; None: more than can be counted on.
         note: what else there is to say, such as why it could not be decided.
     """
 
@@ -123,19 +135,13 @@ class Clause:
     p: float = math.nan
     level: float = math.nan
     rival: str = ""
+    needed: int | None = None
     note: str = ""
 
     @property
     def spread(self) -> float:
         """Standard deviation of the margins between seeds."""
         return deviation(np.array(list(self.margins.values())))
-
-    @property
-    def seeds_needed(self) -> int | None:
-        """How many seeds would decide it if the margin is what it looks like; None: more than can be counted on."""
-        if self.n < 2:
-            return None
-        return seeds_for(abs(self.margin), self.spread, self.level)
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
@@ -180,7 +186,7 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
         nan, found = math.nan, len(column) - len(evidence.missing)
         return Clause(
             claim.id, claim.sentence, claim.scale, margins, nan, nan, nan, found, UNDECIDED, claim.numbers,
-            claim.gating, note=note,
+            claim.gating, NO_TEST, note=note,
         )  # fmt: skip
     mean = float(column.mean())
     fails = min(1.0, evidence.fails * siblings)
@@ -189,20 +195,19 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     told = [f"the closest rival is {claim.rivals[evidence.decisive]}"] * (len(claim.rivals) > 1)
     told += [claim.note] * bool(claim.note)
     method = evidence.test.method
+    needed = None
     if verdict == UNDECIDED and claim.gating and len(column) > 1:
-        told.append(_blind(column, mean, level if mean > 0 else level / siblings / len(claim.rivals), claim.scale))
+        spread, own = deviation(column), level if mean > 0 else level / siblings / len(claim.rivals)
+        seen = math.copysign(smallest_effect(spread, len(column), own), mean)
+        needed = seeds_for(abs(mean), spread, own)
+        enough = f"about {needed} seeds" if needed else f"more than {MOST_SEEDS} seeds"
+        told.append(
+            f"{len(column)} seeds see a margin of {show(seen, claim.scale)} (80% power); {enough} would decide this one"
+        )
     if method == SIGN_FLIPS and claim.gating and not math.isfinite(evidence.test.low):
         told.append("too few seeds for an interval by sign flips")
     return Clause(
         claim.id, claim.sentence, claim.scale, margins, mean, evidence.test.low, evidence.test.high, len(column),
-        verdict, claim.numbers, claim.gating, method, p, level, claim.rivals[evidence.decisive], "; ".join(told),
+        verdict, claim.numbers, claim.gating, method, p, level, claim.rivals[evidence.decisive], needed,
+        "; ".join(told),
     )  # fmt: skip
-
-
-def _blind(column: Floats, mean: float, level: float, scale: str) -> str:
-    """What an undecided clause could have seen, and what would decide it."""
-    spread = deviation(column)
-    seen = show(smallest_effect(spread, len(column), level), scale)
-    needed = seeds_for(abs(mean), spread, level)
-    enough = f"about {needed} seeds" if needed else "more than 1000 seeds"
-    return f"{len(column)} seeds see a margin from {seen} (80% power); {enough} would decide this one"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from kvbench.cli_options import CacheOption, DeviceOption, ExpectedFolderOption, RootOption, WorkloadOption, settings
 from kvbench.errors import UserError
+
+if TYPE_CHECKING:
+    from kvbench.detection import Trial
+    from kvbench.replays import Alarms
 
 
 def detect(
@@ -42,21 +46,27 @@ def detect(
     if out:
         need_writable(out.parent)
     laboratory = Laboratory(made, reference, tuple(range(made.workload.seeds)))
-    trials = []
+    facts = environment(made.device)
+    command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
+    command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
+    trials: list[Trial] = []
+
+    def keep(counted: list[Alarms]) -> str:
+        """Write the page with what there is so far: a run takes long, and may be stopped."""
+        told = page(trials, counted, laboratory, facts, command)
+        if out:
+            with write_whole(out) as aside:
+                aside.write_text(told, encoding="utf-8")
+        return told
+
     for number, row in enumerate(chosen, 1):
         trials.append(laboratory.trial(row))
         verdict = "noticed" if trials[-1].noticed else "missed" if trials[-1].changed else "changes nothing"
         typer.echo(f"[{number}/{len(chosen)}] {row.id}: {verdict}", err=True)
+        keep([])
     counted = false_alarms(laboratory, seeds, rounded, lambda text: typer.echo(text, err=True)) if not fault else []
-    command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
-    command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
-    told = page(trials, counted, laboratory, environment(made.device), command)
-    if out:
-        with write_whole(out) as aside:
-            aside.write_text(told, encoding="utf-8")
-        typer.echo(f"{summary(trials)}\n{out}")
-    else:
-        typer.echo(told)
+    told = keep(counted)
+    typer.echo(f"{summary(trials)}\n{out}" if out else told)
 
 
 def power(

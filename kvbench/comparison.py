@@ -148,16 +148,16 @@ def _pairing(
     reference: Reference, old: pd.DataFrame, new: pd.DataFrame, twins: pd.DataFrame, stream: str
 ) -> tuple[bool, str]:
     """Whether seeds can be compared with themselves, and what to say about it."""
-    if twins.empty or history.seeds(new)[0] not in history.seeds(old):
+    if twins.empty or not set(history.seeds(new)) & set(history.seeds(old)):
         return False, ""
     if not set(history.seeds(new)) <= set(history.seeds(old)):
         return False, "some seeds are the reference's and some are new: all are compared as if they were new"
-    if stream != reference.stream:
+    if not stream or stream != reference.stream:
         return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
     count = len(history.seeds(twins))
     return (
         True,
-        f"each seed is compared with its own recorded run; allowed is what other rounding moves ({count} twins)",
+        f"against same seeds: each with its own recorded run; allowed is what other rounding moves ({count} twins)",
     )
 
 

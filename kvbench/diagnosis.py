@@ -40,21 +40,17 @@ def diagnose(moved: Mapping[str, Collection[str]], compared: Collection[str]) ->
 
 
 def _common(moved: set[str], compared: set[str]) -> str:
-    if moved == compared and len(compared) > 1:
-        return SHARED
-    for words, recipe in (
-        ("the schedule: only configurations with StepLR moved", {c for c in compared if c.startswith(SCHEDULED)}),
-        ("the constant learning rate: only configurations without StepLR moved",
-         {c for c in compared if not c.startswith(SCHEDULED)}),
-    ):  # fmt: skip
-        if moved == recipe:
-            return words
     students = {name.removeprefix(SCHEDULED) for name in moved}
     if len(students) == 1:
         return f"{students.pop()}, the one student that moved"
-    for words, group in GROUPS.items():
-        if moved == {c for c in compared if c.removeprefix(SCHEDULED) in group}:
-            return f"{words}: just these moved"
-    if moved <= {c for c in compared if c.startswith(SCHEDULED)}:
+    if moved == compared:
+        return SHARED
+    scheduled = {name for name in compared if name.startswith(SCHEDULED)}
+    if moved <= scheduled:
         return "the schedule: only configurations with StepLR moved"
+    if moved == compared - scheduled:
+        return "the constant learning rate: only configurations without StepLR moved"
+    for words, group in GROUPS.items():
+        if moved == {name for name in compared if name.removeprefix(SCHEDULED) in group}:
+            return f"{words}: just these moved"
     return f"what {', '.join(sorted(moved))} have in common"

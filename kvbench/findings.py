@@ -139,7 +139,9 @@ def judge(
         for recipe, needed in finding.needs().items():
             if recipe not in lacking:
                 taken = curves(histories, needed, prefixes.get(recipe, ""))
-                evidence = [weigh(claim, finest) for claim in finding.claims(taken, costs or {})]
+                made = finding.claims(taken, costs or {})
+                siblings = sum(claim.gating for claim in made)
+                evidence = [weigh(claim, finest / siblings / len(claim.rivals)) for claim in made]
                 weighed.append((finding, recipe, taken.notes, evidence))
     levels = holm([_p_value(evidence) for *_, evidence in weighed], FAMILY_ERROR)
     judged = []

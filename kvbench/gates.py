@@ -11,11 +11,12 @@ import numpy as np
 from kvbench import history
 from kvbench.statistics import Floats, deviation, log_area, log_losses, prediction_interval, shift_interval
 
+CLEARLY = 0.5  # as wide as new seeds' interval must the same seeds' be at most to be used
 LOSS_FLOOR = 1e-3  # relative: what another platform's rounding may move a loss, however little seeds spread
 SHARE_FLOOR = 0.002  # absolute, of accuracies: a few images of a validation set
 
 WITHIN, MOVED, NO_NUMBER, NOT_JUDGED, NOT_COMPARED = "within", "MOVED", "NO NUMBER", "not judged", "not compared"
-HEADERS = ("", "gate", "obtained", "expected", "difference", "allowed", "in SDs of a seed", "verdict")
+HEADERS = ("", "gate", "obtained", "expected", "difference", "allowed", "against", "in SDs of a seed", "verdict")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Outcome:
     """A gate's numbers: means over seeds and what the reference allows, losses in nat (geometric mean over seeds).
 
     ``deviations`` is the difference in standard deviations between the reference's seeds; ``excess`` the difference
-    (log ratio of losses) over what was allowed: above 1 the gate fails.
+    (log ratio of losses) over what was allowed: above 1 the gate fails. ``paired``: each seed was compared with itself.
     """
 
     gate: Gate
@@ -78,6 +79,7 @@ class Outcome:
     high: float = math.nan
     deviations: float = math.nan
     excess: float = math.nan
+    paired: bool = False
 
     @property
     def failed(self) -> bool:
@@ -86,35 +88,41 @@ class Outcome:
 
     def row(self) -> list[str]:
         """Cells under `HEADERS`."""
-        percent, difference = (self.obtained / self.expected - 1) * 100, self.obtained - self.expected
-        text = f"{percent:+.2f}%" if self.gate.loss else f"{difference:+.4f}"
+        text = f"{self.obtained - self.expected:+.4f}"
+        if self.gate.loss:  # never 0: `log_losses` has a floor
+            text = f"{(self.obtained / self.expected - 1) * 100:+.2f}%"
         allowed = "unknown" if not math.isfinite(self.high - self.low) else f"{number(self.low)} to {number(self.high)}"
         mark = ">>" if self.failed else ""
-        numbers = [number(self.obtained), number(self.expected), text, allowed]
+        against = "same seeds" if self.paired else "all seeds"
+        numbers = [number(self.obtained), number(self.expected), text, allowed, against]
         return [mark, self.gate.name, *numbers, f"{self.deviations:+.2f}", self.verdict]
 
 
 def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Outcome:
     """Judge one gate.
 
-    With ``sample.same`` the mean difference of each fresh seed from its own reference run must be no more than other
-    rounding moves it: `shift_interval` of the twins. Else the fresh mean must lie in the `prediction_interval` of the
-    reference seeds; one reference seed tells no spread, and nothing is judged. Either is widened by the floor.
+    The fresh mean must lie in the `prediction_interval` of the reference seeds; one reference seed tells no spread, and
+    nothing is judged. With ``sample.same`` the mean difference of each fresh seed from its own reference run must be no
+    more than other rounding moves it, the `shift_interval` of the twins, where that is at most `CLEARLY` as wide: the
+    choice reads no fresh number, and twins that are this close by chance are rare. Either is widened by the floor.
     """
     if gate.optional and (np.isnan(sample.fresh).all() or np.isnan(sample.reference).all()):
         return Outcome(gate, NOT_COMPARED)
     mine, theirs = gate.values(epochs, sample.fresh), gate.values(epochs, sample.reference)
     floor = LOSS_FLOOR if gate.loss else SHARE_FLOOR
     judged = len(theirs) > 1
-    if sample.same is None:
-        expected = float(theirs.mean())
-        low, high = prediction_interval(theirs, len(mine), level)
-    else:
+    expected = float(theirs.mean())
+    low, high = prediction_interval(theirs, len(mine), level)
+    paired = False
+    if sample.same is not None:
         assert sample.twins is not None
         assert sample.originals is not None
-        expected = float(gate.values(epochs, sample.same).mean())
         moved = gate.values(epochs, sample.twins) - gate.values(epochs, sample.originals)
-        low, high = (expected + side for side in shift_interval(moved, len(mine), level))
+        down, up = shift_interval(moved, len(mine), level)
+        paired = up - down < CLEARLY * (high - low)
+        if paired:
+            expected = float(gate.values(epochs, sample.same).mean())
+            low, high = expected + down, expected + up
     numbers = np.array([mine.mean(), expected, low - floor, high + floor])
     if not np.isfinite(numbers[:2]).all():
         verdict = NO_NUMBER
@@ -129,7 +137,7 @@ def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Ou
     if not judged:
         shown[2:] = math.nan
     obtained, expected, low, high = (float(value) for value in shown)
-    return Outcome(gate, verdict, obtained, expected, low, high, deviations, abs(difference) / half)
+    return Outcome(gate, verdict, obtained, expected, low, high, deviations, abs(difference) / half, paired)
 
 
 def number(value: float) -> str:

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
 
 from kvbench.statistics import Floats, deviation
 
 ALL_FLIPS = 16  # up to this many seeds every one of the 2**n sign flips is counted
 RANDOM_FLIPS = 2**16  # above it, as many random ones, the identity among them: still an exact level
+CODED_FLIPS = 62  # up to this many seeds a pattern is a number
 POWER = 0.8
+QUANTILES = (np.arange(2000) + 0.5) / 2000  # at which the spread's estimate is averaged over
 MOST_SEEDS = 1000  # searched when seeds for an effect are counted
 
-SIGN, T_TEST, SIGN_FLIPS = "sign of one seed, no test", "t", "sign flips"
+SIGN, T_TEST, SIGN_FLIPS, NO_TEST = "sign of one seed, no test", "t", "sign flips", "no test"
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ def mean_test(margins: ArrayLike, finest: float, level: float = 0.95) -> MeanTes
 
 
 def _t_test(sample: Floats, level: float) -> MeanTest:
-    """Student's t with n - 1 degrees of freedom; margins without spread decide by their sign."""
+    """Student's t with n - 1 degrees of freedom; margins without spread are tested by their signs."""
     freedom = sample.size - 1
     mean, error = float(sample.mean()), deviation(sample) / math.sqrt(sample.size)
-    if error == 0:
-        return MeanTest(T_TEST, float(mean <= 0), float(mean >= 0), mean, mean)
+    if error == 0:  # a spread of 0 seen is not a spread of 0: what is left is each margin's sign
+        signs = without_spread(sample.size)
+        return MeanTest(T_TEST, signs if mean > 0 else 1.0, signs if mean < 0 else 1.0, mean, mean)
     half = float(stdtrit(freedom, (1 + level) / 2)) * error
     above, below = float(stdtr(freedom, -mean / error)), float(stdtr(freedom, mean / error))
     return MeanTest(T_TEST, above, below, mean - half, mean + half)
@@ -94,15 +97,24 @@ def _sign_flips(sample: Floats, level: float) -> MeanTest:
     return MeanTest(SIGN_FLIPS, above, below, float(ordered[rank - 1]), float(ordered[-rank]))
 
 
+def without_spread(count: int) -> float:
+    """P-value of ``count`` margins that all have the same sign: the sign test's."""
+    return float(2.0**-count)
+
+
 @functools.cache
 def _flips(count: int) -> NDArray[np.float64]:
-    """(F, count) rows of signs, the first one all plus."""
+    """(F, count) rows of signs, no row twice, the first one all plus."""
     if count <= ALL_FLIPS:
-        bits = np.arange(2**count)[:, None] >> np.arange(count)
-    else:
+        codes = np.arange(2**count)
+    elif count <= CODED_FLIPS:
+        others = np.random.default_rng(0).choice(2**count - 1, RANDOM_FLIPS - 1, replace=False)
+        codes = np.concatenate([[0], 1 + others])
+    else:  # too many for codes of 64 bits, and for a row to come twice
         bits = np.random.default_rng(0).integers(0, 2, (RANDOM_FLIPS, count))
         bits[0] = 0
-    return np.asarray(1.0 - 2.0 * (bits & 1))
+        return np.asarray(1.0 - 2.0 * bits)
+    return np.asarray(1.0 - 2.0 * (codes[:, None] >> np.arange(count) & 1))
 
 
 def holm(p_values: Sequence[float], family_error: float) -> list[float]:
@@ -134,7 +146,9 @@ def power(effect: float, spread: float, freedom: int, error: float, level: float
     """
     if spread == 0:
         return float(effect > 0)
-    return 1 - float(nctdtr(freedom, effect / (spread * error), stdtrit(freedom, 1 - level)))
+    # P(T > t) of the noncentral t is the mean of P(Z > t * estimate - effect) over the estimate of the spread.
+    estimates = np.sqrt(2 * gammaincinv(freedom / 2, QUANTILES) / freedom)
+    return float(ndtr(effect / (spread * error) - stdtrit(freedom, 1 - level) * estimates).mean())
 
 
 def smallest(spread: float, freedom: int, error: float, level: float) -> float:

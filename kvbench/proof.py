@@ -14,7 +14,7 @@ from kvbench.gates import number
 from kvbench.replays import Alarms
 from kvbench.report import escape
 
-DRAWS = 200  # resampled replays of each kind
+DRAWS = 100  # resampled replays of each kind
 TARGET = 0.95  # share of faults that change a result which a run should notice
 
 Told = Callable[[str], object]

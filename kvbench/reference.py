@@ -136,12 +136,26 @@ def load(folder: Path, workload: str, run: str = "") -> Reference:
     if words:
         raise UserError(f"{home / HISTORIES} does not fit {home / PROVENANCE}: {'; '.join(words)}.")
     twins = history.read(home / TWINS) if (home / TWINS).exists() else history.frame([])
-    words = [name for name in history.configurations(twins) if name not in names]
-    words += [f"seed {seed}" for seed in history.seeds(twins) if seed not in history.seeds(histories)]
-    if words or (len(twins) and history.epochs(twins) != history.epochs(histories)):
-        raise UserError(f"{home / TWINS} does not fit {home / HISTORIES}: {'; '.join(words) or 'other epochs'}.")
+    if words := unfit_twins(twins, histories):
+        raise UserError(f"{home / TWINS} does not fit {home / HISTORIES}: {'; '.join(words)}.")
     recorded_verdicts = verdicts.read(home / VERDICTS)
     return Reference(workload, home, histories, recorded_verdicts, provenance, twins, run or command(workload))
+
+
+def unfit_twins(twins: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
+    """Say how twins differ from runs of a frame's own configurations, seeds and epochs; empty if they do not."""
+    words = []
+    for name in history.configurations(twins):
+        mine, theirs = twins[twins["configuration"] == name], histories[histories["configuration"] == name]
+        if theirs.empty:
+            words.append(f"{name} is there but not in the histories")
+            continue
+        known = set(history.seeds(theirs))
+        words += [
+            f"{name} has a twin of seed {seed}, which it lacks" for seed in history.seeds(mine) if seed not in known
+        ]
+        words += history.incomplete(mine, [name], history.seeds(mine), history.epochs(theirs))
+    return words
 
 
 def _provenance(path: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def time_to_share(times: ArrayLike, losses: ArrayLike, share: float) -> float:
     if np.isnan(logs).any():
         return math.nan
     # lifted a little, so that the rounding of log and exp cannot put the target below a curve's own minimum
-    target = math.exp(float(logs[0] - share * (logs[0] - logs.min()))) * (1 + 1e-12)
+    target = math.exp(float(logs[0] - share * (logs[0] - logs.min()))) * (1 + 1e-14)
     return time_to_target(times, losses, target)
 
 

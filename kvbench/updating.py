@@ -14,7 +14,7 @@ from kvbench.comparison import differing
 from kvbench.errors import UserError
 from kvbench.files import write_whole
 from kvbench.findings import judge
-from kvbench.reference import COSTS, HISTORIES, PROVENANCE, TWINS, VERDICTS, Reference, load
+from kvbench.reference import COSTS, HISTORIES, PROVENANCE, TWINS, VERDICTS, Reference, load, unfit_twins
 
 
 def update(
@@ -57,6 +57,8 @@ def update(
         raise UserError(f"The run is not complete, so it can't become the reference: {'; '.join(words)}.")
     if old is not None and len(kept):
         clash = differing(old.fingerprints, dict(provenance.get("fingerprints") or {}))
+        if old.stream and provenance.get("random_numbers") not in (None, old.stream):
+            clash.append("a seed gives other random numbers here")
         if history.epochs(kept) != epochs:
             clash.append(f"the run has {len(epochs)} epochs, the reference {len(history.epochs(kept))}")
         if clash:
@@ -76,8 +78,10 @@ def update(
     facts = {**facts, COSTS: costs} if costs else facts
     judged = verdicts.frame(judge(merged, costs))
     text = _difference(old, merged, judged, home)
-    paired = history.frame([]) if twins is None else history.check(twins, "the twins", fresh=True)
-    if old is not None and len(kept) and len(paired):
+    paired = history.frame([]) if twins is None or twins.empty else history.check(twins, "the twins", fresh=True)
+    if words := unfit_twins(paired, new):
+        raise UserError(f"The twins do not fit the run, so it can't become the reference: {'; '.join(words)}.")
+    if old is not None and len(kept) and len(old.twins):
         paired = _merge(old.twins, old.twins[old.twins["configuration"].isin(kept["configuration"])], paired)
     history.write(merged, home / HISTORIES)
     if len(paired):

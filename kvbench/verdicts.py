@@ -117,13 +117,13 @@ def changes(
     due = {key for key, names in needed.items() if names <= set(configurations)}
     due |= {(j.finding.id, j.recipe) for j in judgements}
     old = {
-        (str(row[0]), str(row[1]), str(row[2])): (str(row[3]), int(row[4]))
-        for row in recorded[["finding", "recipe", "clause", "verdict", "n"]].to_numpy()
+        (str(row[0]), str(row[1]), str(row[2])): (str(row[3]), int(row[4]), float(row[5]))
+        for row in recorded[["finding", "recipe", "clause", "verdict", "n", "margin"]].to_numpy()
         if (str(row[0]), str(row[1])) in due
     }
     fresh = {(j.finding.id, j.recipe, clause.id): clause for j in judgements for clause in j.gating}
     margins = {(j.finding.id, j.recipe, clause.id): clause for j in reference for clause in j.gating}
-    level = 1 - FAMILY_ERROR / max(1, len(fresh))
+    level = 1 - FAMILY_ERROR / max(1, len(margins), len(fresh))
     record = f"to record it: {update}"
     found = []
     for key, clause in fresh.items():
@@ -132,24 +132,27 @@ def changes(
             found.append(Change(*key, MISSING, text))
         elif change := _change(*old[key], clause, run, update, moved=_moved(margins.get(key), clause, level)):
             found.append(Change(*key, *change))
-    for key, (verdict, _) in old.items():
+    for key, (verdict, *_) in old.items():
         if key not in fresh:
             text = f"recorded as {verdict}, and not judged though its configurations are there; {record}"
             found.append(Change(*key, MISSING, text))
     return found
 
 
-def _change(verdict: str, count: int, clause: Clause, run: str, update: str, *, moved: bool) -> tuple[str, str] | None:
-    """``(kind, text)`` if a clause's fresh verdict differs from the recorded one with its count of seeds."""
-    if clause.verdict == verdict:
+def _change(
+    verdict: str, count: int, margin: float, clause: Clause, run: str, update: str, *, moved: bool
+) -> tuple[str, str] | None:
+    """``(kind, text)`` if a clause's fresh verdict differs from the recorded one with its count of seeds and margin."""
+    lost = math.isnan(clause.margin) and not math.isnan(margin)
+    if clause.verdict == verdict and not lost:
         return None
     text = f"recorded as {verdict}, now {clause.verdict}: {clause.sentence}: {clause.numbers}; "
     text += clause.describe_margin()
-    if verdict == UNDECIDED and not moved:
+    if verdict == UNDECIDED and not moved and not lost:
         return NOTED, text
     # one seed has a sign but no interval: too little against a verdict that rests on several
-    if (clause.verdict == UNDECIDED and not math.isnan(clause.margin)) or (clause.n == 1 and count > 1):
-        seeds = max(clause.n + 1, clause.seeds_needed or count)
+    if not lost and (clause.verdict == UNDECIDED or (clause.n == 1 and count > 1)):
+        seeds = max(clause.n + 1, clause.needed or count)
         return NOT_CONFIRMED, f"{text}; add seeds: {run} --kvbench-seeds {seeds}"
     return CHANGED, f"{text}; if this is meant to be: {update}"
 

@@ -15,7 +15,7 @@ from conftest_small import SMALL
 from torch import Tensor, nn
 
 from kvbench import bank
-from kvbench.bank import BankSettings, FeatureBank, extract, load, open_bank, save
+from kvbench.bank import ROUNDING, BankSettings, FeatureBank, extract, load, open_bank, save
 from kvbench.errors import UserError
 from kvbench.models import student
 from kvbench.teacher import Teacher, frozen
@@ -265,3 +265,18 @@ def test_the_pass_stays_on_its_device() -> None:
         extract(BankSettings(MetaImages(), teacher, ("first", "second")), torch.device("meta"))
     assert [device.type for device in seen] == ["meta"]
     assert {p.device.type for p in teacher.module.parameters()} == {"meta"}
+
+
+def test_a_bank_rounded_otherwise_differs_in_the_last_places_of_what_is_computed() -> None:
+    g = torch.Generator().manual_seed(0)
+    made = FeatureBank((torch.randn(50, 4, generator=g),), torch.randn(50, 3, generator=g), torch.arange(50) % 3)
+    before = made.taps[0].clone()
+    moved = made.rounded_otherwise(seed=1)
+    for one, other in ((made.taps[0], moved.taps[0]), (made.logits, moved.logits)):
+        relative = ((other - one) / one).abs()
+        assert 0 < float(relative.max()) < 6 * ROUNDING
+        assert float(relative.square().mean().sqrt()) == pytest.approx(ROUNDING, rel=0.2)
+    assert torch.equal(moved.labels, made.labels)
+    assert torch.equal(made.taps[0], before)
+    assert torch.equal(made.rounded_otherwise(seed=1).logits, moved.logits)
+    assert not torch.equal(made.rounded_otherwise(seed=2).logits, moved.logits)

@@ -119,6 +119,13 @@ def test_the_reference_of_imagenet_shows_the_sources_numbers(call: Call) -> None
     assert "lr_Model7" in told.out.replace("\\", "")
 
 
+def test_a_finding_on_one_seed_says_that_nothing_was_tested(call: Call) -> None:
+    told = call("report", "--expected", "imagenet", "--folder", ROOT / "expected", "--finding", "gelu-beats-relu")
+    assert told.code == 0
+    assert told.out.startswith("gelu-beats-relu (StepLR): holds by sign (one seed, no test): 4 of 4 clauses hold\n")
+    assert "p = " not in told.out
+
+
 @pytest.mark.parametrize("arguments", [[], ["a.json", "--expected", "imagenet"]])
 def test_a_report_needs_a_file_or_a_workload(arguments: list[str], call: Call) -> None:
     told = call("report", *arguments)

@@ -121,7 +121,7 @@ def test_however_it_is_run_training_ends_and_is_compared(run: Run, pytester: pyt
 def test_benchmark_only_still_judges_the_findings(run: Run, pytester: pytest.Pytester) -> None:
     path = pytester.path / "expected" / "small" / "verdicts.csv"
     path.write_text(path.read_text().replace(",holds,", ",fails,"))
-    result = run("--benchmark-only")
+    result = run("--benchmark-only", "--kvbench-seeds", "6")
     counts(result, passed=14, skipped=8, failed=0)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*FAILED at the end of the session*recorded as fails, now holds*"])
@@ -142,8 +142,30 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Run, monkeypatc
             "*Model1 on small: train_loss, whole curve*outside the reference*",
             "*obtained*expected*difference*",
             "*--kvbench-update-expected*",
+            "WHERE TO LOOK: 1 of 1 configurations moved. Look first at Model1, the one student that moved.",
         ]
     )
+
+
+def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Run) -> None:
+    slight = ("-k", "[Model3]", "--kvbench-seeds")
+    counts(run(*slight, "2"), passed=1, failed=0)
+    plain = models.F.gelu
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.F, "gelu", lambda x: 1.005 * plain(x))
+        result = run(*slight, "2")
+        counts(result, failed=1)
+        result.stdout.fnmatch_lines(["*each with its own recorded run*(6 twins)*"])
+        counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
+
+
+def test_the_saved_record_names_what_moved(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    run("-k", "[Model1]", "--benchmark-json=run.json")
+    (benchmark,) = json.loads((pytester.path / "run.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["kvbench"]["compared"]
+    assert "train_loss" in benchmark["extra_info"]["kvbench"]["moved"]
 
 
 def test_a_failed_run_says_so_in_its_save(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

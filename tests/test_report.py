@@ -1,39 +1,19 @@
-import json
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+from conftest_students import made
+from conftest_tables import cells, rows
 
-from kvbench import history, report, saved
-from kvbench.errors import UserError
-from kvbench.findings import judge_all
+from kvbench import history, report
+from kvbench.findings import judge
 
 EXPECTED = Path(__file__).parents[1] / "expected"
 ORDER = [f"{prefix}Model{n}" for prefix in ("lr_", "") for n in range(1, 8)]
-
-
-def rows(name, losses, accuracies, *, seed=0, **metrics):
-    return [
-        {
-            "configuration": name,
-            "seed": seed,
-            "epoch": epoch,
-            "train_loss": loss,
-            "val_accuracy": accuracy,
-            **metrics,
-        }
-        for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True), 1)
-    ]
-
-
-def cells(markdown):
-    """Rows of the first markdown table in a text, as lists of stripped cells, without the line of dashes."""
-    lines = markdown[markdown.index("|") :].split("\n\n")[0].splitlines()
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [table[0], *table[2:]]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +24,7 @@ def published():
 # Tables
 
 
-def test_the_source_tables_show_all_140_numbers_in_the_source_order(published):
+def test_the_source_tables_show_all_140_numbers_in_the_source_order(published: str) -> None:
     source = pd.read_csv(EXPECTED / "imagenet" / "histories.csv")
     found = 0
     for title, metric in (("Training loss", "train_loss"), ("Validation accuracy", "val_accuracy")):
@@ -58,7 +38,7 @@ def test_the_source_tables_show_all_140_numbers_in_the_source_order(published):
     assert found == 140
 
 
-def test_the_source_tables_mark_the_best(published):
+def test_the_source_tables_mark_the_best(published: str) -> None:
     _, *losses = cells(published[published.index("Training loss") :])
     marked = {name: numbers for name, *numbers in losses}
     assert marked["lr_Model1"] == ["0.868", "**0.145**", "**0.110**", "**0.095**", "**0.088**"]
@@ -71,7 +51,7 @@ def test_the_source_tables_mark_the_best(published):
     assert marked["Model4"] == ["*0.630*", "*0.639*", "*0.641*", "*0.644*", "*0.646*"]
 
 
-def test_marks_by_hand_on_a_small_frame():
+def test_marks_by_hand_on_a_small_frame() -> None:
     frame = history.frame(
         [
             *rows("Model3", [0.9, 0.5], [0.30, 0.40]),
@@ -98,7 +78,7 @@ def test_marks_by_hand_on_a_small_frame():
     ]
 
 
-def test_means_over_seeds_with_n_above():
+def test_means_over_seeds_with_n_above() -> None:
     frame = history.frame([*rows("Model1", [0.1], [0.5]), *rows("Model1", [0.3], [0.6], seed=1)])
     text = report.tables(frame)
     assert text.startswith("Means over seeds, n = 2.")
@@ -118,17 +98,17 @@ def test_means_over_seeds_with_n_above():
         (20, ["1", "2", "3", "5", "10", "20"]),
     ],
 )
-def test_columns_are_the_source_epochs_and_the_last(count, columns):
+def test_columns_are_the_source_epochs_and_the_last(count: int, columns: list[str]) -> None:
     frame = history.frame(rows("Model1", [0.1] * count, [0.5] * count))
     assert cells(report.tables(frame))[0][1:] == columns
 
 
-def test_a_missing_number_is_a_dash_and_never_the_best():
+def test_a_missing_number_is_a_dash_and_never_the_best() -> None:
     frame = history.frame([*rows("Model1", [None, 0.4], [0.2, 0.5]), *rows("Model3", [0.9], [0.3])])
     assert cells(report.tables(frame))[1:] == [["Model1", "-", "**0.400**"], ["Model3", "***0.900***", "-"]]
 
 
-def test_seconds_are_shown_where_they_were_measured():
+def test_seconds_are_shown_where_they_were_measured() -> None:
     frame = history.frame([*rows("Model1", [0.1] * 3, [0.5] * 3, seconds=2.0), *rows("Model3", [0.1], [0.5])])
     frame.loc[1, "seconds"] = 9.0
     assert cells(report.seconds(frame))[1:] == [["Model1", "2", "2", "9", "3"]]
@@ -140,14 +120,21 @@ def test_seconds_are_shown_where_they_were_measured():
 # Verdicts
 
 
-def test_the_verdict_table_and_every_clause(published):
+def test_the_verdict_table_and_every_clause(published: str) -> None:
     table = cells(published[published.index("## Verdicts") :])
     assert table[0] == ["finding", "recipe", "verdict", "clauses held", "the source says"]
     assert len(table) == 16
-    assert ["scheduler-helps", "StepLR against constant lr", "mixed", "11 of 14", "lr_scheduler is a good way"] in table
-    assert "#### scheduler-helps (StepLR against constant lr): mixed: 11 of 14 clauses hold, 3 fail" in published
-    assert "#### dense-beats-residual (StepLR): mixed: 7 of 8" in published
-    assert "#### dense-beats-residual (constant lr): holds: 8 of 8" in published
+    assert [
+        "scheduler-helps",
+        "StepLR against constant lr",
+        "mixed by sign (one seed, no test)",
+        "11 of 14",
+        "lr_scheduler is a good way",
+    ] in table
+    by_sign = "by sign (one seed, no test)"
+    assert f"#### scheduler-helps (StepLR against constant lr): mixed {by_sign}: 11 of 14 clauses hold, 3" in published
+    assert f"#### dense-beats-residual (StepLR): mixed {by_sign}: 7 of 8" in published
+    assert f"#### dense-beats-residual (constant lr): holds {by_sign}: 8 of 8" in published
     assert (
         "Model1-first: Model1 is ahead of every memory model after epoch 1 already (beside, does not count)"
         in published
@@ -155,14 +142,32 @@ def test_the_verdict_table_and_every_clause(published):
     assert "Model4-loss: lr_Model4's training loss is below Model4's" in published
 
 
-def test_no_judgement_is_said():
+def test_a_verdict_of_several_seeds_tells_its_test_and_of_one_seed_that_there_was_none() -> None:
+    several = report.verdicts(judge(made(seeds=4, noise=0.001)))
+    assert "by sign" not in several
+    assert "4 seeds, p = " in several
+    assert " by t at level 0.00" in several
+    one = report.verdicts(judge(made()))
+    verdicts = [row[2] for row in cells(one)[1:]]
+    assert verdicts == ["holds by sign (one seed, no test)"] * 14 + ["fails by sign (one seed, no test)"]
+    assert "p = " not in one
+
+
+def test_the_verdicts_can_do_without_their_clauses() -> None:
+    judged = judge(made(seeds=2))
+    short = report.verdicts(judged, clauses=False)
+    assert report.verdicts(judged).startswith(short)
+    assert "####" not in short
+
+
+def test_no_judgement_is_said() -> None:
     assert "No finding could be judged" in report.report(history.frame(rows("Model1", [0.1], [0.5])), [], {})
 
 
 # Header
 
 
-def test_the_header_says_where_the_numbers_come_from(published):
+def test_the_header_says_where_the_numbers_come_from(published: str) -> None:
     head = published[: published.index("## Tables")]
     assert head.startswith("# kvbench: imagenet\n")
     assert "runs: n = 1 of each configuration" in head
@@ -170,7 +175,7 @@ def test_the_header_says_where_the_numbers_come_from(published):
     assert "unknown: optimiser" in head
 
 
-def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs():
+def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs() -> None:
     facts = {
         "workload": "fractals",
         "versions": {"torch": "2.9"},
@@ -197,14 +202,14 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
         ("unknown", "This run does not say whether it passed"),
     ],
 )
-def test_the_outcome_comes_first(outcome, said):
+def test_the_outcome_comes_first(outcome: str, said: str) -> None:
     frame = history.frame(rows("Model1", [0.1], [0.5]))
     text = report.report(frame, [], {"workload": "fractals"}, {"outcome": outcome, "reasons": ["Model3 | moved"]})
     assert said in text.splitlines()[2]
     assert ("- Model3 \\| moved" in text) == (outcome != "passed")
 
 
-def test_names_from_files_can_not_break_the_table():
+def test_names_from_files_can_not_break_the_table() -> None:
     frame = history.frame(rows("a|b\n| c\x1b[31m`*<b>", [0.1], [0.5]))
     text = report.report(frame, [], {"workload": "x\n# y", "note": "one\r\ntwo"})
     assert "\x1b" not in text
@@ -213,146 +218,10 @@ def test_names_from_files_can_not_break_the_table():
     assert "note: one  two" in text
 
 
-# Saved runs
-
-
-def benchmark(name="Model1", **changes):
-    entry = {
-        "workload": "fractals",
-        "configuration": name,
-        "history": rows(name, [0.9, 0.4], [0.3, 0.5], val_loss=0.5, agreement=0.6, seconds=1.5),
-        "parameters": 513000,
-        "trainable": 513000,
-        "flops_per_sample": 1_024_000,
-        "recipe": {"lr": 0.003},
-        "seeds": [0],
-        "fingerprints": {"teacher": "abc"},
-        "versions": {"torch": "2.9"},
-    }
-    return {"name": f"test[{name}]", "extra_info": {"kvbench": {**entry, **changes}}, "stats": {"mean": 1.5}}
-
-
-def content(*benchmarks, **top):
-    return {
-        "machine_info": {"cpu": {"brand_raw": "A processor"}},
-        "commit_info": {"id": "1234abcd", "dirty": True},
-        "benchmarks": list(benchmarks),
-        "datetime": "2026-01-02T03:04:05",
-        "kvbench": {"workload": "fractals", "outcome": "passed", "reasons": []},
-        **top,
-    }
-
-
-def save(path, value):
-    path.write_text(value if isinstance(value, str) else json.dumps(value))
-    return path
-
-
-def test_a_saved_run_is_read_whole(tmp_path):
-    path = save(tmp_path / "run.json", content(benchmark(), benchmark("Model3", flops_per_sample=7, seeds=[0, 1])))
-    run = saved.read(path)
-    assert (run.workload, run.outcome, run.reasons) == ("fractals", "passed", ())
-    assert history.configurations(run.histories) == ["Model1", "Model3"]
-    np.testing.assert_array_equal(run.histories["train_loss"], [0.9, 0.4, 0.9, 0.4])
-    assert run.costs == {"Model1": 1_024_000, "Model3": 7}
-    assert run.parameters["Model3"] == (513000, 513000)
-    assert run.info["versions"] == {"torch": "2.9"}
-    assert run.info["date"] == "2026-01-02T03:04:05"
-    assert "seeds" not in run.info  # not the same for all
-
-
-def test_other_projects_benchmarks_in_the_same_file_are_passed_over(tmp_path):
-    path = save(tmp_path / "run.json", content({"name": "other", "extra_info": {}}, {"name": "bare"}, benchmark()))
-    assert history.configurations(saved.read(path).histories) == ["Model1"]
-
-
-def test_a_run_without_an_ending_is_of_unknown_outcome(tmp_path):
-    whole = content(benchmark())
-    del whole["kvbench"]
-    assert saved.read(save(tmp_path / "run.json", whole)).outcome == "unknown"
-    assert "does not say whether it passed" in report.report_saved(tmp_path / "run.json")
-
-
-def test_a_run_that_diverged_can_be_read(tmp_path):
-    bad = benchmark("Model1", history=rows("Model1", [0.9, float("nan")], [0.3, 0.5]))
-    worse = benchmark("Model2", history=rows("Model2", [0.9, float("inf")], [0.3, 0.5]))
-    path = save(tmp_path / "run.json", content(bad, worse))
-    assert "-" in cells(report.report_saved(path))[1]
-
-
-def test_the_report_of_a_saved_run(tmp_path):
-    ending = {"workload": "fractals", "outcome": "failed", "reasons": ["Model1 moved"]}
-    path = save(tmp_path / "run.json", content(benchmark(), kvbench=ending))
-    text = report.report_saved(path)
-    assert "This run FAILED" in text
-    assert "- Model1 moved" in text
-    assert "A processor" in text
-    assert "1234abcd" in text
-    assert "uncommitted changes: yes" in text
-    assert "No finding could be judged" in text
-    assert "| Model1          | **0.900** | **0.400** |" in text
-
-
-def test_the_clauses_of_one_finding(tmp_path):
-    text = report.report_expected(EXPECTED, "imagenet", "gelu-beats-relu")
-    assert text.startswith("gelu-beats-relu (StepLR): holds")
-    assert "Model4-Model6-accuracy: Model4's accuracy (GELU) is above Model6's (ReLU)" in text
-    path = save(tmp_path / "run.json", content(benchmark("Model3")))
-    assert "gelu-beats-relu (constant lr): lacks Model4, Model5, Model6" in report.report_saved(path, "gelu-beats-relu")
-    with pytest.raises(UserError, match="Unknown finding 'gelu'"):
-        report.report_saved(path, "gelu")
-    with pytest.raises(UserError, match="no reference for fractal in"):
-        report.report_expected(tmp_path, "fractal")
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (None, "There is no file"),
-        ("", "can't be read as JSON"),
-        ("\x00", "can't be read as JSON"),
-        ("[" * 100_000, "can't be read as JSON"),
-        ([], "is not a JSON object"),
-        ({}, "is not a file that pytest-benchmark saves"),
-        ({"benchmarks": {}}, "is not a file that pytest-benchmark saves"),
-        (content(), "holds no kvbench histories; save a run with: pytest benchmarks/ --benchmark-save=NAME"),
-        (content(7), "a benchmark is not a JSON object"),
-        (content({"extra_info": []}), "holds no kvbench histories"),
-        (content({"extra_info": {"kvbench": 3}}), "kvbench is not a JSON object"),
-        (content(benchmark(history="x")), "history is 'x'"),
-        (content(benchmark(history=[3])), "a row of Model1 is not a JSON object"),
-        (content(benchmark(history=[{"configuration": "Model1", "seed": 0}])), "lacks the columns epoch"),
-        (content(benchmark(history=rows("Model1", [-1], [0.5]))), "train_loss is -1.0"),
-        (content(benchmark(history=rows("Model2", [1], [0.5]))), "the history of Model1 has a row of 'Model2'"),
-        (content(benchmark(history=[])), "holds no rows"),
-        (content(benchmark(), benchmark()), "Model1 seed 0 epoch 1 twice"),
-        (content(benchmark(configuration=None)), "configuration is None"),
-        (content(benchmark(workload=3)), "workload is 3"),
-        (content(benchmark(workload="imagenet")), "holds runs of imagenet, fractals; valid is one workload"),
-        (content(benchmark(parameters="many")), "parameters of Model1 is 'many'"),
-        (content(benchmark(flops_per_sample=-1)), "flops_per_sample of Model1 is -1"),
-        (content(benchmark(), kvbench={"outcome": "fine"}), "outcome is 'fine'; valid: passed, failed, incomplete"),
-        (content(benchmark(), kvbench={"outcome": []}), "outcome is []"),
-        (content(benchmark(), kvbench={"reasons": "x"}), "reasons is 'x'"),
-        (content(benchmark(), kvbench=[]), "kvbench is not a JSON object"),
-        (content(benchmark(), machine_info=3), "machine_info is not a JSON object"),
-    ],
-)
-def test_a_file_that_is_no_saved_run_is_refused_in_a_sentence(tmp_path, value, said):
-    path = tmp_path / "run.json"
-    if value is not None:
-        save(path, value)
-    with pytest.raises(UserError) as error:
-        report.report_saved(path)
-    assert said in str(error.value)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 # Start
 
 
-def test_reporting_imports_no_torch():
+def test_reporting_imports_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from kvbench import report, saved;"
         f"report.report_expected(Path({str(EXPECTED)!r}), 'imagenet');"
@@ -362,6 +231,6 @@ def test_reporting_imports_no_torch():
     assert done.stdout.strip() == "[]"
 
 
-def test_judgements_of_a_report_are_those_of_the_findings(published):
+def test_judgements_of_a_report_are_those_of_the_findings(published: str) -> None:
     frame = history.read(EXPECTED / "imagenet" / "histories.csv")
-    assert report.verdicts(judge_all(frame)) in published
+    assert report.verdicts(judge(frame)) in published

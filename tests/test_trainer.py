@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -347,3 +348,54 @@ def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.Monke
     trained = [p for p in run.module.parameters() if p.requires_grad]
     assert len(run.optimizer.state) == len(trained)
     assert all(p.grad is not None and p.grad.is_meta for p in trained)
+
+
+# Seeds side by side
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_histories_depend_on_no_number_of_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    bank, val = random_bank(), random_bank(40, seed=1)
+    torch.set_num_threads(threads)
+    try:
+        together = history(Training(config("Model3"), bank, val, [0, 1, 2, 3]))
+        assert torch.get_num_threads() == threads, "what others find set stays so"
+    finally:
+        torch.set_num_threads(before)
+    assert together == [row for seed in range(4) for row in history(fresh(config("Model3"), seed))]
+
+
+def test_seeds_are_trained_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    meeting = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(Run, "epoch", lambda self: meeting.wait())  # each waits for the other: one alone would fail
+    torch.set_num_threads(2)
+    try:
+        Training(config(), random_bank(), random_bank(40, seed=1), [0, 1]).epoch()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_twins_are_trained_alongside_and_told_apart() -> None:
+    bank, val = random_bank(), random_bank(40, seed=1)
+    moved = bank.rounded_otherwise(1), val.rounded_otherwise(2)
+    training = Training(config(), bank, val, [0, 1], twins=[Run(config(), *moved, 1)])
+    training.finish()
+    assert [row["seed"] for row in training.history] == [0, 0, 0, 1, 1, 1]
+    assert [row["seed"] for row in training.twin_history] == [1, 1, 1]
+    for twin, original in zip(training.twin_history, training.history[3:], strict=True):
+        assert twin["train_loss"] == pytest.approx(original["train_loss"], rel=1e-3)
+    assert any(
+        twin["train_loss"] != original["train_loss"]
+        for twin, original in zip(training.twin_history, training.history[3:], strict=True)
+    )
+
+
+def test_a_run_that_diverges_beside_others_is_told() -> None:
+    bank, val = random_bank(), random_bank(40, seed=1)
+    training = Training(config(), bank, val, [0, 1])
+    with torch.no_grad():
+        training.runs[0].module.get_parameter("heads.0.weight").fill_(math.nan)
+    with pytest.raises(UserError, match=r"Model1 \(seed 0\) is nan in epoch 1"):
+        training.epoch()
