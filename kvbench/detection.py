@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from kvbench.gates import Outcome
 from kvbench.models import STUDENTS
 from kvbench.provenance import stream
 from kvbench.recipe import configurations
+from kvbench.record import made_from
 from kvbench.reference import Reference, verdict_changes
 from kvbench.settings import Banks, Settings
 from kvbench.trainer import Training
@@ -134,11 +135,11 @@ class Laboratory:
                 return Trial(fault, changed=True, stopped=str(error).partition("\n")[0])
             innocent = all(_same(self.train(name, banks), self.clean(name)) for name in fault.bystanders)
         assert outcome is not None, "a fault has probes"
-        return Trial(fault, outcome.changed, "", outcome.paired, outcome.unpaired, outcome.verdicts, innocent)
+        return replace(outcome, innocent=innocent)
 
     def _weigh(self, fault: Fault, frames: dict[str, pd.DataFrame]) -> Trial:
         """Compare what was trained with a fault, both ways, and judge the findings with it."""
-        prints = self.banks.fingerprints
+        prints = made_from(self.workload, self.banks)
         both = [
             tuple(compare(self.reference, frame, name, prints, self.seeds, numbers) for name, frame in frames.items())
             for numbers in (self.stream, "")
@@ -149,7 +150,8 @@ class Laboratory:
         changes = [change for change in verdict_changes(self.reference, judged) if change.failed]
         changed = any(not _same(frame, self.clean(name)) for name, frame in frames.items())
         told = tuple(f"{change.finding} ({change.recipe}), {change.clause}" for change in changes)
-        return Trial(fault, changed, "", both[0], both[1], told)
+        refused = next((problem for comparison in both[0] for problem in comparison.problems), "")
+        return Trial(fault, changed, refused, both[0], both[1], told)
 
 
 def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from kvbench.workloads import Workload
 
 
+def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
+    """What must agree for runs to be comparable: the banks' fingerprints and the workload's recipe."""
+    return {**banks.fingerprints, **{f"recipe {key}": value for key, value in asdict(workload.recipe).items()}}
+
+
 def record(
     training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], moved: Sequence[str] | None
 ) -> dict[str, Any]:
@@ -23,7 +28,6 @@ def record(
     ``moved``: the metrics of the gates that failed where a test compared its curves, else None.
     """
     configuration = training.configuration
-    recipe = {f"recipe {key}": value for key, value in asdict(workload.recipe).items()}
     return {
         "workload": workload.name,
         "configuration": configuration.id,
@@ -33,7 +37,7 @@ def record(
         "train_count": len(banks.train),
         "val_count": len(banks.val),
         "teacher_val_accuracy": banks.val.teacher_accuracy,
-        "fingerprints": {**banks.fingerprints, **recipe},
+        "fingerprints": made_from(workload, banks),
         **environment(banks.train.logits.device),
         "compared": moved is not None,
         "moved": list(moved or ()),

@@ -17,6 +17,7 @@ from kvbench.models import STUDENTS
 from kvbench.proof import detection_table, page, summary, unseen_table
 from kvbench.provenance import environment, stream
 from kvbench.recipe import configurations
+from kvbench.record import made_from
 from kvbench.reference import load
 from kvbench.settings import Settings
 from kvbench.trainer import Run, Training
@@ -39,7 +40,7 @@ def laboratory(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
             training.finish()
             rows += training.history
             twins += training.twin_history
-    facts = {"fingerprints": banks.fingerprints, **environment(CPU)}
+    facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
     updating.update(folder, "small", history.frame(rows), facts, full=True, twins=history.frame(twins))
     return Laboratory(settings, load(folder, "small"), (0, 1))
 
@@ -51,6 +52,7 @@ def test_without_a_fault_nothing_is_noticed(laboratory: Laboratory) -> None:
         assert not trial.noticed
         assert not trial.noticed_unpaired
         assert trial.stopped == ""
+        assert all(comparison.outcomes for comparison in trial.paired), "nothing was compared"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,7 @@ def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(laboratory: Laborator
     assert trial.changed
     assert trial.noticed
     assert trial.innocent
+    assert trial.stopped == "", "it was refused before anything was compared"
     assert place in {metric for comparison in trial.paired for metric in comparison.moved}
     if place != "train_loss":
         assert all("train_loss" not in comparison.moved for comparison in trial.paired)
