@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
+from scipy.special import gammaincinv, nctdtr, ndtr, stdtr, stdtrit
 
 from kvbench.statistics import Floats, deviation
 
@@ -146,7 +146,10 @@ def power(effect: float, spread: float, freedom: int, error: float, level: float
     """
     if spread == 0:
         return float(effect > 0)
-    # P(T > t) of the noncentral t is the mean of P(Z > t * estimate - effect) over the estimate of the spread.
+    missed = float(nctdtr(freedom, effect / (spread * error), stdtrit(freedom, 1 - level)))
+    if not math.isnan(missed):
+        return 1 - missed
+    # Where scipy's is NaN: P(T > t) is the mean of P(Z > t * estimate - effect) over the estimate of the spread.
     estimates = np.sqrt(2 * gammaincinv(freedom / 2, QUANTILES) / freedom)
     return float(ndtr(effect / (spread * error) - stdtrit(freedom, 1 - level) * estimates).mean())
 

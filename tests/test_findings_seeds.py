@@ -165,7 +165,6 @@ def test_one_seed_says_that_nothing_was_tested() -> None:
     assert several.tested
 
 
-@pytest.mark.xfail(strict=True, reason="a clause without a test has the method of one seed")
 def test_what_could_not_be_tested_is_not_called_one_seed() -> None:
     frame = made(seeds=3)
     frame.loc[(frame["configuration"] == "Model3") & (frame["seed"] == 2), "train_loss"] = math.nan

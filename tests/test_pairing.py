@@ -137,18 +137,19 @@ def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_fl
 
 
 def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_that_does_not() -> None:
-    alarms = {0.0: 0, 0.02: 0}
+    alarms = {0.0: 0, 0.005: 0}
+    known = {"random_numbers": STREAM}
     for trial in range(40):
         histories = made(["Model3"], first=1000 * trial)
-        twins = rounded_otherwise(histories, size=2e-3)
-        reference = Reference("fractals", Path(), histories, verdicts.frame([]), {}, twins, "pytest")
-        rounding = 2e-3 * np.random.default_rng(trial).normal(size=5)
+        twins = rounded_otherwise(histories, size=2e-4)
+        reference = Reference("fractals", Path(), histories, verdicts.frame([]), known, twins, "pytest")
+        rounding = 2e-4 * np.random.default_rng(trial).normal(size=5)
         for shift in alarms:
             fresh = histories.copy()
             fresh["train_loss"] *= np.exp(rounding[fresh["seed"] - 1000 * trial] + shift)
-            alarms[shift] += compare(reference, fresh, "Model3").failed
+            alarms[shift] += compare(reference, fresh, "Model3", stream=STREAM).failed
     assert alarms[0.0] <= 3  # at 1% there are 4 or more less than once in 1000 times
-    assert alarms[0.02] > 20
+    assert alarms[0.005] > 20
 
 
 def test_the_gates_name_what_is_compared_either_way(recorded: Reference) -> None:
@@ -163,7 +164,6 @@ def test_few_reference_seeds_matter_to_new_ones_only(recorded: Reference) -> Non
     assert "only 5 reference seeds" in compare(recorded, made(first=50), "Model3", stream=STREAM).describe()
 
 
-@pytest.mark.xfail(strict=True, reason="only the first seed is looked for")
 def test_seeds_on_both_sides_of_the_reference_are_called_mixed(recorded: Reference) -> None:
     later = made()
     later["seed"] += 2

@@ -159,7 +159,7 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
         counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
 
 
-def test_the_saved_record_names_what_moved(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_save_names_what_moved(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
     run("-k", "[Model1]", "--benchmark-json=run.json")

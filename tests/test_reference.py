@@ -144,7 +144,6 @@ def test_a_reference_without_twins_has_an_empty_frame_of_them(folder: Path) -> N
     assert loaded.stream == ""
 
 
-@pytest.mark.xfail(strict=True, reason="twins are not checked for missing rows; the comparison trips over them")
 def test_a_row_that_vanished_from_the_twins_is_named(folder: Path) -> None:
     path = folder / "fractals" / "twins.csv"
     lines = path.read_text().splitlines(keepends=True)

@@ -59,10 +59,10 @@ def test_a_clause_that_fresh_seeds_can_not_tell_asks_for_more(recorded: Referenc
     found = change(close, recorded)
     assert (found.kind, found.failed, found.unconfirmed) == ("not confirmed", False, True)
     clause = gelu(close)[0].clauses[0]
-    assert clause.seeds_needed is not None
-    assert clause.seeds_needed > 5
+    assert clause.needed is not None
+    assert clause.needed > 5
     assert found.describe().endswith(
-        f"add seeds: pytest benchmarks/ --kvbench-workload fractals --kvbench-seeds {clause.seeds_needed}"
+        f"add seeds: pytest benchmarks/ --kvbench-workload fractals --kvbench-seeds {clause.needed}"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_clause_without_a_number_fails(recorded: Reference) -> None:
     "missing",
     [
         [0],
-        pytest.param([0, 1], marks=pytest.mark.xfail(strict=True, reason="one number left counts as one seed")),
+        [0, 1],
         [0, 1, 2],
     ],
 )
@@ -103,7 +103,6 @@ def test_a_clause_fails_however_many_seeds_have_no_number(recorded: Reference, m
     assert (found.kind, found.failed) == ("changed", True)
 
 
-@pytest.mark.xfail(strict=True, reason="undecided for want of a number equals undecided")
 def test_a_missing_number_fails_whatever_was_recorded(recorded: Reference) -> None:
     found = change(relu(made(), math.nan), undecided(recorded))
     assert found.failed
@@ -131,11 +130,11 @@ def test_what_was_undecided_fails_only_where_the_margin_moved(
 def test_the_margin_moved_where_it_leaves_the_prediction_interval_of_the_recorded_ones(recorded: Reference) -> None:
     known = undecided(recorded)
     margins = known.judgements[0].clauses[0].margins.values()
-    level = 1 - FAMILY_ERROR / 4  # of four clauses
+    level = 1 - FAMILY_ERROR / sum(len(judgement.gating) for judgement in known.judgements)
     _, high = prediction_interval(list(margins), 3, level)
-    fresh = made(seeds=3, noise=0.0)
+    fresh = made(seeds=3, noise=1e-7)
     for step, kind in ((-1e-4, "noted"), (1e-4, "changed")):
-        # without noise the fresh margin is log 4/3
+        # nearly without noise the fresh margin is log 4/3
         assert change(relu(fresh, math.exp(high + step) / (4 / 3)), known).kind == kind
 
 
@@ -194,7 +193,7 @@ def test_a_recipe_that_was_not_run_is_no_change(tmp_path: Path) -> None:
 
 
 def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
-    for seeds in (1, 5, 12):
+    for seeds in (1, 5, 16):
         judged = judge(made(seeds=seeds))
         written = frame(judged)
         write(written, tmp_path / "verdicts.csv")
