@@ -117,24 +117,24 @@ class Laboratory:
         return Banks(train, val, self.banks.fingerprints)
 
     def trial(self, fault: Fault) -> Trial:
-        """Train a fault's probes until one is noticed, then its bystanders."""
-        for name in (*fault.probes, *fault.bystanders):
-            self.clean(name)
+        """Train a fault's probes, then all other configurations, until one is noticed; then its bystanders."""
+        others = [c for c in history.configurations(self.reference.histories) if c not in fault.probes]
         frames: dict[str, pd.DataFrame] = {}
         outcome: Trial | None = None
         with fault.inject():
             banks = None
             try:
                 banks = self.extracted() if fault.teacher else None
-                for name in fault.probes:
+                for name in (*fault.probes, *(others if not fault.unseen else ())):
                     frames[name] = self.train(name, banks)
                     outcome = self._weigh(fault, frames)
                     if outcome.noticed:
                         break
             except UserError as error:
                 return Trial(fault, changed=True, stopped=str(error).partition("\n")[0])
-            innocent = all(_same(self.train(name, banks), self.clean(name)) for name in fault.bystanders)
+            beside = {name: self.train(name, banks) for name in fault.bystanders}
         assert outcome is not None, "a fault has probes"
+        innocent = all(_same(frame, self.clean(name)) for name, frame in beside.items())
         return replace(outcome, innocent=innocent)
 
     def _weigh(self, fault: Fault, frames: dict[str, pd.DataFrame]) -> Trial:

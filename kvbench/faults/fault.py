@@ -23,7 +23,7 @@ class Fault:
         id: its name.
         what: what goes wrong, in words.
         inject: makes a context in which it does.
-        probes: configurations that it should move, trained in this order until one is noticed.
+        probes: configurations that it should move, trained first, in this order, until one is noticed.
         bystanders: configurations that it must not move.
         teacher: it acts on the teacher's pass, so banks are made with it.
         unseen: why no comparison of results can see it; empty: it should be seen.
