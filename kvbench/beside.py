@@ -52,5 +52,5 @@ def _verdicts(references: Sequence[Reference]) -> str:
     headers = ["finding", "recipe"]
     for reference in references:
         seeds = len(history.seeds(reference.histories))
-        headers.append(f"{reference.workload}, {seeds} seed{'s' * (seeds > 1)}")
+        headers.append(f"{reference.workload}, {f'{seeds} seeds' if seeds > 1 else '1 seed, by sign'}")
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
