@@ -197,13 +197,15 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     method = evidence.test.method
     needed = None
     if verdict == UNDECIDED and claim.gating and len(column) > 1:
-        spread, own = deviation(column), level if mean > 0 else level / siblings / len(claim.rivals)
-        seen = math.copysign(smallest_effect(spread, len(column), own), mean)
-        needed = seeds_for(abs(mean), spread, own)
-        enough = f"about {needed} seeds" if needed else f"more than {MOST_SEEDS} seeds"
-        told.append(
-            f"{len(column)} seeds see a margin of {show(seen, claim.scale)} (80% power); {enough} would decide this one"
-        )
+        spread, supported = deviation(column), mean > 0 or (mean == 0 and claim.tie_holds)
+        own = level if supported else level / siblings / len(claim.rivals)
+        if spread:
+            seen = math.copysign(smallest_effect(spread, len(column), own), mean)
+            needed = seeds_for(abs(mean), spread, own)
+            told.append(f"{len(column)} seeds see a margin of {show(seen, claim.scale)} (80% power)")
+        else:  # decided by signs
+            needed = math.ceil(-math.log2(own))
+        told.append(f"{f'about {needed}' if needed else f'more than {MOST_SEEDS}'} seeds would decide this one")
     if method == SIGN_FLIPS and claim.gating and not math.isfinite(evidence.test.low):
         told.append("too few seeds for an interval by sign flips")
     return Clause(

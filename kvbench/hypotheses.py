@@ -83,12 +83,11 @@ def _sign_flips(sample: Floats, level: float) -> MeanTest:
     The interval inverts it: a flip of the set A beats the observed sum at mean m just where A's own mean is at most m,
     so the bounds are order statistics of the subsets' means (Hartigan 1969).
     """
-    flips = _flips(sample.size)
+    flips, members = _flips(sample.size)
     sums = flips @ sample
     slack = 1e-9 * float(np.abs(sample).sum())  # ties that rounding would break
     above = float(np.mean(sums >= sample.sum() - slack))
     below = float(np.mean(sums <= sample.sum() + slack))
-    members = (flips < 0).sum(axis=1)
     means = (sample.sum() - sums)[members > 0] / (2 * members[members > 0])
     rank = math.floor((1 - level) / 2 * len(flips))
     if rank < 1:
@@ -103,8 +102,8 @@ def without_spread(count: int) -> float:
 
 
 @functools.cache
-def _flips(count: int) -> NDArray[np.float64]:
-    """(F, count) rows of signs, no row twice, the first one all plus."""
+def _flips(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(F, count) rows of signs, no row twice, the first one all plus; and (F,) how many are minus."""
     if count <= ALL_FLIPS:
         codes = np.arange(2**count)
     elif count <= CODED_FLIPS:
@@ -113,8 +112,9 @@ def _flips(count: int) -> NDArray[np.float64]:
     else:  # too many for codes of 64 bits, and for a row to come twice
         bits = np.random.default_rng(0).integers(0, 2, (RANDOM_FLIPS, count))
         bits[0] = 0
-        return np.asarray(1.0 - 2.0 * bits)
-    return np.asarray(1.0 - 2.0 * (codes[:, None] >> np.arange(count) & 1))
+        return np.asarray(1.0 - 2.0 * bits), np.asarray(bits.sum(axis=1))
+    bits = codes[:, None] >> np.arange(count) & 1
+    return np.asarray(1.0 - 2.0 * bits), np.asarray(bits.sum(axis=1))
 
 
 def holm(p_values: Sequence[float], family_error: float) -> list[float]:

@@ -40,6 +40,10 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
     same = replays.rounded_otherwise(reference, frames, laboratory.stream)
     kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
     counted.append(replays.count(kind, reference, same, independent=True))
+    twins = len(history.seeds(reference.twins))
+    if twins > 1:
+        kind = f"half of the reference's {twins} twins as the run, the rest as twins"
+        counted.append(replays.count(kind, reference, replays.halved(reference), independent=False))
     if len(clean_seeds) >= size:
         parts = []
         for name in names:

@@ -110,3 +110,11 @@ def rounded_otherwise(
 ) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
     """Replays of the reference's own seeds on banks rounded otherwise."""
     yield from zip(itertools.repeat(reference), replays, itertools.repeat(stream))
+
+
+def halved(reference: Reference) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
+    """Each way to take half of the twins as the run, on the reference's own seeds, and the rest as its twins."""
+    seeds = history.seeds(reference.twins)
+    for chosen in itertools.combinations(seeds, len(seeds) // 2):
+        fresh = reference.twins["seed"].isin(chosen)
+        yield replace(reference, twins=reference.twins[~fresh]), reference.twins[fresh], reference.stream

@@ -251,3 +251,13 @@ def test_a_clause_is_described_in_one_line() -> None:
 )
 def test_margins_are_shown_in_the_readers_units(margin: float, scale: str, text: str) -> None:
     assert show(margin, scale) == text
+
+
+@pytest.mark.parametrize(("margins", "needed"), [([0.1] * 3, 7), ([-0.1] * 3, 9), ([0.0] * 3, 9)])
+def test_without_spread_as_many_seeds_are_asked_for_as_signs_must_agree(margins: list[float], needed: int) -> None:
+    clause = decided(margins, 0.01, 4)  # 2**-7 is below 0.01, 2**-9 below a quarter of it
+    assert clause.verdict == "undecided"
+    assert clause.needed == needed
+    assert clause.describe().endswith(f"; about {needed} seeds would decide this one")
+    assert decided(margins[:1] * needed, 0.01, 4).verdict != "undecided"
+    assert decided(margins[:1] * (needed - 1), 0.01, 4).verdict == "undecided"

@@ -129,8 +129,8 @@ def test_t_of_two_margins_by_hand() -> None:
     assert tested.high == pytest.approx(0.2 + 0.1 * math.tan(0.475 * math.pi))
 
 
-@pytest.mark.parametrize(("margin", "above", "below"), [(0.3, 0, 1), (-0.3, 1, 0), (0.0, 1, 1)])
-def test_margins_without_spread_decide_by_their_sign_in_t(margin: float, above: float, below: float) -> None:
+@pytest.mark.parametrize(("margin", "above", "below"), [(0.3, 2**-3, 1), (-0.3, 1, 2**-3), (0.0, 1, 1)])
+def test_margins_without_spread_are_tested_by_their_signs_in_t(margin: float, above: float, below: float) -> None:
     assert student([margin] * 3) == MeanTest(T_TEST, above, below, margin, margin)
 
 

@@ -65,6 +65,16 @@ def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: 
     assert hidden.gates == 0
 
 
+def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
+    made = [*replays.halved(recorded)]
+    assert len(made) == 20
+    for against, fresh, stream in made:
+        assert stream == recorded.stream == "here"
+        assert sorted([*history.seeds(fresh), *history.seeds(against.twins)]) == [*range(6)]
+    quiet = replays.count("halved", recorded, iter(made), independent=False)
+    assert (quiet.runs, quiet.gates) == (20, 0)
+
+
 def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -> None:
     fresh = made_up.runs(range(100, 104))
     swap = {"Model1": "Model3", "Model3": "Model1"}
