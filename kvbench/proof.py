@@ -112,7 +112,7 @@ def detection_table(trials: Sequence[Trial]) -> str:
         bystanders = f"{', '.join(trial.fault.bystanders)} {beside}" if trial.fault.bystanders else "-"
         rows.append([trial.fault.id, trial.fault.what, noticed, place, numbers, excess, unpaired, bystanders])
     headers = ["fault", "what goes wrong", "noticed", "by", "obtained / expected", "of what is allowed",
-               "with new seeds", "must not move"]  # fmt: skip
+               "if seeds counted as new", "must not move"]  # fmt: skip
     return _markdown(headers, rows)
 
 
@@ -134,7 +134,7 @@ def summary(trials: Sequence[Trial]) -> str:
     new = sum(trial.noticed_unpaired for trial in changing)
     share = len(noticed) / max(1, len(changing))
     text = f"{len(noticed)} of {len(changing)} faults that change a result are noticed by the default run ({share:.0%};"
-    text += f" the target is {TARGET:.0%}), {new} by a run with as many new seeds."
+    text += f" the target is {TARGET:.0%}), {new} would be if its seeds counted as new."
     return text + (f" Missed: {', '.join(missed)}." if missed else "")
 
 
