@@ -17,6 +17,19 @@ from kvbench.report import escape
 DRAWS = 100  # resampled replays of each kind
 TARGET = 0.95  # share of faults that change a result which a run should notice
 
+ABOUT_ALARMS = (
+    "A clean run is one in which nothing was changed. Each has as many seeds as a default run, or as the row says, and is"
+    " compared and judged as a session does it, at a family level of 1%. An upper bound is given only where no two runs share a seed."
+    " *Not confirmed* is an outcome of its own: too few seeds for a recorded verdict."
+)
+ABOUT_FAULTS = (
+    "Each fault is a small patch of kvbench or torch in a run with the default seeds, which the reference has too, so"
+    " that each seed is compared with its own recorded run. Configurations are trained one after another until one is"
+    " noticed. *By*: the gate farthest outside. *Of what is allowed*: its difference over the allowed one; above 1x the"
+    " run fails. *If seeds counted as new*: the same numbers against the spread between seeds. *Must not move*: a"
+    " configuration that the fault does not touch, and whether its histories stayed the same bit by bit."
+)
+
 Told = Callable[[str], object]
 
 
@@ -150,9 +163,9 @@ def page(
         f"Made by `{command}` on {facts['date']}, {facts['hardware']}, {versions}; default seeds "
         f"{_range(laboratory.seeds)}, reference of {seeds} seeds.",
     ]
-    parts = [*head, "## False alarms", alarms_table(counted)] if counted else head
+    parts = [*head, "## False alarms", ABOUT_ALARMS, alarms_table(counted)] if counted else head
     if trials:
-        parts += ["## Faults", summary(trials), detection_table(trials)]
+        parts += ["## Faults", summary(trials), ABOUT_FAULTS, detection_table(trials)]
         if any(trial.fault.unseen for trial in trials):
             parts += ["## Faults that no comparison can see", unseen_table(trials)]
     return "\n\n".join(parts) + "\n"
