@@ -18,9 +18,9 @@ DRAWS = 100  # resampled replays of each kind
 TARGET = 0.95  # share of faults that change a result which a run should notice
 
 ABOUT_ALARMS = (
-    "A clean run is one in which nothing was changed. Each has as many seeds as a default run, or as the row says, and is"
-    " compared and judged as a session does it, at a family level of 1%. An upper bound is given only where no two runs share a seed."
-    " *Not confirmed* is an outcome of its own: too few seeds for a recorded verdict."
+    "A clean run is one in which nothing was changed. It has as many seeds as a default run, or as the row says, and is"
+    " compared and judged as a session does it, at a family level of 1%. An upper bound is given only where no two runs"
+    " share a seed. *Not confirmed* is an outcome of its own: too few seeds for a recorded verdict."
 )
 ABOUT_FAULTS = (
     "Each fault is a small patch of kvbench or torch in a run with the default seeds, which the reference has too, so"
