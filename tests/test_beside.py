@@ -30,7 +30,7 @@ def test_losses_accuracies_and_verdicts_stand_side_by_side(folder: Path) -> None
     assert losses[1][:4] == ["lr_Model1", "0.868", "0.145", "0.088"]
     assert losses[1][-1] == "0.100"
     verdicts = cells(told[told.index("Verdicts") :])
-    assert verdicts[0] == ["finding", "recipe", "imagenet, 1 seed", "fractals, 3 seeds"]
+    assert verdicts[0] == ["finding", "recipe", "imagenet, 1 seed, by sign", "fractals, 3 seeds"]
     assert len(verdicts) == 16
     assert verdicts[2] == ["simple-converges-faster", "constant lr", "holds (2 of 2)", "holds (2 of 2)"]
 
