@@ -22,7 +22,7 @@ def detect(
     cache: CacheOption = Path(".kvbench"),
     folder: ExpectedFolderOption = Path("expected"),
     fault: Annotated[Optional[list[str]], typer.Option(help="Inject this fault alone; may be repeated.")] = None,
-    clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:108",
+    clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:104",
     rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
 ) -> None:
@@ -42,7 +42,7 @@ def detect(
     made = settings(workload, device, cache, root, "global", "", "", None)
     reference = load(folder, workload)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
-        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:108.")
+        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
     if out:
         need_writable(out.parent)
     laboratory = Laboratory(made, reference, tuple(range(made.workload.seeds)))

@@ -52,7 +52,8 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
         told(f"clean replay {seed + 1} of {rounded} on other rounding is trained")
     same = replays.rounded_otherwise(reference, frames, laboratory.stream)
     kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
-    counted.append(replays.count(kind, reference, same, independent=True))
+    if rounded:
+        counted.append(replays.count(kind, reference, same, independent=True))
     twins = len(history.seeds(reference.twins))
     if twins > 1:
         kind = f"half of the reference's {twins} twins as the run, the rest as twins"
