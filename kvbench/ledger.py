@@ -68,6 +68,7 @@ class Ledger:
         self.records: dict[str, dict[str, Any]] = {}
         self.failures: list[str] = []  # tests that failed
         self.noted: list[str] = []  # changes of verdicts that were recorded as undecided
+        self.repeated = 0  # clauses that stand because their recorded seeds came out the same
         self.reasons: list[str] = []  # why the session fails beyond its failed tests
         self.summary = ""
         self._result = "incomplete"
@@ -127,6 +128,8 @@ class Ledger:
             return Outcome()
         text = "\n".join(judgement.describe() for judgement in judged)
         changes = reference.verdict_changes(self.reference, judged, list(self.records))
+        self.repeated += sum(change.repeated for change in changes)
+        changes = [change for change in changes if not change.repeated]
         self.noted += [change.describe() for change in changes if not (change.failed or change.unconfirmed)]
         told = [change.describe() for change in sorted(changes, key=lambda change: not change.failed)]
         return Outcome(
@@ -164,6 +167,12 @@ class Ledger:
             more = f"{self.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(self.seeds))}"
             few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
             lines.append(f"{few} Why: -rx. More seeds: {more}")
+        if self.repeated:
+            recorded = len(history.seeds(self.reference.histories))
+            lines.append(
+                f"REPEATED: {self.repeated} clauses that {len(self.seeds)} seeds alone cannot decide. They are recorded"
+                f" seeds, and each came out as it did: the verdicts of all {recorded} recorded seeds stand."
+            )
         lines += [f"NOTED: {text}" for text in self.noted]
         self.summary = "\n".join(lines)
 
@@ -220,7 +229,11 @@ class Ledger:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
         judged = findings.judge(self.whole_histories, self.costs)
-        return report.report(self.histories, judged, facts, self.outcome(), self._paces(), clauses=clauses)
+        try:
+            recorded = [] if self.update else self.reference.judgements
+        except UserError:
+            recorded = []
+        return report.report(self.histories, judged, facts, self.outcome(), self._paces(), recorded, clauses=clauses)
 
     def _paces(self) -> list[Pace]:
         """Seconds against the reference's, where it was made on the same kind of device."""

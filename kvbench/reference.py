@@ -86,6 +86,9 @@ def verdict_changes(
     reference: Reference, judgements: Sequence[Judgement], configurations: Sequence[str] = ()
 ) -> list[verdicts.Change]:
     """How fresh judgements differ from the recorded verdicts: see `kvbench.verdicts.changes`."""
+    seeds = {seed for judgement in judgements for clause in judgement.clauses for seed in clause.margins}
+    known = reference.histories["seed"].isin(seeds)
+    whole = seeds <= set(history.seeds(reference.histories))
     return verdicts.changes(
         reference.recorded,
         judgements,
@@ -93,6 +96,7 @@ def verdict_changes(
         reference.update_command,
         configurations,
         reference.judgements,
+        judge(reference.histories[known], reference.costs) if whole else (),
     )
 
 

@@ -63,8 +63,11 @@ def seconds(histories: pd.DataFrame, paces: Sequence[Pace] = ()) -> str:
     return _markdown(headers, rows) if rows else ""
 
 
-def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
-    """Markdown: a table with one row per finding and recipe, then, with ``clauses``, every clause of each."""
+def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = (), *, clauses: bool = True) -> str:
+    """Markdown: a table with one row per finding and recipe, then, with ``clauses``, every clause of each.
+
+    ``recorded`` are the judgements of a reference, to stand beside.
+    """
     if not judgements:
         return "No finding could be judged: each needs configurations that are not here."
     rows = [
@@ -72,12 +75,18 @@ def verdicts(judgements: Sequence[Judgement], *, clauses: bool = True) -> str:
             j.finding.id,
             j.recipe,
             j.verdict + ("" if j.tested else BY_SIGN),
-            f"{sum(c.verdict == HOLDS for c in j.gating)} of {len(j.gating)}",
+            _held(j),
             j.finding.sentence,
         ]
         for j in judgements
     ]
-    parts = [_markdown(["finding", "recipe", "verdict", "clauses held", "the source says"], rows)]
+    headers = ["finding", "recipe", "verdict", "clauses held", "the source says"]
+    if recorded:
+        known = {(j.finding.id, j.recipe): f"{j.verdict} ({_held(j)})" for j in recorded}
+        headers.insert(4, "recorded")
+        for row in rows:
+            row.insert(4, known.get((row[0], row[1]), "-"))
+    parts = [_markdown(headers, rows)]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
@@ -93,6 +102,7 @@ def report(
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
     paces: Sequence[Pace] = (),
+    recorded: Sequence[Judgement] = (),
     *,
     clauses: bool = True,
 ) -> str:
@@ -107,6 +117,7 @@ def report(
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
         paces: what `kvbench.pace.paces` says about its seconds.
+        recorded: the reference's judgements, to stand beside the run's.
         clauses: below the verdicts, show every clause of every finding.
     """
     workload = str(facts.get("workload", "unknown workload"))
@@ -118,7 +129,7 @@ def report(
     about["runs"] = f"{_seeds(histories)} of each configuration"
     about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN}
     head.append("\n".join(f"- {escape(name)}: {escape(_words(value))}" for name, value in about.items()))
-    parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, clauses=clauses)]
+    parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
     if timed := seconds(histories, paces):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
@@ -224,6 +235,10 @@ def _clause(clause: Clause) -> list[str]:
     beside = "" if clause.gating else " (beside, does not count)"
     margin = clause.describe_margin().removeprefix("margin ")
     return [f"{clause.id}: {clause.sentence}{beside}", clause.verdict, clause.numbers, margin]
+
+
+def _held(judgement: Judgement) -> str:
+    return f"{sum(c.verdict == HOLDS for c in judgement.gating)} of {len(judgement.gating)}"
 
 
 def _words(value: object) -> str:

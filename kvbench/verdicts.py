@@ -18,7 +18,8 @@ from kvbench.statistics import prediction_interval
 
 COLUMNS = ("finding", "recipe", "clause", "verdict", "margin", "low", "high", "n", "p", "level", "method")
 NUMBERS = ("margin", "low", "high", "n", "p", "level")
-CHANGED, NOT_CONFIRMED, NOTED, MISSING = "changed", "not confirmed", "noted", "missing"
+CHANGED, NOT_CONFIRMED, REPEATED, NOTED, MISSING = "changed", "not confirmed", "repeated", "noted", "missing"
+REPEATS = 0.25  # of the recorded margins' spread: closer, a seed's margin is its recorded one again
 
 
 def frame(judgements: Iterable[Judgement]) -> pd.DataFrame:
@@ -70,8 +71,9 @@ class Change:
     """How a fresh verdict of one clause differs from the recorded one.
 
     ``kind`` is ``changed`` (holds against fails, or a verdict where there was none because the margin moved), ``not
-    confirmed`` (recorded holds or fails, and the fresh seeds can't tell), ``noted`` (it was recorded as undecided, and
-    the margin is where it was) or ``missing`` (not recorded, or no longer judged).
+    confirmed`` (recorded holds or fails, and the fresh seeds can't tell), ``repeated`` (they can't tell either, but
+    they are recorded seeds and each has its recorded margin again), ``noted`` (it was recorded as undecided, and the
+    margin is where it was) or ``missing`` (not recorded, or no longer judged).
     """
 
     finding: str
@@ -84,6 +86,11 @@ class Change:
     def failed(self) -> bool:
         """Whether this makes a run fail."""
         return self.kind in {CHANGED, MISSING}
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the recorded verdict stands because its own seeds came out the same."""
+        return self.kind == REPEATED
 
     @property
     def unconfirmed(self) -> bool:
@@ -102,6 +109,7 @@ def changes(
     update: str,
     configurations: Collection[str] = (),
     reference: Sequence[Judgement] = (),
+    same: Sequence[Judgement] = (),
 ) -> list[Change]:
     """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
 
@@ -112,6 +120,7 @@ def changes(
         update: the command that would make a fresh run the reference.
         configurations: those of the fresh run: a recipe that has all it needs among them must have been judged.
         reference: the judgements of the recorded histories, to tell whether a margin moved.
+        same: those of the recorded histories of the fresh run's own seeds, to tell whether they repeat.
     """
     needed = {(j.finding.id, recipe): set(names) for j in judgements for recipe, names in j.finding.needs().items()}
     due = {key for key, names in needed.items() if names <= set(configurations)}
@@ -122,7 +131,9 @@ def changes(
         if (str(row[0]), str(row[1])) in due
     }
     fresh = {(j.finding.id, j.recipe, clause.id): clause for j in judgements for clause in j.gating}
-    margins = {(j.finding.id, j.recipe, clause.id): clause for j in reference for clause in j.gating}
+    margins, own = (
+        {(j.finding.id, j.recipe, clause.id): clause for j in side for clause in j.gating} for side in (reference, same)
+    )
     level = 1 - FAMILY_ERROR / max(1, len(margins), len(fresh))
     record = f"to record it: {update}"
     found = []
@@ -131,7 +142,11 @@ def changes(
             text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()}); {record}"
             found.append(Change(*key, MISSING, text))
         elif change := _change(*old[key], clause, run, update, moved=_moved(margins.get(key), clause, level)):
-            found.append(Change(*key, *change))
+            kind, text = change
+            again = kind == NOT_CONFIRMED and _repeats(
+                own.get(key), clause, margins[key].spread if key in margins else 0.0
+            )
+            found.append(Change(*key, REPEATED if again else kind, text))
     for key, (verdict, *_) in old.items():
         if key not in fresh:
             text = f"recorded as {verdict}, and not judged though its configurations are there; {record}"
@@ -163,3 +178,10 @@ def _moved(recorded: Clause | None, fresh: Clause, level: float) -> bool:
         return False
     low, high = prediction_interval(list(recorded.margins.values()), fresh.n, level)
     return not low <= fresh.margin <= high
+
+
+def _repeats(recorded: Clause | None, fresh: Clause, spread: float) -> bool:
+    """Whether every fresh seed has its recorded margin, against the same rival, again."""
+    if recorded is None or recorded.rival != fresh.rival or set(fresh.margins) != set(recorded.margins):
+        return False
+    return all(abs(margin - recorded.margins[seed]) <= REPEATS * spread for seed, margin in fresh.margins.items())

@@ -209,3 +209,34 @@ def test_clauses_that_are_reported_beside_are_not_recorded() -> None:
     rows = frame(judge(students()))
     assert set(rows.loc[rows["finding"] == "simple-converges-faster", "clause"]) == {"Model1-epochs", "Model2-epochs"}
     assert len(rows) == 80
+
+
+# Recorded seeds that come out the same
+
+
+def test_recorded_seeds_that_come_out_as_they_did_leave_the_recorded_verdict(tmp_path: Path) -> None:
+    known = reference_of(made(seeds=20, noise=0.1), tmp_path)
+    recorded = known.histories
+    fresh = recorded[recorded["seed"] < 2]  # two seeds decide nothing at this noise
+    found = {c.kind for c in verdict_changes(known, judge(fresh), MEMORY)}
+    assert found == {"repeated"}
+    # another rounding moves little
+    moved = fresh.assign(train_loss=fresh["train_loss"] * 1.001)
+    assert {c.kind for c in verdict_changes(known, judge(moved), MEMORY)} == {"repeated"}
+
+
+def test_seeds_that_do_not_repeat_are_not_taken_for_confirmed(tmp_path: Path) -> None:
+    known = reference_of(made(seeds=20, noise=0.1), tmp_path)
+    fresh = known.histories[known.histories["seed"] < 2]
+    new = made(seeds=2, noise=0.1, first=50)
+    assert "repeated" not in {c.kind for c in verdict_changes(known, judge(new), MEMORY)}
+    off = fresh.copy()
+    off.loc[(off["configuration"] == "Model3") & (off["seed"] == 1), "train_loss"] *= 1.1
+    kinds = {c.clause: c.kind for c in verdict_changes(known, judge(off), MEMORY)}
+    assert kinds["Model3-Model5-loss"] == "not confirmed"
+    assert kinds["Model4-Model6-loss"] == "repeated"
+
+
+def reference_of(histories: pd.DataFrame, folder: Path) -> Reference:
+    update(folder, "fractals", histories, {}, full=True)
+    return load(folder, "fractals")
