@@ -63,12 +63,12 @@ def paces(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Pace]:
 
 
 def _logs(histories: pd.DataFrame, names: list[str]) -> dict[str, Floats]:
-    """(S,) log of the median seconds of an epoch, of each configuration that was timed at every seed."""
+    """(S,) log of the median seconds of an epoch, of each configuration at the seeds that were timed."""
     timed = {}
     for name in names:
         rows = histories[histories["configuration"] == name]
-        medians = rows.groupby("seed")["seconds"].median().to_numpy(dtype=np.float64)
-        if len(medians) and np.isfinite(medians).all() and (medians > 0).all():
+        medians = rows.groupby("seed")["seconds"].median().dropna().to_numpy(dtype=np.float64)
+        if len(medians) and (medians > 0).all():
             timed[name] = np.log(medians)
     return timed
 

@@ -58,6 +58,12 @@ def test_what_was_not_timed_has_no_pace() -> None:
     assert paces(fresh.assign(seconds=np.nan), RECORDED) == []
 
 
+def test_seeds_that_were_not_timed_are_left_out() -> None:
+    some = RECORDED.assign(seconds=RECORDED["seconds"].where(RECORDED["seed"] < 4))
+    fresh = made_up.runs(range(50, 54))
+    assert paces(fresh, some) == paces(fresh, made_up.runs(range(4)))
+
+
 def test_the_table_shows_them_beside_the_seconds() -> None:
     fresh = slowed("Model3", 2)
     told = seconds(fresh, paces(fresh, RECORDED))
