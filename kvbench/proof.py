@@ -66,11 +66,9 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
         clean = pd.concat(parts, ignore_index=True)
         among = f"seeds {_range(clean_seeds)}"
         apart = replays.apart(reference, clean, size)
-        drawn = replays.drawn(reference, clean, size, DRAWS)
         redrawn = replays.redrawn(reference, clean, size, DRAWS)
         counted += [
             replays.count(f"{size} new seeds, no seed twice, of {among}", reference, apart, independent=True),
-            replays.count(f"{size} new seeds drawn from {among}", reference, drawn, independent=False),
             replays.count(
                 f"{size} seeds drawn from {among} and the reference's, the rest as reference",
                 reference,
@@ -78,6 +76,9 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
                 independent=False,
             ),
         ]
+        if len(clean_seeds) > size:
+            drawn = replays.drawn(reference, clean, size, DRAWS)
+            counted.append(replays.count(f"{size} new seeds drawn from {among}", reference, drawn, independent=False))
     return counted
 
 
