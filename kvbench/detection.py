@@ -134,11 +134,13 @@ class Laboratory:
                 return Trial(fault, changed=True, stopped=str(error).partition("\n")[0])
             beside = {name: self.train(name, banks) for name in fault.bystanders}
         assert outcome is not None, "a fault has probes"
+        # Outside of the fault: what is clean and not yet trained must be trained without it.
         innocent = all(_same(frame, self.clean(name)) for name, frame in beside.items())
-        return replace(outcome, innocent=innocent)
+        changed = any(not _same(frame, self.clean(name)) for name, frame in frames.items())
+        return replace(outcome, changed=changed, innocent=innocent)
 
     def _weigh(self, fault: Fault, frames: dict[str, pd.DataFrame]) -> Trial:
-        """Compare what was trained with a fault, both ways, and judge the findings with it."""
+        """Compare what was trained with a fault, both ways, and judge the findings; ``changed`` is left for later."""
         prints = made_from(self.workload, self.banks)
         both = [
             tuple(compare(self.reference, frame, name, prints, self.seeds, numbers) for name, frame in frames.items())
@@ -148,10 +150,9 @@ class Laboratory:
         others = others[others["seed"].isin(self.seeds) & ~others["configuration"].isin(list(frames))]
         judged = judge(pd.concat([others, *frames.values()], ignore_index=True), self.reference.costs)
         changes = [change for change in verdict_changes(self.reference, judged) if change.failed]
-        changed = any(not _same(frame, self.clean(name)) for name, frame in frames.items())
         told = tuple(f"{change.finding} ({change.recipe}), {change.clause}" for change in changes)
         refused = next((problem for comparison in both[0] for problem in comparison.problems), "")
-        return Trial(fault, changed, refused, both[0], both[1], told)
+        return Trial(fault, False, refused, both[0], both[1], told)
 
 
 def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:

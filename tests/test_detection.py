@@ -82,6 +82,15 @@ def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(laboratory: Laborator
         assert all("train_loss" not in comparison.moved for comparison in trial.paired)
 
 
+def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(laboratory: Laboratory) -> None:
+    fresh = replace(laboratory, _clean={})
+    trial = fresh.trial(replace(CATALOGUE["residual-dropped"], probes=("lr_Model1",), bystanders=()))
+    assert trial.changed
+    assert trial.noticed
+    assert trial.paired[-1].configuration == "Model7"
+    assert not fresh.trial(Fault("none", "nothing goes wrong", nullcontext, ("Model7",))).changed
+
+
 def test_a_run_that_is_refused_is_noticed_by_its_sentence(laboratory: Laboratory) -> None:
     trial = laboratory.trial(CATALOGUE["epochs-from-zero"])
     assert "epoch is 0; valid is an integer from 1" in trial.stopped
