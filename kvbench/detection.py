@@ -86,7 +86,7 @@ class Laboratory:
         return self.settings.workload
 
     def train(self, name: str, banks: Banks | None = None, seeds: Sequence[int] = ()) -> pd.DataFrame:
-        """Histories of one configuration, without the seconds' noise in what is compared."""
+        """Train one configuration to its end, on the laboratory's banks and seeds unless others are given."""
         rows = {row.id: row for row in configurations(list(STUDENTS), self.workload.recipe)}
         made = banks or self.banks
         training = Training(rows[name], made.train, made.val, seeds or self.seeds)

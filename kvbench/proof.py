@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from kvbench import history, replays
 from kvbench.detection import Laboratory, Trial
 from kvbench.gates import number
 from kvbench.replays import Alarms
-from kvbench.report import escape
+from kvbench.report import escape, markdown_table
 
 DRAWS = 100  # resampled replays of each kind
 TARGET = 0.95  # share of faults that change a result which a run should notice
@@ -99,7 +98,7 @@ def alarms_table(counted: Sequence[Alarms]) -> str:
     ]
     headers = ["clean runs", "runs", "with a gate moved", "with a verdict changed", "false alarms", "upper 95% bound",
                "nearest gate, of what is allowed", "clauses not confirmed, mean a run"]  # fmt: skip
-    return _markdown(headers, rows)
+    return markdown_table(headers, rows)
 
 
 def detection_table(trials: Sequence[Trial]) -> str:
@@ -128,7 +127,7 @@ def detection_table(trials: Sequence[Trial]) -> str:
         rows.append([trial.fault.id, trial.fault.what, noticed, place, numbers, excess, unpaired, bystanders])
     headers = ["fault", "what goes wrong", "noticed", "by", "obtained / expected", "of what is allowed",
                "if seeds counted as new", "must not move"]  # fmt: skip
-    return _markdown(headers, rows)
+    return markdown_table(headers, rows)
 
 
 def unseen_table(trials: Sequence[Trial]) -> str:
@@ -138,7 +137,7 @@ def unseen_table(trials: Sequence[Trial]) -> str:
         for t in trials
         if t.fault.unseen
     ]
-    return _markdown(["fault", "what goes wrong", "changes a result", "why it can't be seen"], rows)
+    return markdown_table(["fault", "what goes wrong", "changes a result", "why it can't be seen"], rows)
 
 
 def summary(trials: Sequence[Trial]) -> str:
@@ -175,7 +174,3 @@ def page(
 
 def _range(seeds: Sequence[int]) -> str:
     return f"{seeds[0]}-{seeds[-1]}"
-
-
-def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)

@@ -60,7 +60,7 @@ def seconds(histories: pd.DataFrame, paces: Sequence[Pace] = ()) -> str:
             rows.append([escape(name), *(f"{cell:.3g}" for cell in cells), str(len(measured)), *beside * bool(told)])
     headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
     headers += ["over the run's mean", "recorded", "verdict (fails no run)"] if told else []
-    return _markdown(headers, rows) if rows else ""
+    return markdown_table(headers, rows) if rows else ""
 
 
 def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = (), *, clauses: bool = True) -> str:
@@ -86,12 +86,12 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
         headers.insert(4, "recorded")
         for row in rows:
             row.insert(4, known.get((row[0], row[1]), "-"))
-    parts = [_markdown(headers, rows)]
+    parts = [markdown_table(headers, rows)]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
             about = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
-            body = _markdown(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
+            body = markdown_table(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
             parts.append("\n\n".join(part for part in (f"#### {title}", " ".join(about), body) if part))
     return "\n\n".join(parts)
 
@@ -228,7 +228,7 @@ def _table(histories: pd.DataFrame, metric: str) -> str:
                 stars += name in memory and memory[name] == best(memory.values())
             cells.append(f"{'*' * stars}{cell}{'*' * stars}" if name in there else "-")
         rows.append([escape(name), *cells])
-    return _markdown(["configuration", *(str(epoch) for epoch in epochs)], rows)
+    return markdown_table(["configuration", *(str(epoch) for epoch in epochs)], rows)
 
 
 def _clause(clause: Clause) -> list[str]:
@@ -252,5 +252,6 @@ def _words(value: object) -> str:
     return str(value)
 
 
-def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table of texts, shown as they are."""
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
