@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +14,10 @@ from kvbench.bank import FeatureBank
 from kvbench.errors import UserError
 from kvbench.models import student
 from kvbench.recipe import Configuration
+from kvbench.turns import take_turns
 
 EVALUATION_BATCH = 1024
+PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -63,37 +63,53 @@ class Run:
         return self.epochs_done >= self.configuration.recipe.epochs
 
     def epoch(self) -> None:
-        """Train one epoch; after the recipe's last one, do nothing.
+        """Train one epoch; after the recipe's last one, do nothing."""
+        for _ in self.portions():
+            pass
+
+    def portions(self) -> Iterator[None]:
+        """Train one epoch, pausing after every `PORTION` batches; after the recipe's last one, do nothing.
 
         Raises:
-            UserError: the loss is no finite number; tells configuration, seed and epoch.
+            UserError: the loss is no finite number; tells configuration, seed, epoch and step.
         """
         if self.done:
             return
         synchronize = torch.get_device_module(self.device).synchronize
-        synchronize()
-        start = time.perf_counter()
         self.module.train()
-        losses = []
         rows = torch.randperm(len(self.train), generator=self.order).to(self.device)
-        for chosen in torch.split(rows, self.configuration.recipe.batch_size):
-            xs, teacher_logits, _ = self.train.batch(chosen)
-            loss = distillation_loss(self.module(xs), teacher_logits)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            losses.append(loss.detach())
+        chosen = torch.split(rows, self.configuration.recipe.batch_size)
+        losses: list[Tensor] = []
+        seconds = 0.0
+        for first in range(0, len(chosen), PORTION):
+            synchronize()
+            start = time.perf_counter()
+            losses += [self._step(batch) for batch in chosen[first : first + PORTION]]
+            synchronize()
+            seconds += time.perf_counter() - start
+            yield
         if self.scheduler:
             self.scheduler.step()
-        train_loss = float(torch.stack(losses).cpu().double().mean())  # not every accelerator has float64
-        synchronize()
+        steps = torch.stack(losses).cpu().double()  # not every accelerator has float64
         self.epochs_done += 1
-        self._latest = train_loss, time.perf_counter() - start
-        if not math.isfinite(train_loss):
+        odd = (~steps.isfinite()).nonzero()
+        if len(odd):
+            step = int(odd[0])
             raise UserError(
-                f"The training loss of {self.configuration.id} (seed {self.seed}) is {train_loss} in epoch"
-                f" {self.epochs_done}: try a smaller lr, and look for values that are not finite in the features."
+                f"The training loss of {self.configuration.id} (seed {self.seed}) is {float(steps[step])} in epoch"
+                f" {self.epochs_done}, step {step + 1}: try a smaller lr, and look for values that are not finite in"
+                " the features."
             )
+        self._latest = float(steps.mean()), seconds
+
+    def _step(self, rows: Tensor) -> Tensor:
+        """Train on one batch; returns its loss, a scalar on the device."""
+        xs, teacher_logits, _ = self.train.batch(rows)
+        loss = distillation_loss(self.module(xs), teacher_logits)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
 
     @torch.inference_mode()
     def evaluate(self) -> None:
@@ -130,7 +146,7 @@ class Training:
     """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
 
     On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
-    too small to share, and a history then depends on no number of threads. On an accelerator one after another.
+    too small to share, and a history then depends on no number of threads. On an accelerator one portion at a time.
 
     ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
     alongside, whose rows are kept apart.
@@ -152,25 +168,26 @@ class Training:
 
     def epoch(self) -> None:
         """Train one epoch of every seed; after the recipe's last one, do nothing."""
-        self._each([run for run in (*self.runs, *self.twins) if not run.done], Run.epoch, self.tick)
+        self._each([run for run in (*self.runs, *self.twins) if not run.done], Run.portions, self.tick)
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
-        self._each([*self.runs, *self.twins], Run.evaluate)
+
+        def whole(run: Run) -> Iterator[None]:
+            run.evaluate()
+            yield
+
+        self._each([*self.runs, *self.twins], whole)
 
     def _each(
-        self, runs: Sequence[Run], act: Callable[[Run], None], told: Callable[[Run], object] = lambda _: None
+        self,
+        runs: Sequence[Run],
+        act: Callable[[Run], Iterator[None]],
+        told: Callable[[Run], object] = lambda _: None,
     ) -> None:
-        """Let every run ``act`` once; ``told`` is called with each that did, in their order."""
-        threads = torch.get_num_threads()
-        workers = threads if self.device.type == "cpu" else 1
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            for run, _ in zip(runs, pool.map(act, runs), strict=True):
-                told(run)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # a worker's call sets what new threads start with, too
+        """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        take_turns([act(run) for run in runs], workers, lambda place: told(runs[place]))
 
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""

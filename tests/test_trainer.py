@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,7 +253,7 @@ def test_several_seeds_train_epoch_by_epoch_as_they_would_alone() -> None:
     bank, val = random_bank(), random_bank(40, seed=1)
     training = Training(config(), bank, val, [4, 2], lambda run: ticks.append((run.seed, run.epochs_done)))
     together = history(training)
-    assert ticks == [(4, 1), (2, 1), (4, 2), (2, 2), (4, 3), (2, 3)]
+    assert [sorted(ticks[i : i + 2]) for i in (0, 2, 4)] == [[(2, 1), (4, 1)], [(2, 2), (4, 2)], [(2, 3), (4, 3)]]
     assert together == history(Run(config(), bank, val, 4)) + history(Run(config(), bank, val, 2))
     training.epoch()
     assert len(ticks) == 6
@@ -309,13 +310,15 @@ def test_training_leaves_the_global_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_tells_configuration_seed_and_epoch(value: float) -> None:
+def test_a_loss_that_is_not_finite_tells_configuration_seed_epoch_and_step(value: float) -> None:
     run = fresh(config(step_size=2), seed=8)
     run.epoch()
     run.evaluate()
-    run.train.taps[-1][3, 2] = value
-    with pytest.raises(UserError, match=r"lr_Model1 \(seed 8\) is (nan|inf) in epoch 2: try a smaller lr"):
+    rows = torch.randperm(150, generator=run.order.clone_state()).tolist()
+    run.train.taps[-1][rows[70], 2] = value  # in the second batch of 64
+    with pytest.raises(UserError, match=r"lr_Model1 \(seed 8\) is (nan|inf) in epoch 2, step 2: try a smaller lr"):
         run.epoch()
+    assert [row["epoch"] for row in run.history] == [1], "what was trained before is kept"
 
 
 def test_too_few_taps_are_told_before_training() -> None:
@@ -343,7 +346,7 @@ def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.Monke
     )
     with pytest.raises(RuntimeError, match="meta tensor"):
         run.epoch()
-    assert synchronised == ["once"]
+    assert synchronised == ["once", "once"], "before and after a portion is timed"
     assert all(v.is_meta for state in run.optimizer.state.values() for k, v in state.items() if k != "step")
     trained = [p for p in run.module.parameters() if p.requires_grad]
     assert len(run.optimizer.state) == len(trained)
@@ -369,12 +372,29 @@ def test_histories_depend_on_no_number_of_threads(threads: int) -> None:
 def test_seeds_are_trained_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     meeting = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(Run, "epoch", lambda self: meeting.wait())  # each waits for the other: one alone would fail
+    met: list[int] = []
+
+    def portions(_: Run) -> Iterator[None]:
+        met.append(meeting.wait())  # each waits for the other: one alone would fail
+        yield
+
+    monkeypatch.setattr(Run, "portions", portions)
     torch.set_num_threads(2)
     try:
         Training(config(), random_bank(), random_bank(40, seed=1), [0, 1]).epoch()
     finally:
         torch.set_num_threads(before)
+    assert sorted(met) == [0, 1]
+
+
+def test_an_epoch_pauses_between_portions_and_gives_the_same_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = history(fresh())
+    monkeypatch.setattr(trainer, "PORTION", 2)
+    run = fresh()
+    assert len(list(run.portions())) == 2, "3 batches of 64"
+    run.evaluate()
+    assert history(run) == whole
+    assert list(run.portions()) == [], "after the last epoch"
 
 
 def test_twins_are_trained_alongside_and_told_apart() -> None:

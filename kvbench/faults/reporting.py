@@ -15,7 +15,7 @@ from kvbench.faults.fault import Fault, swapped
 from kvbench.recipe import Configuration
 from kvbench.trainer import Run
 
-_init, _epoch, _evaluate = Run.__init__, Run.epoch, Run.evaluate
+_init, _portions, _evaluate = Run.__init__, Run.portions, Run.evaluate
 
 
 def rewritten(change: Callable[[Run, dict[str, Any]], None]) -> Callable[[], AbstractContextManager[object]]:
@@ -56,10 +56,10 @@ def rounded(_: Run, row: dict[str, Any]) -> None:
     row["train_loss"] = round(row["train_loss"], 2)
 
 
-def validated_before(self: Run) -> None:
+def validated_before(self: Run) -> Iterator[None]:
     """Validate before the epoch that the row is about."""
     weights = {name: value.clone() for name, value in self.module.state_dict().items()}
-    _epoch(self)
+    yield from _portions(self)
     self.stale = weights  # type: ignore[attr-defined]
 
 
@@ -76,7 +76,7 @@ def evaluate_stale(self: Run) -> None:
 @contextmanager
 def stale_validation() -> Iterator[None]:
     """Validation is one epoch late."""
-    with patch.object(Run, "epoch", validated_before), patch.object(Run, "evaluate", evaluate_stale):
+    with patch.object(Run, "portions", validated_before), patch.object(Run, "evaluate", evaluate_stale):
         yield
 
 

@@ -1,0 +1,54 @@
+"""Long works side by side: as many at once as there are workers, each taking turns with those that wait."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+def take_turns(works: Sequence[Iterator[None]], workers: int, told: Callable[[int], object] = lambda _: None) -> None:
+    """Exhaust every iterator of ``works``, in ``workers`` threads with one torch thread each.
+
+    After every item the work goes to the end of the queue, so that three works share two threads evenly. ``told`` is
+    called here, in the caller's thread, with the place of each work that has ended. The first error of a work or of
+    ``told`` stops the others at their next pause and is raised, once no thread is left.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+    stopping = threading.Event()
+
+    def work() -> None:
+        while not stopping.is_set():
+            try:
+                place = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                next(works[place])
+            except StopIteration:
+                ended.put(place)
+            except BaseException as error:
+                ended.put(error)
+            else:
+                waiting.put(place)
+
+    for place in range(len(works)):
+        waiting.put(place)
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for _ in range(workers):
+            pool.submit(work)
+        for _ in works:
+            result = ended.get()
+            if isinstance(result, BaseException):
+                raise result
+            told(result)
+    finally:
+        stopping.set()
+        pool.shutdown()
+        torch.set_num_threads(threads)  # a worker's call sets what new threads start with, too
