@@ -161,7 +161,7 @@ OPTIMISATION = [
     Fault("gradients-clipped", "gradients are clipped to norm 0.1", after_init(clipped), MEMORY),
     Fault("gradients-add-up", "gradients are never set to zero", after_init(twice)),
     Fault("partial-batch-dropped", "a last batch that is not whole is dropped", swapped(torch, "split", whole_batches),
-          unseen="8,192 images are 128 whole batches: nothing is dropped"),
+          unseen="4,096 images are 64 whole batches: nothing is dropped"),
     Fault("zeroed-gradients", "gradients are set to zero instead of None",
           swapped(torch.optim.Adam, "zero_grad", zeroed),
           unseen="the same numbers reach the optimiser"),

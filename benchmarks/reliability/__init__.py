@@ -1,0 +1,1 @@
+"""What becomes of a run that is killed, starved, or handed damaged files: `python -m benchmarks.reliability`."""
