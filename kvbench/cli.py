@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -22,6 +23,7 @@ from kvbench.cli_options import (
     RootOption,
     TapsOption,
     TeacherOption,
+    UnreadableOption,
     WorkloadOption,
     settings,
 )
@@ -104,16 +106,15 @@ def extract(
     taps: TapsOption = "",
     teacher: TeacherOption = "",
     checkpoint: CheckpointOption = None,
+    unreadable: UnreadableOption = "stop",
 ) -> None:
     """Make a workload's feature banks: one pass of the teacher over each split."""
-    from contextlib import nullcontext
+    from kvbench.cli_telling import Telling
 
-    from kvbench.progress import Progress
-
-    progress = Progress(nullcontext)
-    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint)
-    banks = made.open_banks(lambda split, done, total: progress.show("image", f"teacher pass, {split}", done, total))
-    progress.close()
+    telling = Telling()
+    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable)
+    banks = made.open_banks(telling.passing, telling.say, telling.looking)
+    telling.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
         typer.echo(
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
@@ -129,11 +130,16 @@ def teacher_train(
     out: Annotated[Optional[Path], typer.Option(help="File to write [teachers/WORKLOAD.safetensors].")] = None,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0,
+    cache: CacheOption = Path(".kvbench"),
+    unreadable: UnreadableOption = "stop",
 ) -> None:
     """Train a workload's teacher from scratch; an interrupted training goes on where it was.
 
     Writes fp16 weights and, beside them, a .json file that says where they come from.
     """
+    from kvbench.cli_telling import Telling
+    from kvbench.options import check_unreadable
+    from kvbench.scan import readable
     from kvbench.settings import resolve_device
     from kvbench.teacher_training import TeacherTask, train_teacher
     from kvbench.workloads import workload as find
@@ -141,10 +147,17 @@ def teacher_train(
     row = find(workload)
     path = out or Path("teachers") / f"{workload}.safetensors"
     recipe = replace(row.teacher_recipe, epochs=epochs or row.teacher_recipe.epochs)
-    train, val = row.images("train", root, recipe.count), row.images("val", root, row.val_count)
+    images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
+    if check_unreadable(unreadable) == "skip":
+        telling = Telling()
+        for split, part in images.items():
+            images[split], _ = readable(part, split, cache, row.name, partial(telling.looking, split), telling.say)
+        telling.close()
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
-    facts = train_teacher(TeacherTask(row.arch, train, val, recipe, seed), path, resolve_device(device), command)
+    facts = train_teacher(
+        TeacherTask(row.arch, images["train"], images["val"], recipe, seed), path, resolve_device(device), command
+    )
     typer.echo(
         f"{path}: accuracy {facts['val_accuracy']:.1%} on {facts['val_count']:,} validation images,"
         f" entropy {facts['val_entropy_nats']:.2f} nat"

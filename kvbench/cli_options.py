@@ -29,6 +29,9 @@ TeacherOption = Annotated[
 CheckpointOption = Annotated[
     Optional[Path], typer.Option("--checkpoint", "--kvbench-checkpoint", help="The teacher's weights: a state dict.")
 ]
+UnreadableOption = Annotated[
+    str, typer.Option("--unreadable", "--kvbench-unreadable", help="Image files that cannot be read: stop or skip")
+]
 ExpectedFolderOption = Annotated[
     Path, typer.Option("--folder", "--kvbench-expected", help="Folder of references, with one folder a workload.")
 ]
@@ -43,11 +46,22 @@ def settings(
     taps: str,
     arch: str,
     checkpoint: Path | None,
+    unreadable: str = "stop",
 ) -> Settings:
     """Make settings of options; raises `UserError` where one makes no sense."""
-    from kvbench.options import parse_taps
+    from kvbench.options import check_unreadable, parse_taps
     from kvbench.settings import Settings, resolve_device
     from kvbench.workloads import workload as find
 
     row = find(workload)
-    return Settings(row, resolve_device(device), cache, root, pooling, parse_taps(taps), arch, checkpoint)
+    return Settings(
+        row,
+        resolve_device(device),
+        cache,
+        root,
+        pooling,
+        parse_taps(taps),
+        arch,
+        checkpoint,
+        check_unreadable(unreadable),
+    )

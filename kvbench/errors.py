@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+TOLD = 5  # names in a message
 
 
 class UserError(ValueError):
     """Something outside kvbench is wrong: an option, a folder, a file. The message is all that the user sees."""
+
+
+def shown(text: object) -> str:
+    """Text from outside, such as a file's name, in one line that any terminal can show.
+
+    Control and invisible characters, and bytes that are no text, are shown by their escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
+    return ", ".join(shown(name) for name in names[:TOLD]) + more
 
 
 def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:

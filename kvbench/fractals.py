@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvbench.data import IMAGENET_MEAN, IMAGENET_STD, SPLITS
+from kvbench.data import SPLITS
+from kvbench.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 VERSION = 1  # raise it when a change alters any pixel: banks are keyed by it
 MAX_MAPS = 4  # affine maps of one system: 2 to 4

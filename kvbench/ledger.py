@@ -173,6 +173,8 @@ class Ledger:
                 f"REPEATED: {self.repeated} clauses that {len(self.seeds)} seeds alone cannot decide. They are recorded"
                 f" seeds, and each came out as it did: the verdicts of all {recorded} recorded seeds stand."
             )
+        notes = {record["notes"] for record in self.records.values() if record["notes"]}
+        lines += [f"DATA: {text}" for text in sorted(notes)]
         lines += [f"NOTED: {text}" for text in self.noted]
         self.summary = "\n".join(lines)
 

@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kvbench.errors import UserError
+from kvbench.errors import UserError, unknown
+
+UNREADABLE = ("stop", "skip")  # what becomes of image files that cannot be read
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ OPTIONS = [
     Option(
         "checkpoint", "", "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)", path=True
     ),
+    Option("unreadable", "stop", "image files that cannot be read: stop the run, or skip them and list them"),
 ]
 
 
@@ -67,6 +70,13 @@ def parse_seeds(text: str, default: int) -> tuple[int, ...]:
 def parse_taps(text: str) -> tuple[str, ...]:
     """Parse module paths with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_unreadable(text: str) -> str:
+    """Return ``text`` if it is one of `UNREADABLE`; raises `UserError` otherwise."""
+    if text not in UNREADABLE:
+        raise unknown("way with unreadable images", text, UNREADABLE)
+    return text
 
 
 def command(given: Mapping[str, str], *, paths: bool = True) -> str:

@@ -63,6 +63,13 @@ class Progress:
         self.bar.update(done - self.done)
         self.done = done
 
+    def say(self, text: str) -> None:
+        """Write a line that stays; the bar is drawn anew below it."""
+        self.close()
+        with self.terminal.uncaptured():
+            if self.terminal.isatty():
+                sys.stderr.write(f"\n{text}\n")
+
     def clear(self) -> None:
         """Make room for others' output; the next `show` draws the bar again, its clock going on."""
         if self.bar is not None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # What all records of a session share: for the head of a report, and for the provenance of a reference.
 FACTS = (
-    "train_count", "val_count", "teacher_val_accuracy", "versions", "hardware", "threads", "random_numbers", "date"
+    "train_count", "val_count", "notes", "teacher_val_accuracy", "versions", "hardware", "threads", "random_numbers",
+    "date",
 )  # fmt: skip
 PACKAGES = ("kvbench", "torch", "torchvision", "pytest-benchmark")
 

@@ -37,6 +37,7 @@ def record(
         "train_count": len(banks.train),
         "val_count": len(banks.val),
         "teacher_val_accuracy": banks.val.teacher_accuracy,
+        "notes": "; ".join(banks.notes),
         "fingerprints": made_from(workload, banks),
         **environment(banks.train.logits.device),
         "compared": moved is not None,

@@ -127,7 +127,7 @@ def report(
         about["images"] = WORKLOADS[workload].summary
         about["recipe against the source's"] = WORKLOADS[workload].differs or "the same"
     about["runs"] = f"{_seeds(histories)} of each configuration"
-    about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN}
+    about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
     head.append("\n".join(f"- {escape(name)}: {escape(_words(value))}" for name, value in about.items()))
     parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
     if timed := seconds(histories, paces):

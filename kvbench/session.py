@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench import findings, history
 from kvbench.errors import unknown
 from kvbench.ledger import Ledger, Outcome
-from kvbench.options import command, parse_seeds, parse_taps
+from kvbench.options import check_unreadable, command, parse_seeds, parse_taps
 from kvbench.recipe import POOLINGS, Configuration, configurations
 from kvbench.workloads import workload
 
@@ -43,6 +43,7 @@ class Session:
         self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
         if values["pooling"] not in POOLINGS:
             raise unknown("pooling", values["pooling"], POOLINGS)
+        check_unreadable(values["unreadable"])
         path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
         self.ledger = Ledger(
             self.workload.name,
@@ -86,6 +87,7 @@ class Session:
             parse_taps(self.values["taps"]),
             self.values["teacher"],
             self.paths.get("checkpoint"),
+            self.values["unreadable"],
         )
 
     @cached_property
@@ -95,7 +97,10 @@ class Session:
         def tick(split: str, done: int, total: int) -> None:
             self.progress.show("image", f"{self.workload.name}: teacher pass, {split}", done, total)
 
-        banks = self.settings.open_banks(tick)
+        def scanned(split: str, done: int, total: int) -> None:
+            self.progress.show("file", f"{self.workload.name}: looking for unreadable files, {split}", done, total)
+
+        banks = self.settings.open_banks(tick, self.progress.say, scanned)
         self.progress.close()
         return banks
 

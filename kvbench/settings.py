@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kvbench import bank, teacher
-from kvbench.data import SPLITS, Images
+from kvbench import bank, scan, teacher
+from kvbench.data import SPLITS, Images, need_classes
 from kvbench.errors import UserError, unknown
 from kvbench.workloads import Workload
 
@@ -49,6 +49,7 @@ class Banks:
     train: bank.FeatureBank
     val: bank.FeatureBank
     fingerprints: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what a reader of the tables should know of the data
 
     @cached_property
     def rounded_otherwise(self) -> tuple[bank.FeatureBank, bank.FeatureBank]:
@@ -60,7 +61,8 @@ class Banks:
 class Settings:
     """Everything that decides the banks of a session.
 
-    ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps.
+    ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps. ``unreadable`` is what becomes of
+    files that cannot be read: `kvbench.options.UNREADABLE`.
     """
 
     workload: Workload
@@ -71,6 +73,7 @@ class Settings:
     taps: tuple[str, ...] = ()
     arch: str = ""
     checkpoint: Path | None = None
+    unreadable: str = "stop"
 
     def images(self, split: str) -> Images:
         """Open what the students see of a split."""
@@ -89,12 +92,24 @@ class Settings:
             return teacher.shipped(self.workload.name)
         return teacher.pretrained(arch)
 
-    def open_banks(self, tick: BankTick = lambda *_: None) -> Banks:
-        """Open the banks of both splits, making those that the cache lacks."""
+    def open_banks(
+        self,
+        tick: BankTick = lambda *_: None,
+        say: scan.Say = lambda _: None,
+        scanned: BankTick = lambda *_: None,
+    ) -> Banks:
+        """Open the banks of both splits, making those that the cache lacks.
+
+        ``say`` is told what is odd about the data, ``scanned`` how far a look for unreadable files is.
+        """
         images = {split: self.images(split) for split in SPLITS}
-        if images["train"].classes != images["val"].classes:
-            odd = sorted(set(images["train"].classes) ^ set(images["val"].classes))
-            raise UserError(f"train and val have different classes in {self.root}; only in one: {', '.join(odd[:5])}.")
+        need_classes(images["train"], images["val"], self.root)
+        notes = []
+        if self.unreadable == "skip":
+            for split, part in images.items():
+                look = partial(scanned, split)
+                images[split], note = scan.readable(part, split, self.cache, self.workload.name, look, say)
+                notes.append(note)
         chosen = self.teacher(images["train"].classes)
         made = {}
         settings = {}
@@ -108,7 +123,8 @@ class Settings:
 
             name = f"{self.workload.name}-{split}"
             made[split] = bank.open_bank(settings[split], self.cache, name, self.device, count).to(self.device)
-        return Banks(made["train"], made["val"], fingerprints(settings))
+        notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))
+        return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
 
 
 def fingerprints(settings: dict[str, bank.BankSettings]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kvbench.data import Images, batches
+from kvbench.data import Images, batches, need_classes
 from kvbench.errors import UserError
 from kvbench.files import write_whole
 from kvbench.fractals import mix
@@ -48,8 +48,7 @@ def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: s
     """
     if out.suffix != ".safetensors":
         raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
-    if task.train.classes != task.val.classes:
-        raise UserError("The training and the validation split have different classes.")
+    need_classes(task.train, task.val, None)
     out.parent.mkdir(parents=True, exist_ok=True)
     module = _fit(task, out.with_suffix(".checkpoint"), device)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}

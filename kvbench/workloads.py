@@ -29,14 +29,15 @@ def generated(classes: int = 1000) -> Opener:
 
 
 def photographs(lister: str) -> Opener:
-    """Open photographs in folders, listed by the function ``lister`` of `kvbench.data`."""
+    """Open photographs in folders, listed by the function ``lister`` of `kvbench.listing`."""
 
     def open_split(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
-        from kvbench import data
+        from kvbench import listing
+        from kvbench.photographs import PhotoImages
 
-        folder = data.need_folder(root, row.name, row.layout)
-        samples, classes = getattr(data, lister)(folder, split)
-        return data.PhotoImages(data.subset(samples, count), classes, row.size, folder)
+        folder = listing.need_folder(root, row.name, row.layout)
+        samples, classes = getattr(listing, lister)(folder, split)
+        return PhotoImages(listing.subset(samples, count), classes, row.size, folder)
 
     return open_split
 

@@ -180,7 +180,7 @@ def test_other_classes_in_val_than_in_train_are_named_and_nothing_is_written(
 ) -> None:
     root = draw_classes(tmp_path / "data", train=["cat", "dog"], val=["cat", "horse"])
     chosen = Settings(WORKLOADS["folder"], CPU, tmp_path / "cache", root, checkpoint=small_checkpoint)
-    with pytest.raises(UserError, match=r"different classes in .*only in one: dog, horse\."):
+    with pytest.raises(UserError, match=r"different classes in .*only in train: dog; only in val: horse\."):
         chosen.open_banks()
     assert not (tmp_path / "cache").exists()
 
