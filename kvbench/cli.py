@@ -155,6 +155,7 @@ def teacher_train(
         telling.close()
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
+    command += f" --unreadable {unreadable}" if unreadable != "stop" else ""
     facts = train_teacher(
         TeacherTask(row.arch, images["train"], images["val"], recipe, seed), path, resolve_device(device), command
     )

@@ -125,7 +125,7 @@ def decode(path: str, size: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd metadata: what matters is an error
-            with Image.open(path) as image:
+            with Path(path).open("rb") as file, Image.open(file) as image:
                 _check_shape(path, image.size, size)
                 return _rgb(image)
     except UnreadableError:

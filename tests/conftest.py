@@ -6,6 +6,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for each other, here and in workers
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Workload:
     """The small workload, known by its name while the test runs."""
     monkeypatch.setitem(WORKLOADS, "small", SMALL)
     return SMALL
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """An empty folder that every user may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
