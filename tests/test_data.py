@@ -81,3 +81,27 @@ def test_files_are_read_by_worker_processes_and_generated_images_are_not(
     list(batches(photos(tmp_path), 4))
     list(batches(WORKLOADS["fractals"].images("val", None, 3), 4))
     assert workers == [16, 0]
+
+
+class Drawn:
+    """Images of a user's own, one of which went wrong."""
+
+    classes, fingerprint, stamp = ("a", "b"), {"images": "drawn"}, ""
+
+    def __init__(self, wrong: float):
+        self.wrong = wrong
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.zeros(len(indices), 3, 4, 4)
+        images[[index == 4 for index in indices], 1, 2, 3] = self.wrong
+        return images, torch.tensor([index % 2 for index in indices])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_an_image_with_values_that_are_not_finite_is_named(wrong: float) -> None:
+    assert len(list(batches(Drawn(0.5), 3))) == 2
+    with pytest.raises(UserError, match=r"Image 4 of Drawn has values that are not finite"):
+        list(batches(Drawn(wrong), 3))

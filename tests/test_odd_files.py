@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import struct
 import zlib
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest_photographs import draw, nobody, seen
 from PIL import Image
 
 from kvbench.errors import UserError
-from kvbench.photographs import PhotoImages, UnreadableError, decode
+from kvbench.photographs import UnreadableError, decode
 
 COLOUR = (200, 100, 50)
 Frames = Callable[[Path], None]
@@ -232,33 +230,3 @@ def test_a_file_with_wrong_bytes_is_an_image_or_a_sentence(suffix: str, tmp_path
             assert str(path) in str(error)  # noqa: PT017
             refused += 1
     assert refused > 10
-
-
-NAMES = [
-    "with space.png",
-    "two\nlines.png",
-    "é漢.png",
-    "bell\x07\x1b[31m.png",
-    os.fsdecode(b"caf\xe9.png"),
-    "'q\"\\.png",
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_name_is_listed_known_and_told(name: str, tmp_path: Path) -> None:
-    path = draw(tmp_path / name, COLOUR)
-    images = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path)
-    assert torch.isfinite(images.__getitems__([0])[0]).all()
-    assert len(images.fingerprint["listing"]) == len(images.stamp) == 64
-    text(path)
-    with pytest.raises(UserError) as told:
-        images.__getitems__([0])
-    assert str(told.value).isprintable()
-    str(told.value).encode()
-    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
-
-
-def test_names_of_no_utf_8_that_differ_have_different_fingerprints(tmp_path: Path) -> None:
-    paths = [draw(tmp_path / os.fsdecode(name), COLOUR) for name in (b"\xe9.png", b"\xe8.png")]
-    one, two = (PhotoImages([(str(path), 0)], ("one",), 8, tmp_path).fingerprint for path in paths)
-    assert one != two

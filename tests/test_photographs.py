@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,15 +94,6 @@ def test_other_colour_modes_become_rgb(make: Callable[[Image.Image], Image.Image
     assert torch.allclose(pixels[:, 8, 8], normalised(colour), atol=0.06)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "no image", "empty"])
-def test_an_unreadable_image_is_named(damage: str, tmp_path: Path) -> None:
-    path = draw(tmp_path / "bad.png", size=(200, 200))
-    content = path.read_bytes()
-    path.write_bytes({"cut short": content[: len(content) // 2], "no image": b"hello", "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"Cannot read the image .*bad\.png.*Mend or remove the file"):
-        read(path)
-
-
 def test_the_fingerprint_changes_with_what_decides_pixels(tmp_path: Path) -> None:
     root = draw_folder(tmp_path)
     samples, classes = image_folder(root, "train")
@@ -127,3 +119,33 @@ def test_the_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path: Path
     here = PhotoImages(*image_folder(root, "train"), 8, root).fingerprint
     there = root.rename(tmp_path / "there")
     assert PhotoImages(*image_folder(there, "train"), 8, there).fingerprint == here
+
+
+NAMES = [
+    "with space.png",
+    "two\nlines.png",
+    "é漢.png",
+    "bell\x07\x1b[31m.png",
+    os.fsdecode(b"caf\xe9.png"),
+    "'q\"\\.png",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_listed_known_and_told(name: str, tmp_path: Path) -> None:
+    path = draw(tmp_path / name)
+    images = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path)
+    assert torch.isfinite(images.__getitems__([0])[0]).all()
+    assert len(images.fingerprint["listing"]) == len(images.stamp) == 64
+    path.write_text("no image")
+    with pytest.raises(UserError) as told:
+        images.__getitems__([0])
+    assert str(told.value).isprintable()
+    str(told.value).encode()
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+
+
+def test_names_of_no_utf_8_that_differ_have_different_fingerprints(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / os.fsdecode(name)) for name in (b"\xe9.png", b"\xe8.png")]
+    one, two = (PhotoImages([(str(path), 0)], ("one",), 8, tmp_path).fingerprint for path in paths)
+    assert one != two
