@@ -32,14 +32,14 @@ class UnreadableError(UserError):
     """An image file cannot be read, for a ``reason``; ``lasting``: it will be so as long as the file stays as it is."""
 
     def __init__(self, path: str, reason: str, lasting: bool = True):
-        super().__init__(path, reason, lasting)  # what pickle makes it of again, on its way from a worker
+        super().__init__(
+            f"Cannot read the image {shown(path)}: {reason}. Mend or remove the file, or have all such files left out"
+            " with --kvbench-unreadable skip."
+        )
         self.path, self.reason, self.lasting = path, reason, lasting
 
-    def __str__(self) -> str:
-        return (
-            f"Cannot read the image {shown(self.path)}: {self.reason}. Mend or remove the file, or have all such files"
-            " left out with --kvbench-unreadable skip."
-        )
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str, bool]]:  # it comes from a worker pickled
+        return UnreadableError, (self.path, self.reason, self.lasting)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import kvbench.trainer  # noqa: F401
 from kvbench.teacher import shipped
 from kvbench.workloads import WORKLOADS, Workload
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "conftest_commands"]
 ROOT = Path(__file__).parent.parent
 
 

@@ -6,17 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from conftest import ROOT
+from conftest_commands import Call
 from conftest_small import SMALL
 
 from kvbench import bank
-from kvbench.cli import main
 from kvbench.recipe import TeacherRecipe
 from kvbench.workloads import WORKLOADS
 
@@ -29,37 +27,6 @@ Model5 | last 3 taps | 2,260,664 | 2,260,664 | 4,513,792
 Model6 | last 3 taps | 2,260,664 | 1,867,448 | 4,513,792
 Model7 | last 3 taps | 2,481,640 | 2,481,640 | 4,956,160
 """
-
-
-class Told(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Told]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments: object) -> Told:
-        monkeypatch.setattr(sys, "argv", ["kvbench", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ending:
-            code = ending.code or 0
-        assert isinstance(code, int)
-        return Told(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
