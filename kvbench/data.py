@@ -95,6 +95,8 @@ class _Finite:
 
     def __call__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         images, labels = self.images.__getitems__(indices)
+        if torch.isfinite(images.sum()):  # several times quicker than to look at each value
+            return images, labels
         finite = torch.isfinite(images).flatten(1).all(1)
         if not finite.all():
             index = indices[int(finite.logical_not().nonzero()[0])]
