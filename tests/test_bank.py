@@ -255,7 +255,7 @@ def test_the_pass_stays_on_its_device() -> None:
             return 6
 
         def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-            return torch.empty(len(indices), 3, 32, 32), torch.zeros(len(indices), dtype=torch.long)
+            return torch.zeros(len(indices), 3, 32, 32), torch.zeros(len(indices), dtype=torch.long)
 
     seen: list[torch.device] = []
     teacher = tiny_teacher()
