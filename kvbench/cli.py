@@ -20,6 +20,7 @@ from kvbench.cli_options import (
     DeviceOption,
     ExpectedFolderOption,
     PoolingOption,
+    PrecisionOption,
     RootOption,
     TapsOption,
     TeacherOption,
@@ -107,12 +108,13 @@ def extract(
     teacher: TeacherOption = "",
     checkpoint: CheckpointOption = None,
     unreadable: UnreadableOption = "stop",
+    precision: PrecisionOption = "float32",
 ) -> None:
-    """Make a workload's feature banks: one pass of the teacher over each split."""
+    """Make a workload's feature banks: one pass of the teacher over each split; an interrupted one goes on."""
     from kvbench.cli_telling import Telling
 
     telling = Telling()
-    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable)
+    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable, precision)
     banks = made.open_banks(telling.passing, telling.say, telling.looking)
     telling.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):

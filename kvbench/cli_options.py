@@ -20,6 +20,7 @@ RootOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", "--kvbench-device", help="auto, cpu, cuda, cuda:1, mps or xpu")]
 CacheOption = Annotated[Path, typer.Option("--cache", "--kvbench-cache", help="Folder of feature banks.")]
 PoolingOption = Annotated[str, typer.Option("--pooling", "--kvbench-pooling", help="global or pyramid")]
+PrecisionOption = Annotated[str, typer.Option("--precision", "--kvbench-precision", help="float32 or bfloat16")]
 TapsOption = Annotated[
     str, typer.Option("--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between.")
 ]
@@ -47,6 +48,7 @@ def settings(
     arch: str,
     checkpoint: Path | None,
     unreadable: str = "stop",
+    precision: str = "float32",
 ) -> Settings:
     """Make settings of options; raises `UserError` where one makes no sense."""
     from kvbench.options import check_unreadable, parse_taps
@@ -64,4 +66,5 @@ def settings(
         arch,
         checkpoint,
         check_unreadable(unreadable),
+        precision,
     )

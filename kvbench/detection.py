@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from kvbench import bank, history
+from kvbench import history
 from kvbench.comparison import Comparison, compare
 from kvbench.errors import UserError
 from kvbench.faults import Fault
@@ -100,15 +102,9 @@ class Laboratory:
         return self._clean[name]
 
     def extracted(self) -> Banks:
-        """Both banks made anew, not kept."""
-        images = {split: self.settings.images(split) for split in ("train", "val")}
-        teacher = self.settings.teacher(images["train"].classes)
-        taps = self.settings.taps or self.workload.taps
-        made = {}
-        for split, part in images.items():
-            wanted = bank.BankSettings(part, teacher, taps, self.settings.pooling)
-            made[split] = bank.extract(wanted, self.settings.device).to(self.settings.device)
-        return Banks(made["train"], made["val"], self.banks.fingerprints)
+        """Both banks made anew, in files that are gone when nobody reads them any more."""
+        with TemporaryDirectory() as folder:
+            return replace(self.settings, cache=Path(folder)).open_banks()
 
     def rounded_otherwise(self, seed: int) -> Banks:
         """The banks as another platform might have left them; the reference's twins have other noise."""

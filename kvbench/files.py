@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvbench.errors import UserError
+
+ASIDE = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z]+)?")  # what `write_whole` calls its files
+LONG_DEAD = 24 * 3600  # seconds after which nobody writes to such a file any more
 
 
 @contextmanager
@@ -46,3 +51,22 @@ def need_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk, where the system can tell."""
+    if hasattr(os, "O_DIRECTORY"):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Remove what `write_whole` left in ``folder`` where its process was killed, once that is a day ago."""
+    for path in folder.iterdir():
+        if ASIDE.fullmatch(path.name):
+            with suppress(OSError):  # gone, or another user's
+                if path.is_file() and time.time() - path.stat().st_mtime > LONG_DEAD:
+                    path.unlink()

@@ -46,6 +46,7 @@ OPTIONS = [
         "report", "", "file for the tables in markdown; empty: report-WORKLOAD.md in the cache", path=True, shapes=False
     ),
     Option("pooling", "global", "how taps are pooled: global or pyramid"),
+    Option("precision", "float32", "of the teacher's pass and the banks: float32, or bfloat16, half as large"),
     Option("taps", "", "module paths of the teacher, shallow to deep, with commas between; empty: the workload's"),
     Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
     Option(

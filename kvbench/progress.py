@@ -1,4 +1,4 @@
-"""Progress on the terminal's next line, whoever captures the output; silent where there is no terminal."""
+"""Progress on the terminal's next line, whoever captures the output; where there is no terminal, sentences alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from tqdm import tqdm
 
@@ -64,11 +64,14 @@ class Progress:
         self.done = done
 
     def say(self, text: str) -> None:
-        """Write a line that stays; the bar is drawn anew below it."""
-        self.close()
+        """Print a sentence on a line of its own, on the real standard error, whether that is a terminal or not."""
+        self.clear()
         with self.terminal.uncaptured():
-            if self.terminal.isatty():
-                sys.stderr.write(f"\n{text}\n")
+            if sys.stderr is not None:
+                # Where others capture, they are in the middle of a line: pytest's dots.
+                start = "" if self.terminal.uncaptured is nullcontext else "\n"
+                sys.stderr.write(f"{start}{text}\n")
+                sys.stderr.flush()
 
     def clear(self) -> None:
         """Make room for others' output; the next `show` draws the bar again, its clock going on."""

@@ -21,6 +21,7 @@ class Recipe:
 
 
 POOLINGS = ("global", "pyramid")  # how taps are pooled
+PRECISIONS = ("float32", "bfloat16")  # of the teacher's pass and of the bank that it leaves; torch's names
 SCHEDULED = "lr_"  # prefix of a configuration that is trained with StepLR
 
 

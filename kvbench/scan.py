@@ -22,6 +22,7 @@ import PIL
 from kvbench.data import Images, in_batches
 from kvbench.errors import UserError, shown, some
 from kvbench.files import need_writable, write_whole
+from kvbench.locks import Say
 from kvbench.photographs import PhotoImages, UnreadableError, decode
 
 FORMAT: Final = 1  # raise it when what is readable changes, or the files' layout
@@ -30,7 +31,6 @@ TAIL: Final = 4096  # bytes at a file's end that tell most files of one size apa
 MAX_COMPARED: Final = 50_000  # files opened to look for the same one in both splits
 READERS: Final = 16  # threads: they wait for the disk
 
-Say = Callable[[str], None]
 Tick = Callable[[int, int], object]  # told how many images were looked at, of how many
 
 

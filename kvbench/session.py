@@ -11,7 +11,7 @@ from kvbench import findings, history
 from kvbench.errors import unknown
 from kvbench.ledger import Ledger, Outcome
 from kvbench.options import check_unreadable, command, parse_seeds, parse_taps
-from kvbench.recipe import POOLINGS, Configuration, configurations
+from kvbench.recipe import POOLINGS, PRECISIONS, Configuration, configurations
 from kvbench.workloads import workload
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Session:
         if values["pooling"] not in POOLINGS:
             raise unknown("pooling", values["pooling"], POOLINGS)
         check_unreadable(values["unreadable"])
+        if values["precision"] not in PRECISIONS:
+            raise unknown("precision", values["precision"], PRECISIONS)
         path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
         self.ledger = Ledger(
             self.workload.name,
@@ -88,6 +90,7 @@ class Session:
             self.values["teacher"],
             self.paths.get("checkpoint"),
             self.values["unreadable"],
+            self.values["precision"],
         )
 
     @cached_property

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from kvbench import bank, scan, teacher
+from kvbench import bank, cache, scan, teacher
 from kvbench.data import SPLITS, Images, need_classes
 from kvbench.errors import UserError, unknown
+from kvbench.locks import Say
 from kvbench.workloads import Workload
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -62,7 +63,8 @@ class Settings:
     """Everything that decides the banks of a session.
 
     ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps. ``unreadable`` is what becomes of
-    files that cannot be read: `kvbench.options.UNREADABLE`.
+    files that cannot be read: `kvbench.options.UNREADABLE`. ``fresh`` throws away what an interrupted teacher pass
+    left, instead of going on with it.
     """
 
     workload: Workload
@@ -74,6 +76,8 @@ class Settings:
     arch: str = ""
     checkpoint: Path | None = None
     unreadable: str = "stop"
+    precision: str = "float32"
+    fresh: bool = False
 
     def images(self, split: str) -> Images:
         """Open what the students see of a split."""
@@ -95,12 +99,13 @@ class Settings:
     def open_banks(
         self,
         tick: BankTick = lambda *_: None,
-        say: scan.Say = lambda _: None,
+        say: Say = lambda _: None,
         scanned: BankTick = lambda *_: None,
     ) -> Banks:
         """Open the banks of both splits, making those that the cache lacks.
 
-        ``say`` is told what is odd about the data, ``scanned`` how far a look for unreadable files is.
+        ``say`` is told what is odd about the data and what is reused or mended, ``scanned`` how far a look for
+        unreadable files is.
         """
         images = {split: self.images(split) for split in SPLITS}
         need_classes(images["train"], images["val"], self.root)
@@ -114,7 +119,8 @@ class Settings:
         made = {}
         settings = {}
         for split, part in images.items():
-            settings[split] = bank.BankSettings(part, chosen, self.taps or self.workload.taps, self.pooling)
+            taps = self.taps or self.workload.taps
+            settings[split] = bank.BankSettings(part, chosen, taps, self.pooling, self.precision)
             total, done = len(part), [0]
 
             def count(n: int, split: str = split, total: int = total, done: list[int] = done) -> None:
@@ -122,7 +128,8 @@ class Settings:
                 tick(split, done[0], total)
 
             name = f"{self.workload.name}-{split}"
-            made[split] = bank.open_bank(settings[split], self.cache, name, self.device, count).to(self.device)
+            opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
+            made[split] = opened.to(self.device)
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))
         return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
 

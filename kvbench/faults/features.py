@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvbench import bank, fractals, hooks
-from kvbench.bank import FeatureBank
+from kvbench import extraction, fractals, hooks
+from kvbench.bank import BankSettings, FeatureBank
 from kvbench.faults.fault import Fault, swapped, with_banks, with_features
 
 CONFIDENT = 20.0  # a logit that leaves the other classes nothing
@@ -30,7 +30,7 @@ def hooked_elsewhere(move: Callable[[str], str]) -> Callable[[], AbstractContext
         with hooked(module, list(moved)) as captured:
             yield _Renamed(captured, moved)
 
-    return swapped(bank, "capture", capture)
+    return swapped(extraction, "capture", capture)
 
 
 class _Renamed(dict[str, Tensor]):
@@ -66,20 +66,20 @@ def before_last_relu() -> Iterator[None]:
         for handle in handles:
             handle.remove()
 
-    with patch.object(bank, "capture", capture):
+    with patch.object(extraction, "capture", capture):
         yield
 
 
 @contextmanager
 def teacher_in_train_mode() -> Iterator[None]:
     """Let the teacher normalise by its batches, and learn their statistics."""
-    extracted = bank.extract
+    extracted = extraction.extract
 
-    def extract(settings: bank.BankSettings, *arguments: Any) -> FeatureBank:
+    def extract(settings: BankSettings, *arguments: Any) -> Iterator[extraction.Rows]:
         settings.teacher.module.train()
         return extracted(settings, *arguments)
 
-    with patch.object(bank, "extract", extract):
+    with patch.object(extraction, "extract", extract):
         yield
 
 
