@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest_banks import ROWS
 from conftest_small import SMALL
 from safetensors.torch import save_file
 
 import kvbench.session
 import kvbench.settings
-import kvbench.trainer  # noqa: F401
+import kvbench.shards
+import kvbench.trainer
 from kvbench.teacher import shipped
 from kvbench.workloads import WORKLOADS, Workload
 
@@ -67,3 +69,9 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of one batch, so that small banks have several."""
+    monkeypatch.setattr(kvbench.shards, "SHARD", ROWS)

@@ -14,7 +14,7 @@ from conftest import ROOT
 from conftest_commands import Call
 from conftest_small import SMALL
 
-from kvbench import bank
+from kvbench import extraction
 from kvbench.recipe import TeacherRecipe
 from kvbench.workloads import WORKLOADS
 
@@ -147,16 +147,28 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
     assert first.code == 0, first.err
     assert "train: 40 images, taps 256 512 512 wide, 10 classes" in first.out
     assert "val: 20 images, taps 256 512 512 wide, 10 classes" in first.out
-    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").iterdir()}
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")}
     assert sorted(name.rpartition("-")[0] for name in written) == ["small-train", "small-val"]
 
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
-    monkeypatch.setattr(bank, "extract", refuse)
+    monkeypatch.setattr(extraction, "extract", refuse)
     second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
     assert second == first
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").iterdir()} == written
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")} == written
+
+
+def test_extract_in_bfloat16_makes_banks_half_as_large(
+    call: Call, tiny: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ["extract", "--workload", "small", "--checkpoint", small_checkpoint, "--device", "cpu"]
+    sizes = []
+    for precision in ("float32", "bfloat16"):
+        told = call(*arguments, "--cache", tmp_path / precision, "--kvbench-precision", precision)
+        assert told.code == 0, told.err
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / precision).glob("*.safetensors")))
+    assert 0.45 < sizes[1] / sizes[0] < 0.55
 
 
 @pytest.mark.parametrize(
@@ -164,6 +176,7 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
     [
         (["--workload", "fractal"], r"Unknown workload 'fractal'\. Did you mean fractals\? Valid: fractals, "),
         (["--workload", "small", "--device", "gpu"], r"Unknown device 'gpu'\. .*auto, cpu, cuda, mps, xpu"),
+        (["--workload", "small", "--precision", "half"], r"Unknown precision 'half'\. .*float32, bfloat16"),
         (["--workload", "small", "--pooling", "max"], r"Unknown pooling 'max'\. .*global, pyramid"),
         (["--workload", "small", "--taps", "layer3.1,layer4.2"], r"No tap 'layer4\.2': .*layer4\.1"),
         (["--workload", "small", "--teacher", "resnet34", "--taps", "layer3,layer4"], r"does not fit resnet34"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest_small import SMALL
 
-from kvbench import bank, fractals, models, trainer
+from kvbench import extraction, fractals, models, trainer
 from kvbench.errors import UserError
 from kvbench.faults import CATALOGUE, fault
 from kvbench.models import STUDENTS, KeyValueMemory, ResidualChain, SumOfHeads
 from kvbench.recipe import Recipe, configurations
+from kvbench.settings import Banks, Settings
 from kvbench.trainer import Run
 
 PATCHED: list[tuple[Any, str]] = [
@@ -31,8 +35,8 @@ PATCHED: list[tuple[Any, str]] = [
     (KeyValueMemory, "forward"),
     (SumOfHeads, "forward"),
     (ResidualChain, "forward"),
-    (bank, "capture"),
-    (bank, "extract"),
+    (extraction, "capture"),
+    (extraction, "extract"),
     (fractals, "render"),
     (fractals, "IMAGENET_MEAN"),
 ]
@@ -50,6 +54,26 @@ def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
         assert any(a is not b for a, b in zip(before, inside, strict=True)), "what it patches is not in the list"
         raise KeyError("stop")
     assert all(a is b for a, b in zip(before, patched(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def clean(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Banks]:
+    """Settings of few images, and their banks without a fault."""
+    row = replace(SMALL, train_count=20, val_count=10)
+    settings = Settings(row, torch.device("cpu"), tmp_path_factory.mktemp("clean"), checkpoint=small_checkpoint)
+    return settings, settings.open_banks()
+
+
+@pytest.mark.parametrize("name", [name for name, row in CATALOGUE.items() if row.teacher])
+def test_a_fault_of_the_teachers_pass_reaches_the_banks(
+    name: str, clean: tuple[Settings, Banks], tmp_path: Path
+) -> None:
+    settings, banks = clean
+    with CATALOGUE[name].inject():
+        made = replace(settings, cache=tmp_path).open_banks()
+    for one, other in ((banks.train, made.train), (banks.val, made.val)):
+        assert any(not torch.equal(a, b) for a, b in zip(one.taps, other.taps, strict=True))
+        assert torch.equal(one.labels, other.labels)
 
 
 def test_rows_name_configurations_that_exist_and_say_what_goes_wrong() -> None:

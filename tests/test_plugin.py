@@ -100,8 +100,18 @@ def test_a_second_run_makes_no_teacher_pass(run: Run, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise AssertionError("the teacher ran again")
 
-    monkeypatch.setattr("kvbench.bank.extract", refuse)
+    monkeypatch.setattr("kvbench.extraction.extract", refuse)
     counts(run("-k", "[Model1]"), passed=1, failed=0)
+
+
+def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Run, pytester: pytest.Pytester) -> None:
+    (path,) = (pytester.path / ".kvbench").glob("small-val-*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    result = run("-k", "[Model1]")
+    counts(result, passed=1, failed=0)
+    result.stderr.fnmatch_lines([f"small-val: {path}: shard 1 (images 1 to 100) of 1: damaged; it is made again."])
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("switch", ["--benchmark-disable", "-n2", "--benchmark-cprofile=cumtime"])
@@ -250,6 +260,7 @@ def test_a_failed_run_updates_nothing(run: Run, pytester: pytest.Pytester, monke
         ("seeds", "none", "Cannot read the seeds 'none'"),
         ("seeds", "0", "Cannot read the seeds '0'"),
         ("pooling", "max", "Unknown pooling 'max'*Valid: global, pyramid"),
+        ("precision", "half", "Unknown precision 'half'*Valid: float32, bfloat16"),
         ("taps", "layer3.1,layer4.9,layer4.1", "No tap 'layer4.9'*layer4.1"),
         ("checkpoint", "gone.pt", "No checkpoint file *gone.pt"),
         ("teacher", "resnet19", "Unknown torchvision model 'resnet19'. Did you mean*resnet18"),
@@ -290,6 +301,17 @@ def test_without_kvbenchs_fixtures_the_plugin_is_silent_and_imports_neither_torc
 
 def test_help_tells_every_option_with_its_default(pytester: pytest.Pytester) -> None:
     told = pytester.runpytest_inprocess("--help").stdout.str()
-    for name in ("workload", "root", "device", "seeds", "cache", "expected", "report", "pooling", "update-expected"):
+    for name in (
+        "workload",
+        "root",
+        "device",
+        "seeds",
+        "cache",
+        "expected",
+        "report",
+        "pooling",
+        "precision",
+        "update-expected",
+    ):
         assert f"--kvbench-{name}" in told
     assert "default: fractals" in " ".join(told.split())

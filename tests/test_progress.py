@@ -72,3 +72,29 @@ def test_it_writes_only_while_nothing_is_captured(monkeypatch: pytest.MonkeyPatc
     progress.close()
     assert "teacher pass" in screen.getvalue()
     assert captured.getvalue() == ""
+
+
+@pytest.mark.parametrize("screen", [Screen(), io.StringIO()])
+def test_a_sentence_is_printed_on_a_terminal_or_not_while_nothing_is_captured(
+    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", captured)
+
+    @contextlib.contextmanager
+    def uncaptured() -> Iterator[None]:
+        with contextlib.redirect_stderr(screen):
+            yield
+
+    progress = Progress(uncaptured)
+    progress.show("image", "teacher pass", 3, 10)
+    progress.say("going on after 4,096 of 8,192 images.")
+    progress.show("image", "teacher pass", 4, 10)
+    assert "\ngoing on after 4,096 of 8,192 images.\n" in screen.getvalue(), "below pytest's dots"
+    progress.close()
+    assert captured.getvalue() == ""
+
+
+def test_a_sentence_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(contextlib.nullcontext).say("waiting.")
+    assert capsys.readouterr().err == "waiting.\n"

@@ -12,7 +12,7 @@ import torch
 from conftest_small import SMALL
 from PIL import Image
 
-from kvbench import bank
+from kvbench import extraction
 from kvbench import teacher as teacher_module
 from kvbench.errors import UserError
 from kvbench.settings import Settings, resolve_device
@@ -128,12 +128,15 @@ def test_both_banks_are_made_once_and_reused(
     assert made.train.widths == made.val.widths == (256, 512, 512)
     assert (made.train.classes, made.val.classes) == (10, 10)
     assert ticks == [("train", 40, 40), ("val", 20, 20)]
-    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir()) == ["small-train", "small-val"]
+    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
+        "small-train",
+        "small-val",
+    ]
 
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
-    monkeypatch.setattr(bank, "extract", refuse)
+    monkeypatch.setattr(extraction, "extract", refuse)
     again = small_settings(tmp_path, small_checkpoint).open_banks(lambda *tick: ticks.append(tick))
     assert torch.equal(again.train.logits, made.train.logits)
     assert torch.equal(again.val.taps[0], made.val.taps[0])
@@ -156,6 +159,26 @@ def test_fingerprints_tell_what_changed(small_checkpoint: Path, tmp_path: Path) 
     assert changed(replace(base, pooling="pyramid")) == {"pooling"}
     assert changed(replace(base, taps=("layer2.1", "layer4.0", "layer4.1"))) == {"taps"}
     assert changed(replace(base, workload=replace(TINY, val_count=21))) == {"val images"}
+    assert changed(replace(base, precision="bfloat16")) == {"precision"}
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("fresh", [False, True])
+def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
+    fresh: bool, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, train_count=256), fresh=fresh)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        settings.open_banks(stop)
+    told: list[str] = []
+    ticks: list[tuple[str, int, int]] = []
+    settings.open_banks(lambda *tick: ticks.append(tick), told.append)
+    assert told == ([] if fresh else ["small-train: going on after 128 of 256 images."])
+    assert ticks == [("train", 128, 256), ("train", 256, 256), ("val", 20, 20)]
 
 
 def draw_classes(root: Path, **splits: list[str]) -> Path:
@@ -192,4 +215,4 @@ def test_an_unreadable_image_is_named_and_no_bank_is_left(small_checkpoint: Path
     row = replace(WORKLOADS["folder"], size=32)
     with pytest.raises(UserError, match=r"^Cannot read the image .*c7/a\.png"):
         Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
-    assert not (tmp_path / "cache").exists()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

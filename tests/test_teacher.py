@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest_banks import in_memory
 from conftest_small import SMALL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
-from kvbench.bank import BankSettings, extract
+from kvbench.bank import BankSettings
 from kvbench.errors import UserError
 from kvbench.fractals import FractalImages
 from kvbench.teacher import SHIPPED, Teacher, build, from_checkpoint, frozen, pretrained, read_state_dict, shipped
@@ -58,7 +59,7 @@ def test_a_teacher_pass_changes_nothing_and_needs_no_gradient(small_checkpoint: 
     teacher = from_checkpoint(small_checkpoint, "resnet18", TEN)
     before = {k: v.clone() for k, v in teacher.module.state_dict().items()}
     assert "layer4.1.bn2.running_mean" in before
-    bank = extract(BankSettings(SMALL.images("train", None, 20), teacher, SMALL.taps), torch.device("cpu"))
+    bank = in_memory(BankSettings(SMALL.images("train", None, 20), teacher, SMALL.taps))
     after = teacher.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items()), "BatchNorm statistics count, too"
     assert_frozen(teacher)

@@ -16,7 +16,8 @@ import torch
 from conftest_small import SMALL
 
 from kvbench import trainer
-from kvbench.bank import BankSettings, FeatureBank, open_bank
+from kvbench.bank import BankSettings, FeatureBank
+from kvbench.cache import open_bank
 from kvbench.errors import UserError
 from kvbench.models import STUDENTS, student
 from kvbench.recipe import Configuration, Recipe, configurations

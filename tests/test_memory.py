@@ -1,0 +1,34 @@
+"""Memory that runs out is told in a sentence; other errors stay what they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kvbench.errors import UserError
+from kvbench.memory import enough_memory
+
+
+def test_the_cpus_allocator() -> None:
+    match = r"^There is not enough memory for a test \(.*\)\. Buy some\.$"
+    with pytest.raises(UserError, match=match) as told, enough_memory("a test", "Buy some."):
+        torch.empty(2**60)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")]
+)
+def test_an_accelerator_and_python(error: Exception) -> None:
+    with (
+        pytest.raises(UserError, match=r"not enough memory for a test.*\. Buy some\.$"),
+        enough_memory("a test", "Buy some."),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ZeroDivisionError(), UserError("a sentence")])
+def test_everything_else_passes_through(error: Exception) -> None:
+    with pytest.raises(type(error)) as told, enough_memory("a test", "Buy some."):
+        raise error
+    assert told.value is error
