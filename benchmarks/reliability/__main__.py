@@ -18,7 +18,7 @@ from kvbench.provenance import environment
 from kvbench.report import escape, markdown_table
 
 ABOUT = """\
-A small project (the suite on 1,280 generated images, 14 configurations, 2 seeds, 3 epochs) runs in its own process. A
+A small project (the suite on 640 generated images, 14 configurations, 2 seeds, 3 epochs) runs in its own process. A
 fault strikes at a random moment or place; then the same command is given again, undisturbed. *Survived*: it ended in
 the undisturbed run's histories, digit by digit, and in its report, seconds and dates aside. *Where*: the stage in which
 the fault struck, from the files that lay there, or what it struck. Several kills may strike a run before it is let go

@@ -29,7 +29,7 @@ CLASSES = 10
 SMALL = replace(
     WORKLOADS["fractals"],
     name="small",
-    train_count=1280,
+    train_count=640,
     val_count=128,
     recipe=Recipe(epochs=3, lr=3e-3),
     opener=generated(CLASSES),
