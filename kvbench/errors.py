@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from kvbench.text import line, shown
+
 TOLD = 5  # names in a message
-
-from kvbench.text import line
-
 LONGEST = 4000  # characters of a sentence that anyone would read
 
 
@@ -21,14 +20,6 @@ class UserError(ValueError):
     def __init__(self, message: str):
         said = line(message)
         super().__init__(said if len(said) <= LONGEST else f"{said[:LONGEST]} ... ({len(said):,} characters)")
-
-
-def shown(text: object) -> str:
-    """Text from outside, such as a file's name, in one line that any terminal can show.
-
-    Control and invisible characters, and bytes that are no text, are shown by their escapes.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def some(names: Sequence[str]) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
-# Control characters (ESC, BEL, CR), invisible ones that reorder or hide text, half characters, exotic line ends.
-UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 MARKED = re.compile(r"[\\|`*<\[~$&]|(?<=:)//|(?<![A-Za-z0-9])_|(?i:\bwww)(?=\.)")  # by markdown
 OPENING = re.compile(r"[#>+=-]|\d+(?=[.)])")  # what makes more than text of a line that begins with it
 
@@ -18,19 +15,27 @@ class Marked(str):
     __slots__ = ()
 
 
+def shown(text: object) -> str:
+    """Text from outside, such as a file's name, in one line that any terminal can show.
+
+    Control and invisible characters, and bytes that are no text, are shown by their escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def plain(text: str) -> str:
     r"""The same text for a terminal: what is not seen is shown by its code (``\x1b``); line ends stay."""
-    return "".join(_shown(char) if char != "\n" else char for char in text.replace("\r\n", "\n"))
+    return "\n".join(map(shown, text.replace("\r\n", "\n").split("\n")))
 
 
 def line(text: str) -> str:
     """The same text in one line, with nothing unseen in it."""
-    return plain(" ".join(text.splitlines()))
+    return shown(" ".join(text.splitlines()))
 
 
 def escape(text: str) -> str:
     """Text as one line of markdown that says just that: no table cell, tag, link or emphasis of its own."""
-    spaced = "".join(" " if unicodedata.category(char) in UNSEEN else char for char in text)
+    spaced = "".join(char if char.isprintable() else " " for char in text)
     return MARKED.sub(lambda found: f"{found[0]}\\" if found[0].lower() == "www" else f"\\{found[0]}", spaced)
 
 
@@ -45,10 +50,6 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
     cells = [[cell if isinstance(cell, Marked) else escape(cell) for cell in row] for row in [headers, *rows]]
     return tabulate(cells[1:], cells[0], tablefmt="pipe", disable_numparse=True)
-
-
-def _shown(char: str) -> str:
-    return char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSEEN else char
 
 
 def _flat(markdown: str) -> str:
