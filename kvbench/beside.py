@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from kvbench import history
 from kvbench.clauses import HOLDS
 from kvbench.findings import FINDINGS
 from kvbench.reference import Reference, load
 from kvbench.report import ROWS, TITLES
+from kvbench.text import markdown_table
 
 
 def beside(folder: Path, workloads: Sequence[str]) -> str:
@@ -34,7 +33,7 @@ def _curves(references: Sequence[Reference], metric: str) -> str:
             headers.append(f"{reference.workload} {epoch}")
             columns.append({name: means.get((name, epoch)) for name in ROWS})
     rows = [[name, *("-" if c[name] is None else f"{c[name]:.3f}" for c in columns)] for name in ROWS]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return markdown_table(headers, rows)
 
 
 def _verdicts(references: Sequence[Reference]) -> str:
@@ -53,4 +52,4 @@ def _verdicts(references: Sequence[Reference]) -> str:
     for reference in references:
         seeds = len(history.seeds(reference.histories))
         headers.append(f"{reference.workload}, {f'{seeds} seeds' if seeds > 1 else '1 seed, by sign'}")
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return markdown_table(headers, rows)

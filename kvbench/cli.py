@@ -27,6 +27,7 @@ from kvbench.cli_options import (
     UnreadableOption,
     WorkloadOption,
     settings,
+    tell,
 )
 from kvbench.errors import UserError
 
@@ -66,7 +67,7 @@ def report(
         told = beside(folder, expected)
     else:
         told = report_expected(folder, expected[0], finding) if expected else report_saved(saved or Path(), finding)
-    typer.echo(told)
+    tell(told)
 
 
 @app.command()
@@ -94,7 +95,7 @@ def students(
         rows.append([row.name, reads, row.summary, *numbers])
     headers = ["student", "reads", "made of", "parameters", "trainable", "FLOPs a sample"]
     align = ("left", "left", "left", "right", "right", "right")
-    typer.echo(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
+    tell(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
 
 
 @app.command()
@@ -118,7 +119,7 @@ def extract(
     banks = made.open_banks(telling.passing, telling.say, telling.looking)
     telling.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
-        typer.echo(
+        tell(
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
             f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {cache}"
         )
@@ -161,7 +162,7 @@ def teacher_train(
     facts = train_teacher(
         TeacherTask(row.arch, images["train"], images["val"], recipe, seed), path, resolve_device(device), command
     )
-    typer.echo(
+    tell(
         f"{path}: accuracy {facts['val_accuracy']:.1%} on {facts['val_count']:,} validation images,"
         f" entropy {facts['val_entropy_nats']:.2f} nat"
     )
@@ -172,7 +173,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
+        tell(f"Error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

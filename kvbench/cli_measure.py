@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from kvbench.cli_options import CacheOption, DeviceOption, ExpectedFolderOption, RootOption, WorkloadOption, settings
+from kvbench.cli_options import (
+    CacheOption,
+    DeviceOption,
+    ExpectedFolderOption,
+    RootOption,
+    WorkloadOption,
+    settings,
+    tell,
+)
 from kvbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,11 +70,11 @@ def detect(
     for number, row in enumerate(chosen, 1):
         trials.append(laboratory.trial(row))
         verdict = "noticed" if trials[-1].noticed else "missed" if trials[-1].changed else "changes nothing"
-        typer.echo(f"[{number}/{len(chosen)}] {row.id}: {verdict}", err=True)
+        tell(f"[{number}/{len(chosen)}] {row.id}: {verdict}", err=True)
         keep([])
-    counted = false_alarms(laboratory, seeds, rounded, lambda text: typer.echo(text, err=True)) if not fault else []
+    counted = false_alarms(laboratory, seeds, rounded, lambda text: tell(text, err=True)) if not fault else []
     told = keep(counted)
-    typer.echo(f"{summary(trials)}\n{out}" if out else told)
+    tell(f"{summary(trials)}\n{out}" if out else told)
 
 
 def power(
@@ -93,9 +101,9 @@ def power(
     recorded = len(history.seeds(reference.histories))
     if recorded < 2:
         raise UserError(f"The reference of {expected} has one seed: its spread is not known.")
-    typer.echo(
+    tell(
         f"Gates: {recorded} reference seeds, a false alarm in at most 1% of runs, seen with a chance of 80%.\n\n"
         f"{gates_table(reference, seeds, loss, share, configuration or names)}\n"
     )
     if not configuration:
-        typer.echo(f"Clauses of the findings, likewise.\n\n{clauses_table(reference, seeds, loss, share)}")
+        tell(f"Clauses of the findings, likewise.\n\n{clauses_table(reference, seeds, loss, share)}")

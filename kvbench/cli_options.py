@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from kvbench.text import plain
 
 if TYPE_CHECKING:
     from kvbench.settings import Settings
@@ -36,6 +39,13 @@ UnreadableOption = Annotated[
 ExpectedFolderOption = Annotated[
     Path, typer.Option("--folder", "--kvbench-expected", help="Folder of references, with one folder a workload.")
 ]
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print text, whatever is in it: the one way in which a command writes to the terminal."""
+    stream = sys.stderr if err else sys.stdout
+    said = plain(text).encode(stream.encoding or "utf-8", "backslashreplace").decode(stream.encoding or "utf-8")
+    typer.echo(said, err=err)  # noqa: TID251
 
 
 def settings(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-import typer
-
+from kvbench.cli_options import tell
 from kvbench.progress import Progress
 
 
@@ -26,7 +25,7 @@ class Telling:
     def say(self, text: str) -> None:
         """Write a line."""
         self.close()
-        typer.echo(text, err=True)
+        tell(text, err=True)
 
     def close(self) -> None:
         """Take the bar off."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kvbench.errors import UserError, shown, some
+from kvbench.errors import UserError, some
 from kvbench.photographs import PhotoImages
+from kvbench.text import shown
 
 SPLITS: Final = ("train", "val")
 MAX_WORKERS: Final = 16  # the source's number of loader processes

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from kvbench.text import line, shown
+
 TOLD = 5  # names in a message
+LONGEST = 4000  # characters of a sentence that anyone would read
 
 
 class UserError(ValueError):
-    """Something outside kvbench is wrong: an option, a folder, a file. The message is all that the user sees."""
+    """Something outside kvbench is wrong: an option, a folder, a file. The message is all that the user sees.
 
-
-def shown(text: object) -> str:
-    """Text from outside, such as a file's name, in one line that any terminal can show.
-
-    Control and invisible characters, and bytes that are no text, are shown by their escapes.
+    It is one line, safe for a terminal whatever a file or its name put into it.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+    def __init__(self, message: str):
+        said = line(message)
+        super().__init__(said if len(said) <= LONGEST else f"{said[:LONGEST]} ... ({len(said):,} characters)")
 
 
 def some(names: Sequence[str]) -> str:
@@ -29,6 +31,6 @@ def some(names: Sequence[str]) -> str:
 def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
     """An error for a ``value`` that is not among the ``valid`` ones: names the nearest, then all of them."""
     names = list(valid)
-    close = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(value[:200], names, n=3, cutoff=0.5)  # its time grows with the lengths' product
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return UserError(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names) or 'none'}.")

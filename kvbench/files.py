@@ -1,7 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and readers that take no more of a file than it may hold."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import re
 import tempfile
@@ -9,11 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from kvbench.errors import UserError
 
 ASIDE = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z]+)?")  # what `write_whole` calls its files
 LONG_DEAD = 24 * 3600  # seconds after which nobody writes to such a file any more
+LARGEST = 64 * 2**20  # bytes of a text file; the largest reference here has 0.4 MiB
+DEEPEST = 100  # levels of a JSON file
+LONGEST_NAME = 200  # characters
 
 
 @contextmanager
@@ -70,3 +77,77 @@ def clean_leftovers(folder: Path) -> None:
             with suppress(OSError):  # gone, or another user's
                 if path.is_file() and time.time() - path.stat().st_mtime > LONG_DEAD:
                     path.unlink()
+
+
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: there is no such file, it can't be read, is no UTF-8, or has more than `LARGEST` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1) if os.fstat(file.fileno()).st_size <= LARGEST else None
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise UserError(f"{path} can't be read: {error}.") from None
+    if content is None or len(content) > LARGEST:
+        raise UserError(f"{path} is too large: at most {LARGEST // 2**20} MiB are read of such a file.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} can't be read as text in UTF-8, as JSON and tables are: {error}.") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file: `read_text`'s limits, and at most `DEEPEST` levels; raises `UserError` for anything else."""
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read as JSON: {error}.") from None
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise UserError(f"{path} can't be read as JSON: it has more than {DEEPEST} levels.")
+    return content
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read a CSV table as texts: its columns, and rows that have a cell for each.
+
+    Raises:
+        UserError: `read_text`'s, or it is no table: empty, a column twice, a row too short or too long.
+    """
+    text = read_text(path)
+    try:
+        columns, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except (csv.Error, ValueError) as error:
+        why = "it is empty" if isinstance(error, ValueError) else error
+        raise UserError(f"{path} can't be read as a CSV table: {why}.") from None
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path} can't be read as a CSV table: it has a column twice.")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise UserError(
+                f"{path} can't be read as a CSV table: row {number} has {len(row)} cells for {len(columns)} columns."
+            )
+    return columns, rows
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name that can be a folder's or a file's; raises `UserError` for one that would lead elsewhere."""
+    odd = not name.isprintable() or name.strip(" .") != name.rstrip(" ") or len(name) > LONGEST_NAME
+    if odd or not name or any(char in name for char in '/\\:*?"<>|'):
+        raise UserError(
+            f"{what} is {name[:LONGEST_NAME]!r}; valid is a name that can be a folder's: up to {LONGEST_NAME} visible"
+            " characters without slashes, colons and the like, not beginning or ending with a dot."
+        )
+    return name

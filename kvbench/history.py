@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kvbench.errors import UserError
-from kvbench.files import write_whole
+from kvbench.files import LONGEST_NAME, read_table, write_whole
 
 KEYS = ("configuration", "seed", "epoch")
 LOSSES = ("train_loss", "val_loss")
@@ -19,6 +19,9 @@ SHARES = ("val_accuracy", "agreement")  # between 0 and 1
 METRICS = ("train_loss", "val_loss", "val_accuracy", "agreement", "seconds")
 COLUMNS = (*KEYS, *METRICS)
 NEEDED = ("train_loss", "val_accuracy")  # what every fresh run measures
+# What is read: far above any use, and far below what would exhaust a machine that judges it.
+MOST_NAMED = 10_000  # rows that are missing or too many
+MOST_EPOCHS, MOST_SEEDS, MOST_CONFIGURATIONS = 100_000, 1000, 1000
 DIGITS = "%.6g"  # of a number in a file: stable in a diff, finer than any margin
 
 
@@ -52,9 +55,18 @@ def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: b
     typed = _typed(histories, where)
     if typed.empty:
         raise UserError(f"{where} holds no rows; a history has one row per configuration, seed and epoch.")
-    _refuse(typed, typed["configuration"] == "", where, "configuration", "a name")
+    lengths = typed["configuration"].str.len()
+    bad = (lengths == 0) | (lengths > LONGEST_NAME)
+    _refuse(typed, bad, where, "configuration", f"a name of up to {LONGEST_NAME} characters")
     _refuse(typed, typed["seed"] < 0, where, "seed", "an integer from 0")
-    _refuse(typed, typed["epoch"] < 1, where, "epoch", "an integer from 1")
+    bad = (typed["epoch"] < 1) | (typed["epoch"] > MOST_EPOCHS)
+    _refuse(typed, bad, where, "epoch", f"an integer from 1 to {MOST_EPOCHS:,}")
+    for what, count, most in (
+        ("configurations", typed["configuration"].nunique(), MOST_CONFIGURATIONS),
+        ("seeds", typed["seed"].nunique(), MOST_SEEDS),
+    ):
+        if count > most:
+            raise UserError(f"{where} has {count:,} {what}; at most {most:,} are read.")
     for column in METRICS if finite else ():
         _refuse(typed, np.isinf(typed[column]), where, column, "a finite number")
     for column in (*LOSSES, "seconds"):
@@ -71,13 +83,8 @@ def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: b
 
 def read(path: Path) -> pd.DataFrame:
     """Read and check a history frame from a CSV file; raises `UserError` if it can't be read or is not one."""
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} can't be read as a CSV table: {' '.join(str(error).split())}.") from None
-    return check(raw, str(path))
+    columns, rows = read_table(path)
+    return check(pd.DataFrame(rows, columns=columns, dtype=object), str(path))
 
 
 def write(histories: pd.DataFrame, path: Path) -> None:
@@ -116,6 +123,9 @@ def incomplete(
         One phrase per difference, in both directions (``lr_Model1 lacks seed 2, epochs 4, 5``); empty if there is none.
     """
     words = []
+    size = len(names) * len(set(seed_list)) * len(set(epoch_list))
+    if abs(size - len(histories)) > MOST_NAMED:
+        return [f"{size:,} rows are expected, {len(histories):,} are there"]
     present = {(str(c), int(s), int(e)) for c, s, e in zip(*(histories[key] for key in KEYS), strict=True)}
     expected = {(c, s, e) for c in names for s in seed_list for e in epoch_list}
     order = {name: place for place, name in enumerate([*names, *configurations(histories)])}

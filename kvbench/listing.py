@@ -10,7 +10,8 @@ import torch
 from torchvision.datasets import ImageNet
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kvbench.errors import UserError, shown, some
+from kvbench.errors import UserError, some
+from kvbench.text import shown
 
 Samples = list[tuple[str, int]]  # (path, class index)
 

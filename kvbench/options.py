@@ -10,6 +10,8 @@ from kvbench.errors import UserError, unknown
 
 UNREADABLE = ("stop", "skip")  # what becomes of image files that cannot be read
 
+MOST_SEEDS = 1000  # as many as a history may have
+
 
 @dataclass(frozen=True)
 class Option:
@@ -60,11 +62,15 @@ def parse_seeds(text: str, default: int) -> tuple[int, ...]:
     """Parse ``3`` (0, 1, 2) or ``5:8`` (5, 6, 7); empty: ``default`` seeds. Raises `UserError` for anything else."""
     first, colon, last = text.strip().partition(":")
     try:
+        if len(text) > 40:
+            raise ValueError
         seeds = range(int(first), int(last)) if colon else range(int(first or default))
     except ValueError:
         seeds = range(0)
     if not seeds or seeds[0] < 0:
         raise UserError(f"Cannot read the seeds {text!r}: give a number from 1, such as 3, or a range such as 5:8.")
+    if seeds[-1] >= 2**53 or seeds[-1] - seeds[0] >= MOST_SEEDS:
+        raise UserError(f"Too many or too large seeds, {text!r}: at most {MOST_SEEDS:,} are trained, below 2**53.")
     return tuple(seeds)
 
 

@@ -15,8 +15,10 @@ import pytest
 
 from kvbench.errors import UserError
 from kvbench.options import OPTIONS
+from kvbench.text import plain
 
 if TYPE_CHECKING:
+    from kvbench.ledger import Outcome
     from kvbench.recipe import Configuration
     from kvbench.session import Session
     from kvbench.trainer import Training
@@ -57,6 +59,17 @@ def usage_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def end_as(outcome: Outcome) -> None:
+    """End the test as a comparison came out; its text, which names what files name, is made safe for the terminal."""
+    __tracebackhide__ = True
+    if outcome.lacking:
+        pytest.skip(plain(outcome.text))
+    if outcome.failed:
+        pytest.fail(plain(outcome.text), pytrace=False)
+    if outcome.unsettled:
+        pytest.xfail(plain(outcome.text))
 
 
 class KvbenchPlugin:
@@ -161,10 +174,10 @@ class KvbenchPlugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.started is not None and self.started.ledger.seen:
             terminalreporter.section(f"kvbench: {self.started.workload.name}")
-            for line in self.started.ledger.summary.splitlines():
+            for line in plain(self.started.ledger.summary).split("\n"):
                 terminalreporter.line(line)
             for reason in self.started.ledger.reasons:
-                terminalreporter.line(f"\n{reason}", red=True)
+                terminalreporter.line(plain(f"\n{reason}"), red=True)
 
 
 @pytest.fixture
@@ -208,10 +221,7 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
         except UserError as error:
             pytest.fail(str(error), pytrace=False)
         request.node.stash[MOVED] = outcome.moved
-        if outcome.failed:
-            pytest.fail(outcome.text, pytrace=False)
-        if outcome.unsettled:
-            pytest.xfail(outcome.text)
+        end_as(outcome)
 
     return compare
 
@@ -232,11 +242,6 @@ def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
             outcome = session.ledger.check_finding(request.param)
         except UserError as error:
             pytest.fail(str(error), pytrace=False)
-        if outcome.lacking:
-            pytest.skip(outcome.text)
-        if outcome.failed:
-            pytest.fail(outcome.text, pytrace=False)
-        if outcome.unsettled:
-            pytest.xfail(outcome.text)
+        end_as(outcome)
 
     return check

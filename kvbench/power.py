@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from kvbench import history
 from kvbench.clauses import DIFFERENCE, EPOCHS, RATIO, show
@@ -16,6 +15,7 @@ from kvbench.gates import GATES, LOSS_FLOOR, SHARE_FLOOR, Gate
 from kvbench.hypotheses import new_seeds_for, seeds_for, smallest, smallest_effect
 from kvbench.reference import Reference
 from kvbench.statistics import deviation, shift_interval
+from kvbench.text import markdown_table
 
 
 def gates_table(reference: Reference, seeds: int, loss: float, share: float, names: Sequence[str]) -> str:
@@ -54,7 +54,7 @@ def gates_table(reference: Reference, seeds: int, loss: float, share: float, nam
     wanted = f"seeds for {loss:g}x or {share:g}"
     headers = ["configuration", "gate", "SD of a seed", f"seen by {seeds} new seeds", wanted,
                f"allowed to {seeds} seeds of the reference"]  # fmt: skip
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return markdown_table(headers, rows)
 
 
 def clauses_table(reference: Reference, seeds: int, loss: float, share: float) -> str:
@@ -72,7 +72,7 @@ def clauses_table(reference: Reference, seeds: int, loss: float, share: float) -
                          _seeds(seeds_for(effect, clause.spread, level)), _seeds(now)])  # fmt: skip
     headers = ["finding", "recipe", "clause", "recorded margin", f"seen by {seeds} seeds",
                f"seeds for {loss:g}x, {share:g} or 1 epoch", "seeds for the recorded margin"]  # fmt: skip
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return markdown_table(headers, rows)
 
 
 def _shift(gate: Gate, size: float) -> str:

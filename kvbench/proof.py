@@ -11,7 +11,7 @@ from kvbench import history, replays
 from kvbench.detection import Laboratory, Trial
 from kvbench.gates import number
 from kvbench.replays import Alarms
-from kvbench.report import escape, markdown_table
+from kvbench.text import Marked, escape, markdown_table
 
 DRAWS = 100  # resampled replays of each kind
 TARGET = 0.95  # share of faults that change a result which a run should notice
@@ -107,10 +107,10 @@ def detection_table(trials: Sequence[Trial]) -> str:
     for trial in trials:
         if trial.fault.unseen:
             continue
-        noticed = "yes" if trial.noticed else "**no**" if trial.changed else "no: no result changed"
+        noticed = "yes" if trial.noticed else Marked("**no**") if trial.changed else "no: no result changed"
         unpaired = "-"
         if trial.stopped:
-            place, numbers, excess = "the run stops", escape(trial.stopped), "-"
+            place, numbers, excess = "the run stops", trial.stopped, "-"
             unpaired = "yes"
         else:
             strongest = trial.strongest(trial.paired)
@@ -122,8 +122,10 @@ def detection_table(trials: Sequence[Trial]) -> str:
             other = trial.strongest(trial.unpaired)
             assert other is not None
             unpaired = f"{'yes' if trial.noticed_unpaired else 'no'} ({other[1].excess:.2g}x)"
-        beside = "-" if not trial.fault.bystanders else "same" if trial.innocent else "**moved**"
-        bystanders = f"{', '.join(trial.fault.bystanders)} {beside}" if trial.fault.bystanders else "-"
+        bystanders = Marked("-")
+        if trial.fault.bystanders:
+            names = escape(", ".join(trial.fault.bystanders))
+            bystanders = Marked(f"{names} {'same' if trial.innocent else '**moved**'}")
         rows.append([trial.fault.id, trial.fault.what, noticed, place, numbers, excess, unpaired, bystanders])
     headers = ["fault", "what goes wrong", "noticed", "by", "obtained / expected", "of what is allowed",
                "if seeds counted as new", "must not move"]  # fmt: skip
@@ -133,7 +135,7 @@ def detection_table(trials: Sequence[Trial]) -> str:
 def unseen_table(trials: Sequence[Trial]) -> str:
     """The table of faults that no comparison of results can see."""
     rows = [
-        [t.fault.id, t.fault.what, "no" if not t.changed else "**yes**", t.fault.unseen]
+        [t.fault.id, t.fault.what, "no" if not t.changed else Marked("**yes**"), t.fault.unseen]
         for t in trials
         if t.fault.unseen
     ]
@@ -158,11 +160,11 @@ def page(
     """The whole page in markdown."""
     reference = laboratory.reference
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    made = escape(f"{facts['date']}, {facts['hardware']}, {versions}")
     seeds = len(history.seeds(reference.histories))
     head = [
         f"# What a run of {laboratory.workload.name} notices",
-        f"Made by `{command}` on {facts['date']}, {facts['hardware']}, {versions}; default seeds "
-        f"{_range(laboratory.seeds)}, reference of {seeds} seeds.",
+        f"Made by `{command}` on {made}; default seeds {_range(laboratory.seeds)}, reference of {seeds} seeds.",
     ]
     parts = [*head, "## False alarms", ABOUT_ALARMS, alarms_table(counted)] if counted else head
     if trials:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pandas as pd
 
 from kvbench import history, verdicts
 from kvbench.errors import UserError
+from kvbench.files import check_name, read_json
 from kvbench.findings import Judgement, judge
 
 HISTORIES, VERDICTS, PROVENANCE, TWINS = "histories.csv", "verdicts.csv", "provenance.json", "twins.csv"
@@ -117,7 +117,7 @@ def load(folder: Path, workload: str, run: str = "") -> Reference:
         UserError: there is no reference (names the folder and the command that makes one), or a file of it is damaged:
             unreadable, impossible values, missing rows, an unknown finding.
     """
-    home = folder / workload
+    home = folder / check_name(workload, "The name of a reference")
     if not (home / HISTORIES).is_file():
         known = ", ".join(available(folder)) or "none"
         raise UserError(
@@ -164,12 +164,7 @@ def unfit_twins(twins: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
 
 def _provenance(path: Path) -> dict[str, Any]:
     """Read provenance.json; raises `UserError` if it is not an object with the types that kvbench reads."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as JSON: {error}.") from None
+    facts = read_json(path)
     if not isinstance(facts, dict):
         raise UserError(f"{path} holds no JSON object.")
     seeds = facts.get("seeds")
@@ -182,8 +177,10 @@ def _provenance(path: Path) -> dict[str, Any]:
     for name in ("fingerprints", COSTS):
         if not isinstance(facts.get(name, {}), dict):
             raise UserError(f"{path}: {name} is {facts[name]!r}; valid is an object.")
-    if not all(isinstance(cost, (int, float)) for cost in facts.get(COSTS, {}).values()):
-        raise UserError(f"{path}: {COSTS} holds something that is not a number.")
+    if not all(isinstance(cost, (int, float)) and 0 <= cost < 2**63 for cost in facts.get(COSTS, {}).values()):
+        raise UserError(f"{path}: {COSTS} holds something that is not a number from 0.")
+    if not isinstance(facts.get("partial_updates", []), list):
+        raise UserError(f"{path}: partial_updates is {facts['partial_updates']!r}; valid is a list.")
     return facts
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from tabulate import tabulate
 
 from kvbench import history
 from kvbench.claims import MEMORY, SIMPLE
@@ -18,6 +15,7 @@ from kvbench.recipe import SCHEDULED
 from kvbench.reference import load
 from kvbench.saved import FAILED, INCOMPLETE, OWN, PASSED
 from kvbench.saved import read as read_saved
+from kvbench.text import Marked, escape, item, markdown_table
 from kvbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def seconds(histories: pd.DataFrame, paces: Sequence[Pace] = ()) -> str:
             cells = [measured.median(), measured.min(), measured.max()]  # one stalled epoch would move a mean
             pace = told.get(name)
             beside = [f"{pace.obtained:.2f}", f"{pace.expected:.2f}", pace.verdict] if pace else ["-"] * 3
-            rows.append([escape(name), *(f"{cell:.3g}" for cell in cells), str(len(measured)), *beside * bool(told)])
+            rows.append([name, *(f"{cell:.3g}" for cell in cells), str(len(measured)), *beside * bool(told)])
     headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
     headers += ["over the run's mean", "recorded", "verdict (fails no run)"] if told else []
     return markdown_table(headers, rows) if rows else ""
@@ -128,7 +126,7 @@ def report(
         about["recipe against the source's"] = WORKLOADS[workload].differs or "the same"
     about["runs"] = f"{_seeds(histories)} of each configuration"
     about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
-    head.append("\n".join(f"- {escape(name)}: {escape(_words(value))}" for name, value in about.items()))
+    head.append("\n".join(item(f"{name}: {_words(value)}") for name, value in about.items()))
     parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
     if timed := seconds(histories, paces):
         parts += ["## Seconds per training epoch", timed]
@@ -170,14 +168,6 @@ def _clauses(histories: pd.DataFrame, name: str, costs: Mapping[str, float]) -> 
     return "\n\n".join(told) + "\n"
 
 
-def escape(text: str) -> str:
-    """Text from outside as one line of a markdown table: no control characters, ``|`` and the like taken literally."""
-    line = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in text)
-    for char in "\\|`*<[":
-        line = line.replace(char, f"\\{char}")
-    return line
-
-
 def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     """What to say first about a run, in a list of at most one."""
     if outcome is None or outcome["outcome"] == PASSED:
@@ -187,7 +177,7 @@ def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
         INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
     heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
-    return ["\n".join([f"**{told}**", "", *(f"- {escape(head)}" for head in heads)]).strip()]
+    return ["\n".join([f"**{told}**", "", *map(item, heads)]).strip()]
 
 
 def _seeds(histories: pd.DataFrame) -> str:
@@ -226,8 +216,8 @@ def _table(histories: pd.DataFrame, metric: str) -> str:
             if name in there:
                 stars += 2 * (there[name] == best(there.values()))
                 stars += name in memory and memory[name] == best(memory.values())
-            cells.append(f"{'*' * stars}{cell}{'*' * stars}" if name in there else "-")
-        rows.append([escape(name), *cells])
+            cells.append(Marked(f"{'*' * stars}{cell}{'*' * stars}") if name in there else "-")
+        rows.append([name, *cells])
     return markdown_table(["configuration", *(str(epoch) for epoch in epochs)], rows)
 
 
@@ -244,14 +234,9 @@ def _held(judgement: Judgement) -> str:
 def _words(value: object) -> str:
     """A fact in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {_words(item)}" for name, item in value.items())
+        return ", ".join(f"{str(name).replace('_', ' ')} {_words(part)}" for name, part in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_words(item) for item in value)
+        return ", ".join(_words(part) for part in value)
     return str(value)
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table of texts, shown as they are."""
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from kvbench import history
 from kvbench.errors import UserError
+from kvbench.files import check_name, read_json
 
 PASSED, FAILED, INCOMPLETE, UNKNOWN = "passed", "failed", "incomplete", "unknown"
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
@@ -56,13 +56,7 @@ def read(path: Path) -> Saved:
     Raises:
         UserError: there is no such file, it is not JSON, no kvbench histories are in it, or they are not possible.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read as JSON: {error}.") from None
-    top = _mapping(content, str(path))
+    top = _mapping(read_json(path), str(path))
     benchmarks = top.get("benchmarks")
     if not isinstance(benchmarks, list):
         raise UserError(f"{path} is not a file that pytest-benchmark saves: it has no list of benchmarks.")
@@ -73,6 +67,7 @@ def read(path: Path) -> Saved:
     workloads = list(dict.fromkeys(str(side["workload"]) for side in (*entries, ending) if "workload" in side))
     if len(workloads) != 1:
         raise UserError(f"{path} holds runs of {', '.join(workloads) or 'no named workload'}; valid is one workload.")
+    check_name(workloads[0], f"{path}: workload")
     outcome, reasons = ending.get("outcome", UNKNOWN), ending.get("reasons", [])
     if outcome not in (PASSED, FAILED, INCOMPLETE, UNKNOWN):
         raise UserError(f"{path}: outcome is {outcome!r}; valid: {PASSED}, {FAILED}, {INCOMPLETE}.")
@@ -116,7 +111,7 @@ def _rows(entries: list[Mapping[str, Any]], path: Path) -> list[Mapping[str, Any
 
 def _count(entry: Mapping[str, Any], name: str, path: Path) -> int:
     value = entry[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise UserError(f"{path}: {name} of {entry['configuration']} is {value!r}; valid is a number from 0.")
     return value
 

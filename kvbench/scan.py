@@ -20,10 +20,11 @@ import numpy.typing as npt
 import PIL
 
 from kvbench.data import Images, in_batches
-from kvbench.errors import UserError, shown, some
+from kvbench.errors import UserError, some
 from kvbench.files import need_writable, write_whole
 from kvbench.locks import Say
 from kvbench.photographs import PhotoImages, UnreadableError, decode
+from kvbench.text import shown
 
 FORMAT: Final = 1  # raise it when what is readable changes, or the files' layout
 BATCH: Final = 64  # images between two ticks of a scan

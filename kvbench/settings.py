@@ -32,7 +32,12 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return here or torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind not in DEVICES[1:] or (index and not index.isdigit()):
+    if (
+        kind not in DEVICES[1:]
+        or (index and not (index.isascii() and index.isdigit()))
+        or name.endswith(":")
+        or len(index) > 4
+    ):
         raise unknown("device", name, [*DEVICES, "cuda:0"])
     count = 1 if kind == "cpu" else torch.accelerator.device_count() if here and here.type == kind else 0
     if int(index or 0) >= count:

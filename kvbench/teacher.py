@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kvbench.errors import UserError, unknown
+from kvbench.files import read_json
 
 SHIPPED = files("kvbench") / "weights"
 
@@ -125,24 +128,48 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Code is never unpickled; raises `UserError` for anything else.
     """
+    state: Any
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        elif zipfile.is_zipfile(path):
+            state = torch.load(_stored(path), "cpu", weights_only=True, mmap=True)
+        else:
+            state = torch.load(path, "cpu", weights_only=True)  # the format before torch 1.6
     except FileNotFoundError as error:
         raise UserError(f"No checkpoint file {path}.") from error
     except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
         raise UserError(f"{path} is no readable state dict (safetensors, or torch.save of tensors alone).") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _usual(v) for k, v in state.items()):
         raise UserError(f"{path} holds no state dict: expected a dictionary from layer names to tensors.")
-    return state
+    return dict(state)
+
+
+def _stored(path: Path) -> Path:
+    """Return a zip file whose parts are not compressed, as torch writes them: none becomes larger than the file."""
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise UserError(f"{path} is compressed.")
+    return path
+
+
+def _usual(value: object) -> bool:
+    """Whether a value is a tensor as a layer has it: dense, real, with its numbers in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested or value.is_complex())
+    )
 
 
 def _recorded_classes(path: Path) -> tuple[str, ...] | None:
     """The class names in the provenance file beside a checkpoint, or None where there is none."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_json(path.with_suffix(".json"))
+    except UserError:
         return None
     classes = facts.get("classes") if isinstance(facts, dict) else None
     return tuple(map(str, classes)) if isinstance(classes, list) else None

@@ -12,7 +12,7 @@ import pandas as pd
 from kvbench import history, verdicts
 from kvbench.comparison import differing
 from kvbench.errors import UserError
-from kvbench.files import write_whole
+from kvbench.files import check_name, write_whole
 from kvbench.findings import judge
 from kvbench.reference import COSTS, HISTORIES, PROVENANCE, TWINS, VERDICTS, Reference, load, unfit_twins
 
@@ -43,7 +43,7 @@ def update(
         UserError: the histories are not complete, the old reference is damaged, or configurations that would stay were
             made from something else (``fingerprints``) or with other epochs. Nothing is written then.
     """
-    home = folder / workload
+    home = folder / check_name(workload, "The name of a reference")
     new = history.check(fresh, "the run", fresh=True)
     names = history.configurations(new)
     old = load(folder, workload) if (home / HISTORIES).is_file() else None

@@ -11,9 +11,9 @@ import pandas as pd
 
 from kvbench.clauses import FAILS, HOLDS, UNDECIDED, Clause
 from kvbench.errors import UserError, unknown
-from kvbench.files import write_whole
+from kvbench.files import read_table, write_whole
 from kvbench.findings import FAMILY_ERROR, FINDINGS, Judgement
-from kvbench.history import DIGITS
+from kvbench.history import DIGITS, MOST_SEEDS
 from kvbench.statistics import prediction_interval
 
 COLUMNS = ("finding", "recipe", "clause", "verdict", "margin", "low", "high", "n", "p", "level", "method")
@@ -40,18 +40,20 @@ def write(recorded: pd.DataFrame, path: Path) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """Read what `write` wrote; raises `UserError` for a damaged file or an unknown finding, recipe or verdict."""
-    try:
-        recorded = pd.read_csv(path, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} can't be read as a CSV table: {' '.join(str(error).split())}.") from None
-    if tuple(recorded.columns) != COLUMNS:
-        raise UserError(f"{path} has the columns {', '.join(map(str, recorded.columns))}; valid: {', '.join(COLUMNS)}.")
+    columns, rows = read_table(path)
+    if tuple(columns) != COLUMNS:
+        raise UserError(f"{path} has the columns {', '.join(columns)}; valid: {', '.join(COLUMNS)}.")
+    recorded = pd.DataFrame(rows, columns=columns, dtype=object)
     for column in NUMBERS:
-        if len(recorded) and not pd.api.types.is_numeric_dtype(recorded[column]):
+        numbers = pd.to_numeric(recorded[column].replace("", "nan"), errors="coerce").astype(float)
+        if (numbers.isna() & ~recorded[column].str.lower().isin(["", "nan"])).any():
             raise UserError(f"{path}: {column} holds something that is not a number.")
-    recorded = recorded.astype(dict.fromkeys([name for name in COLUMNS if name not in NUMBERS], str))
+        recorded[column] = numbers
+    if not all(count.is_integer() and 0 <= count <= MOST_SEEDS for count in recorded["n"]):
+        raise UserError(f"{path}: n holds something that is not a number of seeds, 0 to {MOST_SEEDS:,}.")
+    recorded = recorded.astype(
+        {name: int if name == "n" else str for name in COLUMNS if name not in NUMBERS[:3] + NUMBERS[4:]}
+    )
     for row in recorded.itertuples(index=False):
         name = str(row.finding)
         for kind, value, valid in (

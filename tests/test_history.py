@@ -134,7 +134,7 @@ def test_write_refuses_what_read_would(tmp_path):
     [
         (None, "There is no file"),
         (b"", "can't be read as a CSV table"),
-        (b"\xff\xfe\x00", "can't be read as a CSV table"),
+        (b"\xff\xfe\x00", "can't be read as text in UTF-8"),
         (b'configuration,seed\n"a,1\n', "can't be read as a CSV table"),
         (b"configuration,seed,epoch,train_loss,val_accuracy\n", "holds no rows"),
         (b"configuration,seed,epoch,train_loss,val_accuracy\nModel1,0,1,x,0.5\n", "train_loss is 'x'"),

@@ -1,0 +1,61 @@
+"""Text from outside (files, their names, other programs), made safe to show: on a terminal, and in markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+MARKED = re.compile(r"[\\|`*<\[~$&]|(?<=:)//|(?<![A-Za-z0-9])_|(?i:\bwww)(?=\.)")  # by markdown
+OPENING = re.compile(r"[#>+=-]|\d+(?=[.)])")  # what makes more than text of a line that begins with it
+
+
+class Marked(str):
+    """Text that is markdown already, and stands in a table as it is."""
+
+    __slots__ = ()
+
+
+def shown(text: object) -> str:
+    """Text from outside, such as a file's name, in one line that any terminal can show.
+
+    Control and invisible characters, and bytes that are no text, are shown by their escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def plain(text: str) -> str:
+    r"""The same text for a terminal: what is not seen is shown by its code (``\x1b``); line ends stay."""
+    return "\n".join(map(shown, text.replace("\r\n", "\n").split("\n")))
+
+
+def line(text: str) -> str:
+    """The same text in one line, with nothing unseen in it."""
+    return shown(" ".join(text.splitlines()))
+
+
+def escape(text: str) -> str:
+    """Text as one line of markdown that says just that: no table cell, tag, link or emphasis of its own."""
+    spaced = "".join(char if char.isprintable() else " " for char in text)
+    return MARKED.sub(lambda found: f"{found[0]}\\" if found[0].lower() == "www" else f"\\{found[0]}", spaced)
+
+
+def item(text: str) -> str:
+    """Text as an item of a markdown list."""
+    return f"- {_flat(escape(text))}"
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table of texts, which are escaped where they are not `Marked`."""
+    from tabulate import tabulate  # here, so that pytest's start does without
+
+    cells = [[cell if isinstance(cell, Marked) else escape(cell) for cell in row] for row in [headers, *rows]]
+    return tabulate(cells[1:], cells[0], tablefmt="pipe", disable_numparse=True)
+
+
+def _flat(markdown: str) -> str:
+    """The line with what would open a heading, a quote or a list inside the item taken literally."""
+    stripped = markdown.lstrip()
+    found = OPENING.match(stripped)
+    if not found:
+        return stripped
+    return f"{found[0]}\\{stripped[found.end() :]}" if found[0].isdigit() else f"\\{stripped}"
