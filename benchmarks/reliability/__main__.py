@@ -15,7 +15,7 @@ import typer
 from benchmarks.reliability import damages, interruptions
 from benchmarks.reliability.laboratory import Laboratory, Result
 from kvbench.provenance import environment
-from kvbench.report import escape, markdown_table
+from kvbench.text import item, markdown_table
 
 ABOUT = """\
 A small project (the suite on 640 generated images, 14 configurations, 2 seeds, 3 epochs) runs in its own process. A
@@ -45,15 +45,15 @@ def page(results: Sequence[Result], command: str) -> str:
     for result in results:
         where = ", ".join(f"{name} {count}" for name, count in result.where.most_common())
         lost = str(result.tries - result.survived) if result.tries else "-"
-        rows.append([result.fault, str(result.tries), str(result.survived), lost, escape(where), result.note])
-    wrong = [escape(f"{result.fault}: {text}") for result in results for text in result.lost]
+        rows.append([result.fault, str(result.tries), str(result.survived), lost, where, result.note])
+    wrong = [item(f"{result.fault}: {text}") for result in results for text in result.lost]
     return "\n\n".join(
         [
             "# What is lost when a run is disturbed",
             f"Made by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.",
             ABOUT,
             markdown_table(["fault", "tries", "survived", "lost", "where", "beside"], rows),
-            *([] if not wrong else ["What went wrong:", "\n".join(f"- {text}" for text in wrong)]),
+            *([] if not wrong else ["What went wrong:", "\n".join(wrong)]),
         ]
     )
 
