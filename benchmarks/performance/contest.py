@@ -11,21 +11,18 @@ from benchmarks.performance import peer
 from benchmarks.performance.clock import Seconds, stopwatch
 from benchmarks.performance.loops import HeadsLoop, SourceLoop, Tapped, teacher_pass
 from benchmarks.performance.material import (
-    CPU,
     InMemory,
     fractals,
     head,
     joined,
-    plain,
-    settings,
+    passed,
     side_by_side,
     table,
     teacher,
 )
 from benchmarks.performance.scale import Scale
-from kvbench.bank import FeatureBank, extract
+from kvbench.bank import FeatureBank
 from kvbench.recipe import Configuration
-from kvbench.teacher import Teacher
 from kvbench.trainer import Run, Training
 
 Steps = dict[str, Seconds]
@@ -37,11 +34,10 @@ class Contest:
     def __init__(self, scale: Scale, images: InMemory):
         self.scale, self.images = scale, images
         self.table = table(scale)
-        self.teacher = teacher()
         self.peers: Steps = {"unit": [], "source": [], "torchdistill": [], "heads": []}
         self.pieces: Steps = {name: [] for name in ("extract", "extract bf16", "train", "train side by side")}
-        self._plain = plain(self.teacher)
-        self._hooked = Tapped(plain(self.teacher))
+        self._plain = teacher()
+        self._hooked = Tapped(teacher())
         self._heads = HeadsLoop(self._hooked, [head(row.student) for row in self.table])
         self._heads.step(self._batch(0)[:2])  # makes the optimisers' state
         teacher_pass(self._plain, self._batch(0))
@@ -63,7 +59,7 @@ class Contest:
         source.step(batch[:2])
         self._sample("source", lambda: source.step(batch))
         if peer.INSTALLED:
-            other = peer.PeerLoop(plain(self.teacher), head(configuration.student), self.images, self.scale.batch)
+            other = peer.PeerLoop(teacher(), head(configuration.student), self.images, self.scale.batch)
             other.train(batch[:2], self.images.labels[:2], {})
             self._sample("torchdistill", other.step)
         self._sample("heads", lambda: self._heads.step(batch))
@@ -73,11 +69,11 @@ class Contest:
         scale, banks = self.scale, []
         warm = self.images.part(0, scale.batch)
         for half in (False, True):
-            passed(warm, self.teacher, half=half)
+            passed(warm, half=half)
         for first in range(0, scale.train, scale.chunk):
             part = self.images.part(first, scale.chunk)
-            self.pieces["extract"].append(stopwatch(lambda part=part: banks.append(passed(part, self.teacher))))
-            self.pieces["extract bf16"].append(stopwatch(lambda part=part: passed(part, self.teacher, half=True)))
+            self.pieces["extract"].append(stopwatch(lambda part=part: banks.append(passed(part))))
+            self.pieces["extract bf16"].append(stopwatch(lambda part=part: passed(part, half=True)))
             self._sample("unit", lambda: teacher_pass(self._plain, self._batch(0)))
         return joined(banks)
 
@@ -91,12 +87,6 @@ class Contest:
                 self.pieces["train"].append(stopwatch(lambda training=training: _epochs(training)))
             runs = [Run(row, bank, bank, 0) for row in (scheduled, constant)]
             self.pieces["train side by side"].append(stopwatch(lambda runs=runs: side_by_side(runs)))
-
-
-def passed(images: InMemory, teacher: Teacher, *, half: bool = False) -> FeatureBank:
-    """One teacher pass, as kvbench makes it."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        return extract(settings(images, teacher), CPU)
 
 
 def _epochs(training: Training) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.performance.scale import Scale
-from kvbench.bank import BankSettings, FeatureBank
+from kvbench.bank import FeatureBank
 from kvbench.fractals import FractalImages
 from kvbench.models import student
 from kvbench.recipe import Configuration, Recipe, configurations
-from kvbench.teacher import Teacher, shipped
+from kvbench.settings import Settings
+from kvbench.teacher import shipped
 from kvbench.trainer import Run
 from kvbench.turns import take_turns
-from kvbench.workloads import WORKLOADS
+from kvbench.workloads import WORKLOADS, Workload
 
 TAPS = WORKLOADS["fractals"].taps
 WIDTHS = (256, 512, 512)
@@ -68,20 +70,26 @@ def fractals(count: int, pixels: int) -> InMemory:
     return InMemory(torch.cat(drawn), torch.cat(labels), images.classes)
 
 
-def teacher() -> Teacher:
-    """A ResNet18 of 1000 classes, with the weights shipped for the generated images; a copy of its own each call."""
-    return shipped("fractals")
+def teacher() -> nn.Module:
+    """The ResNet18 of 1000 classes that is shipped for the generated images; a copy of its own each call."""
+    return shipped("fractals").module
 
 
-def plain(teacher: Teacher) -> nn.Module:
-    """A copy of the teacher's module in torch's default memory layout (an extraction changes the one that it has)."""
-    module: nn.Module = copy.deepcopy(teacher.module).to(memory_format=torch.contiguous_format)
-    return module
+def passed(images: InMemory, *, half: bool = False) -> FeatureBank:
+    """One teacher pass as a user's run makes it: `Settings.open_banks` with an empty cache, files and all.
 
+    ``half``: in bfloat16. The validation split, which a run needs, is one image.
+    """
 
-def settings(images: InMemory | FractalImages, teacher: Teacher) -> BankSettings:
-    """What kvbench makes a bank of."""
-    return BankSettings(images, teacher, TAPS)
+    def opener(_row: Workload, split: str, _root: Path | None, _count: int | None) -> InMemory:
+        return images if split == "train" else images.part(0, 1)
+
+    row = replace(WORKLOADS["fractals"], opener=opener)
+    own = half and "precision" in Settings.__dataclass_fields__  # otherwise torch's autocast around it
+    with tempfile.TemporaryDirectory() as cache, torch.autocast("cpu", torch.bfloat16, enabled=half and not own):
+        chosen: dict[str, Any] = {"precision": "bfloat16"} if own else {}
+        bank = Settings(row, CPU, Path(cache), **chosen).open_banks().train
+        return FeatureBank(tuple(tap.float() for tap in bank.taps), bank.logits.float(), bank.labels.clone())
 
 
 def table(scale: Scale) -> list[Configuration]:

@@ -9,13 +9,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.performance.clock import median, round_robin, threads
-from benchmarks.performance.contest import passed
 from benchmarks.performance.loops import teacher_pass
-from benchmarks.performance.material import WIDTHS, fractals, once, plain, synthetic, teacher
+from benchmarks.performance.material import WIDTHS, fractals, once, passed, synthetic, teacher
 from benchmarks.performance.scale import Scale
 from kvbench.trainer import Run, distillation_loss
 
-PRODUCTS = {"64x512 @ 512x1000": (64, 512, 1000), "1000x64 @ 64x512": (1000, 64, 512), "64x256 @ 256x512": (64, 256, 512)}
+PRODUCTS = {
+    "64x512 @ 512x1000": (64, 512, 1000),
+    "1000x64 @ 64x512": (1000, 64, 512),
+    "64x256 @ 256x512": (64, 256, 512),
+}
 OPTIMISER_TRAFFIC = 7  # p, g, m, v read; p, m, v written
 FLOAT = 4  # bytes
 REPEATS = 20  # small acts are timed this many at once
@@ -77,11 +80,10 @@ def roofline(scale: Scale) -> dict[str, Any]:
         "step": run.epoch,
     }
     images = fractals(128 if scale.name == "full" else scale.chunk, scale.pixels)
-    tutor = teacher()
-    module = plain(tutor)
+    module = teacher()
     whole: dict[str, Callable[[], object]] = {
         "product, all threads": _product(side, side, side, 1),
-        "extraction": lambda: passed(images, tutor),
+        "extraction": lambda: passed(images),
         "plain pass": lambda: [teacher_pass(module, part) for part in images.pixels.split(scale.batch)],
     }
 

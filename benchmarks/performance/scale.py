@@ -31,7 +31,7 @@ class Scale:
     name: str
     pixels: int = 224
     train: int = 2048
-    chunk: int = 256
+    chunk: int = 1024
     epochs: int = 10
     batch: int = 64
     students: tuple[str, ...] = tuple(STUDENTS)

@@ -96,9 +96,7 @@ def pair_rates(scale: Scale) -> dict[str, Seconds]:
     made: dict[str, Seconds] = {}
     for name in scale.students:
         epochs = [Run(once(name, epochs=1), bank, bank, seed) for seed in range(2 * (scale.rounds + 1))]
-        acts: dict[str, Callable[[], object]] = {
-            name: lambda epochs=epochs: side_by_side([epochs.pop(), epochs.pop()])
-        }
+        acts: dict[str, Callable[[], object]] = {name: lambda epochs=epochs: side_by_side([epochs.pop(), epochs.pop()])}
         steps = 2 * -(-scale.rows // 64)
         made[name] = [s / steps for s in round_robin(acts, scale.rounds)[name]]
     return made
