@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,14 +67,15 @@ class Contest:
 
     def extraction(self) -> FeatureBank:
         """Make the bank, piece by piece, in float32 and in bfloat16; returns the former."""
-        scale, banks = self.scale, []
+        scale = self.scale
+        banks: list[FeatureBank] = []
         warm = self.images.part(0, scale.batch)
         for half in (False, True):
             passed(warm, half=half)
         for first in range(0, scale.train, scale.chunk):
             part = self.images.part(first, scale.chunk)
-            self.pieces["extract"].append(stopwatch(lambda part=part: banks.append(passed(part))))
-            self.pieces["extract bf16"].append(stopwatch(lambda part=part: passed(part, half=True)))
+            self.pieces["extract"].append(stopwatch(partial(_add, banks, part)))
+            self.pieces["extract bf16"].append(stopwatch(partial(passed, part, half=True)))
             self._sample("unit", lambda: teacher_pass(self._plain, self._batch(0)))
         return joined(banks)
 
@@ -84,9 +86,13 @@ class Contest:
             for row in (scheduled, constant):
                 self.sample_peers(row)
                 training = Training(row, bank, bank, [0])
-                self.pieces["train"].append(stopwatch(lambda training=training: _epochs(training)))
+                self.pieces["train"].append(stopwatch(partial(_epochs, training)))
             runs = [Run(row, bank, bank, 0) for row in (scheduled, constant)]
-            self.pieces["train side by side"].append(stopwatch(lambda runs=runs: side_by_side(runs)))
+            self.pieces["train side by side"].append(stopwatch(partial(side_by_side, runs)))
+
+
+def _add(banks: list[FeatureBank], images: InMemory) -> None:
+    banks.append(passed(images))
 
 
 def _epochs(training: Training) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 def growth(scale: Scale) -> dict[str, dict[str, Seconds]]:
-    """Seconds by size: of a pass over N images, of an epoch of Model3 against N, seeds S and classes K, of configurations."""
+    """Seconds by size: a pass, an epoch of Model3 against N, S and K, one of several configurations."""
     n = scale.rows
     pictures = fractals(n // 2, min(64, scale.pixels))
     banks = {rows: synthetic(rows) for rows in (n // 4, n // 2, n, 2 * n)}
@@ -34,10 +35,15 @@ def growth(scale: Scale) -> dict[str, dict[str, Seconds]]:
 
     def several(count: int) -> Callable[[], object]:
         runs = [Run(once(name), half, half, 0) for name in names[:count]]
-        return lambda: [run.epoch() for run in runs]
+
+        def one_epoch() -> None:
+            for run in runs:
+                run.epoch()
+
+        return one_epoch
 
     acts: dict[str, dict[int, Callable[[], object]]] = {
-        "teacher pass, images N": {k: lambda k=k: passed(pictures.part(0, k)) for k in (n // 8, n // 4, n // 2)},
+        "teacher pass, images N": {k: partial(passed, pictures.part(0, k)) for k in (n // 8, n // 4, n // 2)},
         "epoch, images N": {k: train("Model3", bank) for k, bank in banks.items()},
         "epoch, seeds S": {k: train("Model3", half, k) for k in (2, 4, 8)},
         "epoch, classes K": {k: train("Model3", bank) for k, bank in by_classes.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _portions(name: str, file: FeatureBank, memory: FeatureBank, count: int) -> 
     seconds: dict[str, Seconds] = {kind: [] for kind in runs}
     for _ in range(count):
         for kind, portions in runs.items():
-            seconds[kind].append(stopwatch(lambda portions=portions: next(portions, None)) / PORTION)
+            seconds[kind].append(stopwatch(partial(next, portions, None)) / PORTION)
             peak = max(peak, resident().get("RssAnon", 0) - before)
     return seconds, peak
 
@@ -118,7 +119,7 @@ def _gathers(file: FeatureBank, memory: FeatureBank) -> dict[str, Callable[[], o
         bank.batch(rows.sort().values if ordered else rows)
 
     return {
-        f"{kind}, {how}": lambda bank=bank, ordered=ordered: gather(bank, ordered=ordered)
+        f"{kind}, {how}": partial(gather, bank, ordered=ordered)
         for kind, bank in (("file", file), ("memory", memory))
         for how, ordered in (("as drawn", False), ("sorted", True))
     }

@@ -44,7 +44,7 @@ def measure(names: Sequence[str], scale: Scale, path: Path, say: Callable[[str],
     for name in names:
         if name not in PARTS:
             raise unknown("part", name, PARTS)
-    results = read(path) if path.exists() else {"scale": scale.name, "parts": {}}
+    results: dict[str, Any] = read(path) if path.exists() else {"scale": scale.name, "parts": {}}
     if results["scale"] != scale.name:
         raise UserError(f"{path} holds results of the scale {results['scale']}: remove it, or name another --results.")
     results["environment"] = environment(CPU)

@@ -84,7 +84,7 @@ def roofline(scale: Scale) -> dict[str, Any]:
     whole: dict[str, Callable[[], object]] = {
         "product, all threads": _product(side, side, side, 1),
         "extraction": lambda: passed(images),
-        "plain pass": lambda: [teacher_pass(module, part) for part in images.pixels.split(scale.batch)],
+        "plain pass": lambda: [teacher_pass(module, part) for part in torch.split(images.pixels, scale.batch)],
     }
 
     def on_one(act: Callable[[], object]) -> Callable[[], None]:

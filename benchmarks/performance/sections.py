@@ -49,10 +49,10 @@ def _contest(result: Mapping[str, Any]) -> Section:
     pieces = {name: sum(seconds) for name, seconds in result["pieces"].items()}
     text = (
         f"{result['configurations']} configurations x {result['epochs']} epochs x {result['steps']} steps of"
-        f" {result['batch']}, {result['images']:,} generated images at {result['pixels']} pixels, 1000 classes, one seed;"
-        " images are rendered beforehand and in memory for all of them, and nobody evaluates. Same teacher (ResNet18),"
-        " heads and fused Adam. The unit: float32, torch's default layout, inference mode. A peer's step is timed once"
-        f" for each of the configurations, after a small one; scaled up: x {result['steps'] * result['epochs']:,} steps"
+        f" {result['batch']}, {result['images']:,} generated images at {result['pixels']} pixels, 1000 classes, one"
+        " seed; images are rendered beforehand and in memory for all of them, and nobody evaluates. Same teacher"
+        " (ResNet18), heads and fused Adam. The unit: float32, torch's default layout, inference mode. A peer's step is"
+        f" timed once for each of the configurations, after a small one; scaled up: x {result['steps'] * result['epochs']:,} steps"
         f" (x {result['configurations']} configurations, but for the many heads). kvbench is measured whole, in pieces"
         " between which the peers are sampled: one teacher pass (`Settings.open_banks`, files and all), then training."
         " *Side by side*: two configurations at once on one thread each, as `pytest benchmarks/ -n 2` trains; one seed"
@@ -111,17 +111,20 @@ def _seeds(result: Mapping[str, Any]) -> Section:
         ]
         for name, r in result["students"].items()
     ]
-    text = f"An epoch of {result['rows']:,} rows, milliseconds a seed: {n} seeds in one `Training`, and {n} lone runs one after another with torch's {result['threads']} threads."
+    text = (
+        f"An epoch of {result['rows']:,} rows, milliseconds a seed: {n} seeds in one `Training`, and {n} lone runs one"
+        f" after another with torch's {result['threads']} threads."
+    )
     return "Seeds together", text, ["", "together", "lone", "ratio"], rows
 
 
 def _threads(result: Mapping[str, Any]) -> Section:
     rows = [[name, milliseconds(values)] for name, values in result.items()]
     text = (
-        "A step of Model3 is some fifty operators, most of them well below a millisecond. On two threads each operator is"
-        " divided and waited for: its matrices are small, and every operator ends when the slower thread does, which on"
-        " a shared machine is often late. Two runs on a thread each never wait for each other, so a run's thread is"
-        " always busy; the optimiser's traffic is all that they compete for."
+        "A step of Model3 is some fifty operators, most of them well below a millisecond. On two threads each operator"
+        " is divided and waited for: its matrices are small, and every operator ends when the slower thread does,"
+        " which on a shared machine is often late. Two runs on a thread each never wait for each other, so a"
+        " run's thread is always busy; the optimiser's traffic is all that they compete for."
     )
     return "Threads", text, ["", "ms a step (side by side: of both runs' steps)"], rows
 
@@ -164,11 +167,11 @@ def _large(result: Mapping[str, Any]) -> Section:
         for how in ("as drawn", "sorted")
     ]
     text = (
-        f"{result['rows']:,} rows, 1000 classes, fp16, {result['bytes'] / 1e9:.2f} GB in a file just written, so that the"
-        f" page cache is warm where memory suffices (drawn rows, repeated). Milliseconds a step on one thread, a sample"
-        f" of {result['sample']} steps of an epoch, against a bank of {result['beside']:,} rows in memory. Anonymous"
-        " memory: how much the process's own grew at most while both were trained; pages of the file are the system's to"
-        " take back."
+        f"{result['rows']:,} rows, 1000 classes, fp16, {result['bytes'] / 1e9:.2f} GB in a file just written, so that"
+        f" the page cache is warm where memory suffices (drawn rows, repeated). Milliseconds a step on one thread,"
+        f" a sample of {result['sample']} steps of an epoch, against a bank of {result['beside']:,} rows in memory."
+        " Anonymous memory: how much the process's own grew at most while both were trained; pages of the file are the system's"
+        " to take back."
     )
     return "A bank of ImageNet's size", text, ["", "file", "memory", "ratio", "anonymous memory"], rows
 
@@ -192,10 +195,10 @@ def _plan(result: Mapping[str, Any]) -> Section:
     each = {name: 1e3 * median(values) for name, values in result["images"].items()}
     text = (
         f"Hours on this machine for ImageNet ({plan.IMAGENET['train']:,} and {plan.IMAGENET['val']:,} images at"
-        f" {plan.PIXELS} pixels), both recipes of {len(result['steps'])} students, {result['epochs']} epochs, two runs at"
-        f" once. From rates of this run: decoding a JPEG file ({plan.PHOTO[0]} x {plan.PHOTO[1]},"
-        f" {result['photo bytes'] / 1e3:.0f} kB) {each['decode']:.1f} ms on one processor; the pass {each['pass']:.1f} ms"
-        f" an image (bf16 {each['pass bf16']:.1f}); steps a student: "
+        f" {plan.PIXELS} pixels), both recipes of {len(result['steps'])} students, {result['epochs']} epochs, two runs"
+        f" at once. From rates of this run: decoding a JPEG file ({plan.PHOTO[0]} x {plan.PHOTO[1]},"
+        f" {result['photo bytes'] / 1e3:.0f} kB) {each['decode']:.1f} ms on one processor; the pass {each['pass']:.1f}"
+        f" ms an image (bf16 {each['pass bf16']:.1f}); steps a student: "
         + ", ".join(f"{name} {1e3 * median(v):.2f}" for name, v in result["steps"].items())
         + " ms, two at once. Evaluation is not in it."
     )

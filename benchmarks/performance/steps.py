@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ TOGETHER = 10  # seeds
 def phases(run: Run, steps: int) -> dict[str, Seconds]:
     """Seconds of the phases of ``steps`` steps of a run, after two that are not timed, on one thread."""
     seconds: dict[str, Seconds] = {name: [] for name in PHASES}
-    order = torch.randperm(len(run.train)).split(run.configuration.recipe.batch_size)
+    order = torch.split(torch.randperm(len(run.train)), run.configuration.recipe.batch_size)
     with threads(1):
         for n in range(steps + 2):
             marks = [time.perf_counter()]
@@ -93,10 +95,10 @@ def thread_use(scale: Scale) -> dict[str, Any]:
 def pair_rates(scale: Scale) -> dict[str, Seconds]:
     """Seconds a step of every student, two runs side by side: what a machine with two threads gets through."""
     bank = synthetic(scale.rows)
-    made: dict[str, Seconds] = {}
-    for name in scale.students:
-        epochs = [Run(once(name, epochs=1), bank, bank, seed) for seed in range(2 * (scale.rounds + 1))]
-        acts: dict[str, Callable[[], object]] = {name: lambda epochs=epochs: side_by_side([epochs.pop(), epochs.pop()])}
-        steps = 2 * -(-scale.rows // 64)
-        made[name] = [s / steps for s in round_robin(acts, scale.rounds)[name]]
-    return made
+    steps = 2 * -(-scale.rows // 64)
+
+    def epoch(name: str, seeds: Iterator[int]) -> None:
+        side_by_side([Run(once(name, epochs=1), bank, bank, next(seeds)) for _ in range(2)])
+
+    acts = {name: partial(epoch, name, itertools.count()) for name in scale.students}
+    return {name: [s / steps for s in seconds] for name, seconds in round_robin(acts, scale.rounds).items()}

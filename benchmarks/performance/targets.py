@@ -86,8 +86,8 @@ def _roofline(result: Mapping[str, Any]) -> list[Target]:
     speeds = {name: value / 1e9 for name, value in result["speeds"].items()}
     small = ", ".join(f"{name}: {speeds[name]:.0f}" for name in speeds if "@" in name)
     reason = (
-        f"Products of the step's sizes reach less than large ones ({small}; large: {speeds['product']:.0f} GFLOP/s), and"
-        " activations, softmax and the gather are in neither limit."
+        f"Products of the step's sizes reach less than large ones ({small}; large: {speeds['product']:.0f} GFLOP/s),"
+        " and activations, softmax and the gather are in neither limit."
     )
     return [Target("Model3's training step, share of the roofline", 0.6, result["share"]["both"], True, reason)]
 
