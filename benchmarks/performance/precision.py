@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.performance.material import passed
+from benchmarks.performance.material import InMemory, passed
 from benchmarks.performance.scale import Scale
 from kvbench.data import Images
 from kvbench.recipe import Configuration
@@ -21,10 +23,6 @@ def precision(scale: Scale) -> dict[str, Any]:
 
     Returns each metric's last value by student, precision and seed.
     """
-    from dataclasses import replace
-
-    from benchmarks.performance.material import InMemory
-
     row = WORKLOADS["fractals"]
     counts = scale.counts or (row.train_count, row.val_count)
     made: dict[str, Any] = {}
@@ -46,6 +44,6 @@ def precision(scale: Scale) -> dict[str, Any]:
 def differences(precisions: dict[str, dict[str, list[float]]], metric: str) -> tuple[float, float]:
     """Mean difference of bfloat16 from float32 over the seeds, and the spread between seeds (SD), in percent."""
     whole, half = precisions["float32"][metric], precisions["bfloat16"][metric]
-    level = statistics.mean(whole)
+    level = statistics.mean(whole) or math.nan  # an accuracy of 0 has no percent
     moved = statistics.mean(h - w for h, w in zip(half, whole, strict=True))
     return 100 * moved / level, 100 * statistics.stdev(whole) / level

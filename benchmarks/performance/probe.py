@@ -34,7 +34,7 @@ def timed(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # the session looks its workload up when it is configured
 def pytest_configure() -> None:
     """Put the stopwatches in."""
     from torchvision.models import ResNet

@@ -52,7 +52,8 @@ def _contest(result: Mapping[str, Any]) -> Section:
         f" {result['batch']}, {result['images']:,} generated images at {result['pixels']} pixels, 1000 classes, one"
         " seed; images are rendered beforehand and in memory for all of them, and nobody evaluates. Same teacher"
         " (ResNet18), heads and fused Adam. The unit: float32, torch's default layout, inference mode. A peer's step is"
-        f" timed once for each of the configurations, after a small one; scaled up: x {result['steps'] * result['epochs']:,} steps"
+        f" timed once for each of the configurations, after a small one; scaled up:"
+        f" x {result['steps'] * result['epochs']:,} steps"
         f" (x {result['configurations']} configurations, but for the many heads). kvbench is measured whole, in pieces"
         " between which the peers are sampled: one teacher pass (`Settings.open_banks`, files and all), then training."
         " *Side by side*: two configurations at once on one thread each, as `pytest benchmarks/ -n 2` trains; one seed"
@@ -170,8 +171,8 @@ def _large(result: Mapping[str, Any]) -> Section:
         f"{result['rows']:,} rows, 1000 classes, fp16, {result['bytes'] / 1e9:.2f} GB in a file just written, so that"
         f" the page cache is warm where memory suffices (drawn rows, repeated). Milliseconds a step on one thread,"
         f" a sample of {result['sample']} steps of an epoch, against a bank of {result['beside']:,} rows in memory."
-        " Anonymous memory: how much the process's own grew at most while both were trained; pages of the file are the system's"
-        " to take back."
+        " Anonymous memory: how much the process's own grew at most while both were trained; pages of the file are"
+        " the system's to take back."
     )
     return "A bank of ImageNet's size", text, ["", "file", "memory", "ratio", "anonymous memory"], rows
 
