@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.performance.clock import Seconds, median, round_robin
 from benchmarks.performance.material import fractals, once, passed, synthetic
 from benchmarks.performance.scale import Scale
-from kvbench.trainer import Run, Training
+from kvbench.trainer import Training
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
@@ -28,17 +28,16 @@ def growth(scale: Scale) -> dict[str, dict[str, Seconds]]:
     banks = {rows: synthetic(rows) for rows in (n // 4, n // 2, n, 2 * n)}
     by_classes = {k: synthetic(n // 2, classes=k) for k in (100, 300, 1000, 3000)}
     half = banks[n // 2]
-    names = [*scale.students, *scale.students]
 
     def train(student: str, bank: Any, seeds: int = 1) -> Callable[[], object]:
         return Training(once(student), bank, bank, range(seeds)).epoch
 
     def several(count: int) -> Callable[[], object]:
-        runs = [Run(once(name), half, half, 0) for name in names[:count]]
+        trainings = [Training(once("Model3"), half, half, [0]) for _ in range(count)]
 
         def one_epoch() -> None:
-            for run in runs:
-                run.epoch()
+            for training in trainings:
+                training.epoch()
 
         return one_epoch
 
@@ -47,7 +46,7 @@ def growth(scale: Scale) -> dict[str, dict[str, Seconds]]:
         "epoch, images N": {k: train("Model3", bank) for k, bank in banks.items()},
         "epoch, seeds S": {k: train("Model3", half, k) for k in (2, 4, 8)},
         "epoch, classes K": {k: train("Model3", bank) for k, bank in by_classes.items()},
-        "epoch, configurations": {k: several(k) for k in _counts(len(names))},
+        "epoch, configurations": {k: several(k) for k in _counts(2 * len(scale.students))},
     }
     flat = {f"{line}|{size}": act for line, sizes in acts.items() for size, act in sizes.items()}
     seconds = round_robin(flat, max(2, scale.rounds - 2))
@@ -85,6 +84,7 @@ def plot(result: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Non
         axis.set_yscale("log")
         axis.set_xticks(xs, [f"{x:g}" for x in xs])
         axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_yticks([ys[0], ys[-1]], [f"{ys[0]:.2g}", f"{ys[-1]:.2g}"])
         axis.yaxis.set_minor_formatter(NullFormatter())
         what, _, size = line.partition(", ")
         axis.set_title(what)

@@ -108,7 +108,7 @@ def _portions(name: str, file: FeatureBank, memory: FeatureBank, count: int) -> 
     seconds: dict[str, Seconds] = {kind: [] for kind in runs}
     for _ in range(count):
         for kind, portions in runs.items():
-            seconds[kind].append(stopwatch(partial(next, portions, None)) / PORTION)
+            seconds[kind].append(stopwatch(partial(next, portions)) / PORTION)
             peak = max(peak, resident().get("RssAnon", 0) - before)
     return seconds, peak
 
