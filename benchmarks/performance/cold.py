@@ -31,7 +31,7 @@ def cold(scale: Scale) -> dict[str, Any]:
         shrink = " ".join(map(str, scale.shrink or ()))
         environment = {**os.environ, "KVBENCH_PROBE": str(probe), "KVBENCH_PROBE_SHRINK": shrink}
         start = time.perf_counter()
-        done = subprocess.run(  # noqa: S603 (our own arguments)
+        done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=ROOT,
             env=environment,

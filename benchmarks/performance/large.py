@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from benchmarks.performance.clock import Seconds, round_robin, stopwatch, threads
 from benchmarks.performance.material import CLASSES, WIDTHS, once, synthetic
@@ -20,15 +19,6 @@ from kvbench.bank import FeatureBank
 from kvbench.trainer import PORTION, Run
 
 BLOCK = 4096  # rows drawn once, and written again and again
-
-
-class HalfBank(FeatureBank):
-    """A bank in half precision, whose batches are float32."""
-
-    def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Gather rows, widened to float32."""
-        taps, logits, labels = super().batch(rows)
-        return [tap.float() for tap in taps], logits.float(), labels
 
 
 def write(path: Path, rows: int) -> None:
@@ -50,11 +40,11 @@ def write(path: Path, rows: int) -> None:
                 file.write(column[: min(BLOCK, rows - first)].numpy().tobytes())
 
 
-def mapped(path: Path, rows: int) -> HalfBank:
+def mapped(path: Path, rows: int) -> FeatureBank:
     """Open the file, memory-mapped; the labels, which no training reads, are drawn."""
     with safe_open(path, "pt") as file:
         taps = tuple(file.get_tensor(f"tap{i}") for i in range(len(WIDTHS)))
-        return HalfBank(taps, file.get_tensor("logits"), torch.randint(CLASSES, (rows,)))
+        return FeatureBank(taps, file.get_tensor("logits"), torch.randint(CLASSES, (rows,)))
 
 
 def resident() -> dict[str, int]:
@@ -71,7 +61,7 @@ def large(scale: Scale) -> dict[str, Any]:
     ``anonymous``: growth of resident anonymous memory while training from the file. ``gather``: seconds a batch.
     """
     small = synthetic(scale.beside)
-    memory = HalfBank(tuple(t.half() for t in small.taps), small.logits.half(), small.labels)
+    memory = FeatureBank(tuple(t.half() for t in small.taps), small.logits.half(), small.labels)
     del small
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.safetensors"

@@ -85,11 +85,10 @@ def passed(images: InMemory, *, half: bool = False) -> FeatureBank:
         return images if split == "train" else images.part(0, 1)
 
     row = replace(WORKLOADS["fractals"], opener=opener)
-    own = half and "precision" in Settings.__dataclass_fields__  # otherwise torch's autocast around it
-    with tempfile.TemporaryDirectory() as cache, torch.autocast("cpu", torch.bfloat16, enabled=half and not own):
-        chosen: dict[str, Any] = {"precision": "bfloat16"} if own else {}
-        bank = Settings(row, CPU, Path(cache), **chosen).open_banks().train
-        return FeatureBank(tuple(tap.float() for tap in bank.taps), bank.logits.float(), bank.labels.clone())
+    with tempfile.TemporaryDirectory() as cache:
+        precision = "bfloat16" if half else "float32"
+        bank = Settings(row, CPU, Path(cache), precision=precision).open_banks().train
+        return FeatureBank(tuple(tap.clone() for tap in bank.taps), bank.logits.clone(), bank.labels.clone())
 
 
 def table(scale: Scale) -> list[Configuration]:

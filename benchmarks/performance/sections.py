@@ -182,7 +182,8 @@ def _growth(result: Mapping[str, Any]) -> Section:
     rows = [[line, ", ".join(sizes), f"{fitted[line]:.2f}"] for line, sizes in result.items()]
     text = (
         "Cost against size; the exponent is the slope of log seconds over log size (1: proportional). Epochs are of"
-        " Model3 (configurations: of as many Model3, one after another); a pass includes loading the teacher; seeds from two on, since one uses one thread."
+        " Model3 (configurations: of as many Model3, one after another); a pass"
+        " includes loading the teacher; seeds from two on, since one uses one thread."
     )
     return "Growth", text, ["", "sizes", "exponent"], rows
 
