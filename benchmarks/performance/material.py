@@ -1,0 +1,133 @@
+"""What all contestants share: images in memory, the teacher, synthetic banks, configurations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.performance.scale import Scale
+from kvbench.bank import FeatureBank
+from kvbench.fractals import FractalImages
+from kvbench.models import student
+from kvbench.recipe import Configuration, Recipe, configurations
+from kvbench.settings import Settings
+from kvbench.teacher import shipped
+from kvbench.trainer import Run
+from kvbench.turns import take_turns
+from kvbench.workloads import WORKLOADS, Workload
+
+TAPS = WORKLOADS["fractals"].taps
+WIDTHS = (256, 512, 512)
+CLASSES = 1000
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Rendered images (N, 3, size, size) and labels (N,), as `kvbench.data.Images`: nothing is decoded when read."""
+
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return self.pixels[indices], self.labels[indices]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image and its label, as map-style data sets give them."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.pixels[index], int(self.labels[index])
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {"images": "in memory", "count": len(self), "size": self.pixels.shape[-1]}
+
+    @property
+    def stamp(self) -> str:
+        return ""
+
+    def part(self, first: int, count: int) -> InMemory:
+        """``count`` images from ``first`` on."""
+        rows = slice(first, first + count)
+        return InMemory(self.pixels[rows], self.labels[rows], self.classes)
+
+
+def fractals(count: int, pixels: int) -> InMemory:
+    """Render ``count`` training images of the generated workload at ``pixels`` a side."""
+    images = FractalImages("train", count, size=pixels)
+    parts = [images.__getitems__([*range(i, min(i + 64, count))]) for i in range(0, count, 64)]
+    drawn, labels = zip(*parts, strict=True)
+    return InMemory(torch.cat(drawn), torch.cat(labels), images.classes)
+
+
+def teacher() -> nn.Module:
+    """The ResNet18 of 1000 classes that is shipped for the generated images; a copy of its own each call."""
+    return shipped("fractals").module
+
+
+def passed(images: InMemory, *, half: bool = False) -> FeatureBank:
+    """One teacher pass as a user's run makes it: `Settings.open_banks` with an empty cache, files and all.
+
+    ``half``: in bfloat16. The validation split, which a run needs, is one image.
+    """
+
+    def opener(_row: Workload, split: str, _root: Path | None, _count: int | None) -> InMemory:
+        return images if split == "train" else images.part(0, 1)
+
+    row = replace(WORKLOADS["fractals"], opener=opener)
+    with tempfile.TemporaryDirectory() as cache:
+        precision = "bfloat16" if half else "float32"
+        bank = Settings(row, CPU, Path(cache), precision=precision).open_banks().train
+        return FeatureBank(tuple(tap.clone() for tap in bank.taps), bank.logits.clone(), bank.labels.clone())
+
+
+def table(scale: Scale) -> list[Configuration]:
+    """Every student with both recipes."""
+    return configurations([*scale.students], Recipe(epochs=scale.epochs, batch_size=scale.batch, lr=1e-3))
+
+
+def once(name: str, *, epochs: int = 1000, batch: int = 64) -> Configuration:
+    """A student with a constant lr and more epochs than anybody times."""
+    return Configuration(name, replace(Recipe(lr=1e-3), epochs=epochs, batch_size=batch))
+
+
+def head(name: str, classes: int = CLASSES, seed: int = 0) -> nn.Module:
+    """A student as a `Run` with this seed starts with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return student(name).build(WIDTHS, classes)
+
+
+def synthetic(rows: int, classes: int = CLASSES, seed: int = 0) -> FeatureBank:
+    """A bank of drawn numbers: features as a ReLU leaves them, logits normal."""
+    draw = torch.Generator().manual_seed(seed)
+    taps = tuple(torch.randn(rows, width, generator=draw).relu() for width in WIDTHS)
+    labels = torch.randint(classes, (rows,), generator=draw)
+    return FeatureBank(taps, 3 * torch.randn(rows, classes, generator=draw), labels)
+
+
+def joined(banks: list[FeatureBank]) -> FeatureBank:
+    """The rows of several banks, one after another."""
+    taps = tuple(torch.cat(parts) for parts in zip(*(bank.taps for bank in banks), strict=True))
+    return FeatureBank(taps, torch.cat([b.logits for b in banks]), torch.cat([b.labels for b in banks]))
+
+
+def to_the_end(run: Run) -> Iterator[None]:
+    """Train every epoch that is left, pausing as `Run.portions` does."""
+    while not run.done:
+        yield from run.portions()
+
+
+def side_by_side(runs: list[Run]) -> None:
+    """Train runs to their ends, as many at once as torch has threads, as processes of ``pytest -n`` would."""
+    take_turns([to_the_end(run) for run in runs], torch.get_num_threads())
