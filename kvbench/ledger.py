@@ -72,6 +72,7 @@ class Ledger:
         self.reasons: list[str] = []  # why the session fails beyond its failed tests
         self.summary = ""
         self._result = "incomplete"
+        self._judged: tuple[dict[str, int], list[findings.Judgement]] = ({}, [])
 
     @cached_property
     def reference(self) -> reference.Reference:
@@ -98,6 +99,13 @@ class Ledger:
         """Those of trainings that ended: a finding must not be judged at the epoch at which one diverged."""
         return history.frame(row for record in self._ordered() if _ended(record) for row in record["history"])
 
+    def judgements(self) -> list[findings.Judgement]:
+        """All findings judged on the trainings that ended; judged again only when another one has."""
+        ended = {name: len(record["history"]) for name, record in self.records.items() if _ended(record)}
+        if self._judged[0] != ended:
+            self._judged = ended, findings.judge(self.whole_histories, self.costs)
+        return self._judged[1]
+
     def _ordered(self) -> list[dict[str, Any]]:
         order = {name: place for place, name in enumerate(self.names())}
         return [self.records[name] for name in sorted(self.records, key=lambda name: order.get(name, len(order)))]
@@ -120,7 +128,7 @@ class Ledger:
         histories = self.whole_histories
         lacking = finding.lacks(histories)
         # all of them, as they share the error; this one is told
-        judged = [j for j in findings.judge(histories, self.costs) if j.finding is finding]
+        judged = [j for j in self.judgements() if j.finding is finding]
         if not judged:
             missing = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in lacking.items())
             return Outcome(f"lacks whole trainings of {missing}", lacking=True)
@@ -230,7 +238,7 @@ class Ledger:
     def _markdown(self, *, clauses: bool) -> str:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        judged = findings.judge(self.whole_histories, self.costs)
+        judged = self.judgements()
         try:
             recorded = [] if self.update else self.reference.judgements
         except UserError:

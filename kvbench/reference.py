@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Reference:
     provenance: Mapping[str, Any]
     twins: pd.DataFrame
     command: str
+    _judged: dict[frozenset[int], list[Judgement]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def update_command(self) -> str:
@@ -64,6 +65,12 @@ class Reference:
     def judgements(self) -> list[Judgement]:
         """The judgements of its histories."""
         return judge(self.histories, self.costs)
+
+    def judgements_of(self, seeds: frozenset[int]) -> list[Judgement]:
+        """The judgements of those of its histories that have one of ``seeds``; made once for each set."""
+        if seeds not in self._judged:
+            self._judged[seeds] = judge(self.histories[self.histories["seed"].isin(seeds)], self.costs)
+        return self._judged[seeds]
 
     @property
     def costs(self) -> dict[str, float]:
@@ -86,8 +93,7 @@ def verdict_changes(
     reference: Reference, judgements: Sequence[Judgement], configurations: Sequence[str] = ()
 ) -> list[verdicts.Change]:
     """How fresh judgements differ from the recorded verdicts: see `kvbench.verdicts.changes`."""
-    seeds = {seed for judgement in judgements for clause in judgement.clauses for seed in clause.margins}
-    known = reference.histories["seed"].isin(seeds)
+    seeds = frozenset(seed for judgement in judgements for clause in judgement.clauses for seed in clause.margins)
     whole = seeds <= set(history.seeds(reference.histories))
     return verdicts.changes(
         reference.recorded,
@@ -96,7 +102,7 @@ def verdict_changes(
         reference.update_command,
         configurations,
         reference.judgements,
-        judge(reference.histories[known], reference.costs) if whole else (),
+        reference.judgements_of(seeds) if whole else (),
     )
 
 
