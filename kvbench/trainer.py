@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvbench.bank import FeatureBank
+from kvbench.clock import Clock
 from kvbench.errors import UserError
 from kvbench.models import student
 from kvbench.recipe import Configuration
@@ -18,6 +19,7 @@ from kvbench.turns import take_turns
 
 EVALUATION_BATCH = 1024
 PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
+PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -55,6 +57,7 @@ class Run:
         )
         self.history: list[dict[str, Any]] = []
         self.epochs_done = 0
+        self.diverged = False
         self._latest: tuple[float, float] | None = None  # loss and seconds of an epoch not yet evaluated
 
     @property
@@ -68,7 +71,7 @@ class Run:
             pass
 
     def portions(self) -> Iterator[None]:
-        """Train one epoch, pausing after every `PORTION` batches; after the recipe's last one, do nothing.
+        """Train one epoch, pausing often; after the recipe's last one, do nothing.
 
         Raises:
             UserError: the loss is no finite number; tells configuration, seed, epoch and step.
@@ -81,10 +84,13 @@ class Run:
         chosen = torch.split(rows, self.configuration.recipe.batch_size)
         losses: list[Tensor] = []
         seconds = 0.0
-        for first in range(0, len(chosen), PORTION):
+        while len(losses) < len(chosen):
             synchronize()
             start = time.perf_counter()
-            losses += [self._step(batch) for batch in chosen[first : first + PORTION]]
+            for batch in chosen[len(losses) : len(losses) + PORTION]:
+                losses.append(self._step(batch))
+                if time.perf_counter() - start > PORTION_SECONDS:
+                    break
             synchronize()
             seconds += time.perf_counter() - start
             yield
@@ -94,6 +100,7 @@ class Run:
         self.epochs_done += 1
         odd = (~steps.isfinite()).nonzero()
         if len(odd):
+            self.diverged = True
             step = int(odd[0])
             raise UserError(
                 f"The training loss of {self.configuration.id} (seed {self.seed}) is {float(steps[step])} in epoch"
@@ -111,20 +118,26 @@ class Run:
         self.optimizer.step()
         return loss.detach()
 
-    @torch.inference_mode()
     def evaluate(self) -> None:
         """Append the history row of the epoch just trained; without one, do nothing."""
+        for _ in self.evaluation():
+            pass
+
+    def evaluation(self) -> Iterator[None]:
+        """Append the history row of the epoch just trained, pausing after every batch; without one, do nothing."""
         if self._latest is None:
             return
         self.module.eval()
         loss, correct, agreeing = 0.0, 0, 0
         for start in range(0, len(self.val), EVALUATION_BATCH):
-            xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
-            logits = self.module(xs)
-            loss += float(distillation_loss(logits, teacher_logits)) * len(labels)
-            top = logits.argmax(1)
-            correct += int((top == labels).sum())
-            agreeing += int((top == teacher_logits.argmax(1)).sum())
+            with torch.inference_mode():
+                xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
+                logits = self.module(xs)
+                loss += float(distillation_loss(logits, teacher_logits)) * len(labels)
+                top = logits.argmax(1)
+                correct += int((top == labels).sum())
+                agreeing += int((top == teacher_logits.argmax(1)).sum())
+            yield
         train_loss, seconds = self._latest
         self._latest = None
         n = len(self.val)
@@ -149,7 +162,10 @@ class Training:
     too small to share, and a history then depends on no number of threads. On an accelerator one portion at a time.
 
     ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
-    alongside, whose rows are kept apart.
+    alongside, whose rows are kept apart. ``clock`` is what seconds of whole epochs are read from.
+
+    Runs may have been restored, each at an epoch of its own: `epoch` then trains those that are behind, and sets the
+    clock to what the epoch took when all were trained.
     """
 
     def __init__(
@@ -160,24 +176,46 @@ class Training:
         seeds: Sequence[int],
         tick: Callable[[Run], object] = lambda _: None,
         twins: Sequence[Run] = (),
+        clock: Clock | None = None,
     ):
-        self.configuration, self.tick = configuration, tick
+        self.configuration, self.tick, self.clock = configuration, tick, clock or Clock()
         self.device = train.logits.device
         self.runs = [Run(configuration, train, val, seed) for seed in seeds]
         self.twins = list(twins)
+        self.keep: Callable[[Run], object] = lambda _: None  # called with each run that has a new row, in its thread
+        self.epochs_asked = 0
+        self.epoch_seconds: list[float] = []  # of each epoch of all runs side by side, on the clock
+        self.reused = [0 for _ in self.runs]  # epochs of each seed that an earlier session trained
+        self.notes: list[str] = []  # what became of states that were or should be kept
+
+    @property
+    def everyone(self) -> list[Run]:
+        """All runs, twins last."""
+        return [*self.runs, *self.twins]
 
     def epoch(self) -> None:
         """Train one epoch of every seed; after the recipe's last one, do nothing."""
-        self._each([run for run in (*self.runs, *self.twins) if not run.done], Run.portions, self.tick)
+        if self.epochs_asked >= self.configuration.recipe.epochs:
+            return
+        self.epochs_asked += 1
+        start = self.clock()
+        self._each([run for run in self.everyone if run.epochs_done < self.epochs_asked], Run.portions, self.tick)
+        seconds = self.clock() - start
+        if self.epochs_asked <= len(self.epoch_seconds):  # an earlier session trained it
+            self.clock.ahead += self.epoch_seconds[self.epochs_asked - 1] - seconds
+        else:
+            self.epoch_seconds.append(seconds)
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
 
-        def whole(run: Run) -> Iterator[None]:
-            run.evaluate()
-            yield
+        def settle(run: Run) -> Iterator[None]:
+            before = len(run.history)
+            yield from run.evaluation()
+            if len(run.history) > before:
+                self.keep(run)
 
-        self._each([*self.runs, *self.twins], whole)
+        self._each(self.everyone, settle)
 
     def _each(
         self,
@@ -192,7 +230,7 @@ class Training:
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""
         self.evaluate()
-        while not all(run.done for run in (*self.runs, *self.twins)):
+        while self.epochs_asked < self.configuration.recipe.epochs:
             self.epoch()
             self.evaluate()
 

@@ -22,7 +22,7 @@ from kvbench.trainer import Run
 PATCHED: list[tuple[Any, str]] = [
     (Run, "__init__"),
     (Run, "epoch"),
-    (Run, "evaluate"),
+    (Run, "evaluation"),
     (torch.optim, "Adam"),
     (torch.optim.Adam, "zero_grad"),
     (torch.nn.Module, "eval"),

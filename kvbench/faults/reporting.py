@@ -15,19 +15,19 @@ from kvbench.faults.fault import Fault, swapped
 from kvbench.recipe import Configuration
 from kvbench.trainer import Run
 
-_init, _portions, _evaluate = Run.__init__, Run.portions, Run.evaluate
+_init, _portions, _evaluation = Run.__init__, Run.portions, Run.evaluation
 
 
 def rewritten(change: Callable[[Run, dict[str, Any]], None]) -> Callable[[], AbstractContextManager[object]]:
     """Change the history's row of each epoch once it is written."""
 
-    def evaluate(self: Run) -> None:
+    def evaluation(self: Run) -> Iterator[None]:
         before = len(self.history)
-        _evaluate(self)
+        yield from _evaluation(self)
         if len(self.history) > before:
             change(self, self.history[-1])
 
-    return swapped(Run, "evaluate", evaluate)
+    return swapped(Run, "evaluation", evaluation)
 
 
 def epoch_from_zero(_: Run, row: dict[str, Any]) -> None:
@@ -63,20 +63,20 @@ def validated_before(self: Run) -> Iterator[None]:
     self.stale = weights  # type: ignore[attr-defined]
 
 
-def evaluate_stale(self: Run) -> None:
+def evaluation_stale(self: Run) -> Iterator[None]:
     """Evaluate with the weights from before the epoch."""
     weights = {name: value.clone() for name, value in self.module.state_dict().items()}
     stale = getattr(self, "stale", None)
     if stale is not None and self._latest is not None:
         self.module.load_state_dict(stale)
-        _evaluate(self)
+        yield from _evaluation(self)
         self.module.load_state_dict(weights)
 
 
 @contextmanager
 def stale_validation() -> Iterator[None]:
     """Validation is one epoch late."""
-    with patch.object(Run, "portions", validated_before), patch.object(Run, "evaluate", evaluate_stale):
+    with patch.object(Run, "portions", validated_before), patch.object(Run, "evaluation", evaluation_stale):
         yield
 
 
