@@ -65,6 +65,16 @@ class FeatureBank:
 
         return FeatureBank(tuple(moved(tap) for tap in self.taps), moved(self.logits), self.labels)
 
+    @property
+    def digest(self) -> str:
+        """Names the contents, bit by bit."""
+        made = hashlib.sha256()
+        for tensor in (*self.taps, self.logits, self.labels):
+            made.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            for rows in torch.split(tensor, 65536):  # whole, a bank on an accelerator may not fit here a second time
+                made.update(rows.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return made.hexdigest()[:16]
+
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,)."""
         return [tap[rows].float() for tap in self.taps], self.logits[rows].float(), self.labels[rows]

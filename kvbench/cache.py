@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from kvbench import extraction
 from kvbench.bank import BankSettings, FeatureBank
 from kvbench.errors import UserError
-from kvbench.files import clean_leftovers, need_writable
+from kvbench.files import need_writable, sweep
 from kvbench.locks import Say, held
 from kvbench.provenance import environment
 from kvbench.shards import DamagedError, Filler, Layout, damaged, dtype_name, read_header, spans
@@ -70,7 +70,7 @@ class Entry:
             with _written(self.path):
                 self.cache.mkdir(parents=True, exist_ok=True)
                 with held(self.path.with_suffix(".lock"), self.name, self.say):
-                    clean_leftovers(self.cache)
+                    sweep(self.cache)
                     opened = self._look()[0]  # whoever held the lock may have made it
                     if opened is None:
                         self._repair(fresh)

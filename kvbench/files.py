@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import platform
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,16 +19,20 @@ from typing import Any
 
 from kvbench.errors import UserError
 
-ASIDE = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z]+)?")  # what `write_whole` calls its files
-LONG_DEAD = 24 * 3600  # seconds after which nobody writes to such a file any more
 LARGEST = 64 * 2**20  # bytes of a text file; the largest reference here has 0.4 MiB
 DEEPEST = 100  # levels of a JSON file
 LONGEST_NAME = 200  # characters
+ASIDE = re.compile(r"\..*-([0-9a-f]{6})-(\d+)-[a-z0-9_]{8}(\.\w+)?")  # machine, process, what tempfile draws
+OLD = 24 * 3600.0  # seconds after which a file that another machine left aside is taken for forgotten
+_writing: set[str] = set()  # names of files that this process is writing aside
+_one = threading.Lock()  # threads write side by side; the mask can only be read by setting it
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path, *, forced: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it takes ``path``'s place when the block ends without an error.
+
+    What a killed process left aside in the same folder is removed. ``forced``: wait until it is on the disk.
 
     Raises:
         UserError: the file cannot be written: the folder is no folder or read-only, or the disk is full.
@@ -33,14 +40,20 @@ def write_whole(path: Path) -> Iterator[Path]:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        aside = Path(name)
+        prefix = f".{path.stem}-{_machine()}-{os.getpid()}-"
+        with _one:
+            sweep(path.parent)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+            os.close(handle)
+            aside = Path(name)
+            _writing.add(aside.name)
         yield aside
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
+        if forced:
+            with aside.open("rb") as written:
+                os.fsync(written.fileno())
+        with _one:
+            umask = os.umask(0)
+            os.umask(umask)
         aside.chmod(0o666 & ~umask)  # mkstemp's files are private; this one is not
         aside.replace(path)
     except OSError as error:
@@ -48,6 +61,39 @@ def write_whole(path: Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+            _writing.discard(aside.name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `write_whole` left aside in ``folder`` when its process was killed."""
+    for path in folder.glob(".*"):
+        made = ASIDE.fullmatch(path.name)
+        if made is None or path.name in _writing:
+            continue
+        with suppress(OSError):  # another run may sweep, too
+            dead = made[1] == _machine() and not _alive(int(made[2]))
+            if dead or time.time() - path.stat().st_mtime > OLD:
+                path.unlink()
+
+
+def _machine() -> str:
+    """Names this machine in a file's name: a process number says nothing on another."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _alive(process: int) -> bool:
+    """Whether another process of this number is there."""
+    if process == os.getpid():
+        return False  # in a container the numbers soon come again
+    if os.name != "posix":
+        return True  # there, asking by a signal would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def need_writable(folder: Path) -> None:
@@ -68,15 +114,6 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def clean_leftovers(folder: Path) -> None:
-    """Remove what `write_whole` left in ``folder`` where its process was killed, once that is a day ago."""
-    for path in folder.iterdir():
-        if ASIDE.fullmatch(path.name):
-            with suppress(OSError):  # gone, or another user's
-                if path.is_file() and time.time() - path.stat().st_mtime > LONG_DEAD:
-                    path.unlink()
 
 
 def read_text(path: Path) -> str:

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench import findings, history, reference, report, updating
+from kvbench import findings, history, reference, report, saved, updating
 from kvbench.comparison import compare
 from kvbench.diagnosis import diagnose
 from kvbench.errors import UserError
 from kvbench.files import write_whole
+from kvbench.options import FRESH
 from kvbench.pace import Pace, paces
 from kvbench.provenance import FACTS
 
@@ -97,13 +98,13 @@ class Ledger:
     @property
     def whole_histories(self) -> pd.DataFrame:
         """Those of trainings that ended: a finding must not be judged at the epoch at which one diverged."""
-        return history.frame(row for record in self._ordered() if _ended(record) for row in record["history"])
+        return history.frame(row for record in self._ordered() if ended(record) for row in record["history"])
 
     def judgements(self) -> list[findings.Judgement]:
         """All findings judged on the trainings that ended; judged again only when another one has."""
-        ended = {name: len(record["history"]) for name, record in self.records.items() if _ended(record)}
-        if self._judged[0] != ended:
-            self._judged = ended, findings.judge(self.whole_histories, self.costs)
+        whole = {name: len(record["history"]) for name, record in self.records.items() if ended(record)}
+        if self._judged[0] != whole:
+            self._judged = whole, findings.judge(self.whole_histories, self.costs)
         return self._judged[1]
 
     def _ordered(self) -> list[dict[str, Any]]:
@@ -175,6 +176,8 @@ class Ledger:
             more = f"{self.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(self.seeds))}"
             few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
             lines.append(f"{few} Why: -rx. More seeds: {more}")
+        if told := saved.reused(self._ordered()):
+            lines.append(f"REUSED from an interrupted run: {told}. Train them anew: {self.run} {FRESH}")
         if self.repeated:
             recorded = len(history.seeds(self.reference.histories))
             lines.append(
@@ -183,7 +186,7 @@ class Ledger:
             )
         notes = {record["notes"] for record in self.records.values() if record["notes"]}
         lines += [f"DATA: {text}" for text in sorted(notes)]
-        lines += [f"NOTED: {text}" for text in self.noted]
+        lines += [f"NOTED: {text}" for text in (*self.noted, *(n for r in self._ordered() for n in r["state_notes"]))]
         self.summary = "\n".join(lines)
 
     def _missing(self) -> list[str]:
@@ -238,6 +241,7 @@ class Ledger:
     def _markdown(self, *, clauses: bool) -> str:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
+        facts |= {"reused": told} if (told := saved.reused(self._ordered())) else {}
         judged = self.judgements()
         try:
             recorded = [] if self.update else self.reference.judgements
@@ -263,5 +267,6 @@ class Ledger:
         }
 
 
-def _ended(record: Mapping[str, Any]) -> bool:
-    return bool(len(record["history"]) == len(record["seeds"]) * record["recipe"]["epochs"])
+def ended(record: Mapping[str, Any]) -> bool:
+    """Whether a training was trained to its end."""
+    return len(record["history"]) == len(record["seeds"]) * int(record["recipe"]["epochs"])

@@ -32,6 +32,7 @@ class Option:
         return "kvbench_" + self.name.replace("-", "_")
 
 
+FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
 OPTIONS = [
     Option("workload", "fractals", "what to train on: fractals, tiny-imagenet, imagenet or folder"),
     Option("root", "", "folder with the workload's images", path=True),

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvbench.clock import Clock
 from kvbench.errors import UserError
-from kvbench.options import OPTIONS
+from kvbench.options import FRESH, OPTIONS
+from kvbench.plugin_resume import CLOCK, Resuming
 from kvbench.text import plain
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PLUGIN = pytest.StashKey["KvbenchPlugin"]()
 TRAINING = pytest.StashKey["Training"]()
 MOVED = pytest.StashKey[tuple[str, ...]]()
+RESUMING = pytest.StashKey[Resuming]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,12 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write this run's histories and verdicts as the new reference, show the difference, and fail the run",
     )
+    group.addoption(FRESH, action="store_true", help="use nothing that an interrupted run left; remove it, start over")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kvbench: on every test that trains or judges for kvbench")
     config.stash[PLUGIN] = KvbenchPlugin(config)
     config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
+    config.stash[RESUMING] = Resuming(config, lambda: config.stash[PLUGIN].started)
+    config.pluginmanager.register(config.stash[RESUMING], "kvbench-resuming")
 
 
 def parameter(item: pytest.Item, name: str) -> Any:
@@ -111,8 +117,8 @@ class KvbenchPlugin:
             paths = {row.name: self.folder(row.name) / Path(values[row.name]).expanduser()
                      for row in OPTIONS if row.path and values[row.name]}  # fmt: skip
             with usage_errors():
-                update = self.config.getoption("--kvbench-update-expected")
-                self.started = Session(values, paths, progress, update=update)
+                update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
+                self.started = Session(values, paths, progress, update=update, fresh=fresh)
         return self.started
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -132,6 +138,7 @@ class KvbenchPlugin:
         training = [item for item in session.items if parameter(item, "kvbench_configuration")]
         if training:
             self.session.trainings_ahead = len(training)
+            self.session.test_folders = {item.path.parent for item in training}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -161,7 +168,8 @@ class KvbenchPlugin:
         worker = hasattr(self.config, "workerinput")
         if self.started is not None and self.started.ledger.seen and not worker:
             self.started.progress.close()
-            self.started.ledger.finish(tests_failed=session.testsfailed > 0)
+            if not self.started.stopped:  # whoever stops a run does not want to wait for its tables
+                self.started.ledger.finish(tests_failed=session.testsfailed > 0)
             if self.started.ledger.reasons and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
@@ -172,7 +180,7 @@ class KvbenchPlugin:
             output_json["kvbench"] = self.started.ledger.outcome()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.started is not None and self.started.ledger.seen:
+        if self.started is not None and self.started.ledger.seen and not self.started.stopped:
             terminalreporter.section(f"kvbench: {self.started.workload.name}")
             for line in plain(self.started.ledger.summary).split("\n"):
                 terminalreporter.line(line)
@@ -195,14 +203,20 @@ def kvbench_training(
 
     Whatever it has trained when the test ends is kept as history in ``benchmark.extra_info``.
     """
-    session = request.config.stash[PLUGIN].session
+    session, resuming = request.config.stash[PLUGIN].session, request.config.stash[RESUMING]
+    resuming.listen()
     try:
-        training = session.training(kvbench_configuration)
+        clock = request.node.stash.get(CLOCK, None) or Clock()
+        training = session.training(kvbench_configuration, request.node.nodeid, clock)
     except UserError as error:
         # Every other configuration would end in the same way: say it once and stop.
         benchmark.skipped = True
         pytest.exit(f"kvbench: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     request.node.stash[TRAINING] = training
+    from kvbench.resumption import told
+
+    for text in told(training):
+        resuming.say(text)
     benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"
     yield training
     session.progress.clear()

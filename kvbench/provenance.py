@@ -6,7 +6,11 @@ import datetime
 import hashlib
 import os
 import platform
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ FACTS = (
     "train_count", "val_count", "notes", "teacher_val_accuracy", "versions", "hardware", "threads", "random_numbers",
     "date",
 )  # fmt: skip
+SWITCHES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_")  # environment variables of libraries
 PACKAGES = ("kvbench", "torch", "torchvision", "pytest-benchmark")
 
 
@@ -32,6 +37,39 @@ def environment(device: torch.device) -> dict[str, Any]:
         "random_numbers": stream(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def processor() -> dict[str, Any]:
+    """What of this machine decides the last bits of numbers, beyond its hardware class."""
+    import torch
+
+    chosen = {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
+    return {"instructions": torch.backends.cpu.get_cpu_capability(), "switches": chosen}
+
+
+def code(folders: Iterable[Path]) -> str:
+    """Name the source code at work.
+
+    A digest of kvbench, of every ``.py`` in and below ``folders``, and of what is loaded from outside the installed
+    packages.
+    """
+    files = {path for folder in (Path(__file__).parent, *folders) for path in _sources(folder)}
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    for module in list(sys.modules.values()):
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
+            files.add(path.resolve())
+    made = hashlib.sha256()
+    for path in sorted(files):
+        made.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return made.hexdigest()[:16]
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    """Every ``.py`` in and below a folder, but for hidden folders and virtual environments."""
+    for here, below, names in os.walk(folder):
+        below[:] = [name for name in below if name[0] != "." and not Path(here, name, "pyvenv.cfg").exists()]
+        yield from (Path(here, name).resolve() for name in names if name.endswith(".py"))
 
 
 def stream() -> str:

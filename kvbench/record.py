@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kvbench.models import cost, student
-from kvbench.provenance import environment
+from kvbench.provenance import environment, processor
 
 if TYPE_CHECKING:
     from kvbench.settings import Banks
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
     """What must agree for runs to be comparable: the banks' fingerprints and the workload's recipe."""
     return {**banks.fingerprints, **{f"recipe {key}": value for key, value in asdict(workload.recipe).items()}}
+
+
+def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], twins: int, code: str) -> dict[str, Any]:
+    """All that decides the numbers of a suite's trainings, JSON-serialisable; ``code`` names the source code."""
+    here = environment(banks.train.logits.device)
+    return {
+        **made_from(workload, banks),
+        "banks": [banks.train.digest, banks.val.digest],
+        "seeds": list(seeds),
+        "twins": twins,
+        "versions": {**here["versions"], "numpy": version("numpy")},
+        **{name: here[name] for name in ("hardware", "random_numbers")},
+        **processor(),
+        "code": code,
+    }
 
 
 def record(
@@ -44,4 +60,7 @@ def record(
         "moved": list(moved or ()),
         "history": training.history,
         "rounded_otherwise": training.twin_history,
+        "reused_epochs": training.reused,
+        "diverged": any(run.diverged for run in training.everyone),
+        "state_notes": training.notes,
     }

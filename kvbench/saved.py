@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ OWN = (  # of one benchmark
     "flops_per_sample",
     "compared",
     "moved",
+    "reused_epochs",
+    "diverged",
+    "state_notes",
 )
 
 
@@ -123,9 +126,25 @@ def _info(top: Mapping[str, Any], entries: list[Mapping[str, Any]], path: Path) 
     commit = _mapping(top.get("commit_info") or {}, f"{path}: commit_info")
     facts = {"date": top.get("datetime"), "processor": cpu.get("brand_raw"), "commit": commit.get("id")}
     facts |= {"uncommitted changes": "yes" if commit.get("dirty") else None}
+    facts["reused"] = reused(entries)
     first, *others = entries
     facts |= {name: value for name, value in first.items() if all(entry.get(name) == value for entry in others)}
     return {name: value for name, value in facts.items() if value not in (None, "", {}, []) and name not in OWN}
+
+
+def reused(records: Iterable[Mapping[str, Any]]) -> str:
+    """Say what trainings took over from an interrupted run, given their records; empty if nothing."""
+    whole, parts = [], []
+    for record in records:
+        name, taken = record["configuration"], record.get("reused_epochs")
+        if not isinstance(taken, list) or not all(isinstance(epochs, int) for epochs in taken) or not any(taken):
+            continue
+        if min(taken) >= record["recipe"]["epochs"]:
+            whole.append(name)
+        else:
+            parts.append(f"{name} from epoch {min(taken) + 1} on")
+    told = [f"{', '.join(whole)} (finished)"] if whole else []
+    return "; ".join(told + parts)
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

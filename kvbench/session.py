@@ -15,7 +15,9 @@ from kvbench.recipe import POOLINGS, PRECISIONS, Configuration, configurations
 from kvbench.workloads import workload
 
 if TYPE_CHECKING:
+    from kvbench.clock import Clock
     from kvbench.progress import Progress
+    from kvbench.resumption import Suite
     from kvbench.settings import Banks, Settings
     from kvbench.trainer import Run, Training
 
@@ -30,15 +32,22 @@ class Session:
         paths: the values that are paths, by the same names, with the folders that they start from.
         progress: where to show it.
         update: write references instead of comparing with them.
+        fresh: use nothing that an interrupted session left.
 
     Raises:
         UserError: a workload, device or number of seeds makes no sense.
     """
 
     def __init__(
-        self, values: Mapping[str, str], paths: Mapping[str, Path], progress: Progress, *, update: bool = False
+        self,
+        values: Mapping[str, str],
+        paths: Mapping[str, Path],
+        progress: Progress,
+        *,
+        update: bool = False,
+        fresh: bool = False,
     ):
-        self.values, self.paths, self.progress = values, paths, progress
+        self.values, self.paths, self.progress, self.fresh = values, paths, progress, fresh
         self.workload = workload(values["workload"])
         self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
         if values["pooling"] not in POOLINGS:
@@ -58,6 +67,9 @@ class Session:
             update=update,
         )
         self.trainings_ahead = 0
+        self.test_folders: set[Path] = set()  # whose code is part of what is trained
+        self.stopped = ""  # by what, from outside
+        self.opened_suite: Suite | None = None  # of this process, once something is trained
         self._epochs_done = 0
 
     @property
@@ -107,18 +119,38 @@ class Session:
         self.progress.close()
         return banks
 
-    def training(self, configuration: Configuration) -> Training:
-        """Make a configuration's training with all seeds, and with twins where references are updated."""
+    @property
+    def _twins(self) -> tuple[int, ...]:
+        """Seeds that are trained a second time."""
+        return self.seeds[:TWINS] if self.ledger.update else ()
+
+    @cached_property
+    def suite(self) -> Suite:
+        """Where the states of this suite's trainings are kept until it is through."""
+        from kvbench.provenance import code
+        from kvbench.record import decisive
+        from kvbench.resumption import Suite
+
+        facts = decisive(self.workload, self.banks, self.seeds, len(self._twins), code(self.test_folders))
+        self.opened_suite = Suite(self.paths["cache"], self.workload.name, facts)
+        return self.opened_suite
+
+    def training(self, configuration: Configuration, test: str, clock: Clock) -> Training:
+        """Make a configuration's training with all seeds, and with twins where references are updated.
+
+        It goes on where an interrupted session left the same ``test``; ``clock`` times its epochs.
+        """
         from kvbench.trainer import Run, Training
 
-        seeds = self.seeds[:TWINS] if self.ledger.update else ()
-        twins = [Run(configuration, *self.banks.rounded_otherwise, seed) for seed in seeds]
-        return Training(configuration, self.banks.train, self.banks.val, self.seeds, self._tick, twins)
+        twins = [Run(configuration, *self.banks.rounded_otherwise, seed) for seed in self._twins]
+        training = Training(configuration, self.banks.train, self.banks.val, self.seeds, self._tick, twins, clock)
+        self.suite.attach(training, test, fresh=self.fresh)
+        self._epochs_done += sum(run.epochs_done for run in training.everyone)
+        return training
 
     def _tick(self, run: Run) -> None:
         epochs = run.configuration.recipe.epochs
-        twins = len(self.seeds[:TWINS]) if self.ledger.update else 0
-        total = max(1, self.trainings_ahead) * (len(self.seeds) + twins) * epochs
+        total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._twins)) * epochs
         self._epochs_done += 1
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
         self.progress.show("epoch", text, min(self._epochs_done, total), total)

@@ -1,0 +1,135 @@
+"""The part of the pytest plugin that lets an interrupted session go on: clocks, what came to its end, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from kvbench.clock import Clock
+from kvbench.options import FRESH
+from kvbench.stopping import SIGTERM_CODE, on_sigterm
+
+if TYPE_CHECKING:
+    from kvbench.session import Session
+
+SIGTERM = "SIGTERM"  # the reason of such an end
+CLOCK = pytest.StashKey[Clock]()
+
+
+class Resuming:
+    """Hooks that keep the states of unfinished trainings until every collected one has come to its end.
+
+    Args:
+        config: pytest's.
+        started: gives the session, or None before anything needed one.
+    """
+
+    def __init__(self, config: pytest.Config, started: Callable[[], Session | None]):
+        self.config, self.started = config, started
+        self.ahead: set[str] = set()  # tests that train, in this process or in workers
+        self.through: set[str] = set()  # those that came to their end
+        self.places: set[Path] = set()  # where workers left states
+        self.left = ""  # what to say about states that stay
+        self._open = contextlib.ExitStack()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        timer = self.config.getoption("benchmark_timer", None)
+        if timer is None:  # pytest-benchmark is switched off
+            return
+        for item in _training(items):
+            marker = item.get_closest_marker("benchmark")
+            given = dict(marker.kwargs) if marker else {}
+            named = str(timer).replace("pep418.", "time.")
+            item.stash[CLOCK] = Clock(given.get("timer") or pkgutil.resolve_name(named))
+            item.add_marker(pytest.mark.benchmark(**{**given, "timer": item.stash[CLOCK]}), append=False)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.ahead |= {item.nodeid for item in _training(session.items)}
+
+    def listen(self) -> None:
+        """From now on SIGTERM ends the session in order."""
+
+        def end() -> NoReturn:
+            pytest.exit(SIGTERM, returncode=SIGTERM_CODE)
+
+        self._open.enter_context(on_sigterm(end))
+
+    def say(self, text: str) -> None:
+        """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"kvbench: {text}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seen: dict[str, Any] = getattr(report, "kvbench", {})
+        if not seen.get("configuration"):
+            return
+        from kvbench.ledger import ended
+
+        record = seen["record"]
+        untrained = not record and (report.when == "call" or report.outcome == "skipped")
+        if untrained or (record and (ended(record) or record["diverged"])):
+            self.through.add(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        told = getattr(node, "workeroutput", {}).get("kvbench", {})
+        self.ahead |= {*told.get("ahead", ())}
+        self.places |= {Path(place) for place in told.get("places", ())}
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        session = self.started()
+        if session is not None:
+            ended = getattr(excinfo.value, "msg", "")  # pytest and others end sessions in this way, too
+            session.stopped = "Ctrl-C" if excinfo.type is KeyboardInterrupt else ended if ended == SIGTERM else ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
+        session = self.started()
+        suite = session.opened_suite if session is not None else None
+        kept = suite.kept if suite is not None else []
+        worker = getattr(self.config, "workeroutput", None)
+        if worker is not None:
+            worker["kvbench"] = {"ahead": sorted(self.ahead), "places": [str(place) for place in kept]}
+        self.places |= {*kept}
+        whole = bool(self.ahead) and self.ahead <= self.through
+        goes_on = f"the same command goes on with what {_count(len(self.places))} left" if self.places else ""
+        if session is not None and session.stopped and worker is None:
+            self.say(f"stopped by {session.stopped}; {goes_on or 'nothing was kept, the same command starts over'}.")
+        elif goes_on and not whole:
+            self.left = f"UNFINISHED: {goes_on}, or anew with {FRESH}."
+        if worker is not None or not whole:
+            if suite is not None:
+                suite.release()
+            return (yield)
+        result = yield  # the run is saved first
+        if suite is not None:
+            suite.clear()
+        elif self.places:
+            from kvbench.resumption import clear
+
+            clear(self.places)
+        return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.left:
+            terminalreporter.line(self.left)
+
+    def pytest_unconfigure(self) -> None:
+        self._open.close()
+
+
+def _training(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """The tests that train."""
+    return [item for item in items if "kvbench_training" in getattr(item, "fixturenames", ())]
+
+
+def _count(trainings: int) -> str:
+    return f"{trainings} training{'s' if trainings > 1 else ''}"
