@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
@@ -30,6 +30,7 @@ from kvbench.cli_options import (
     tell,
 )
 from kvbench.errors import UserError
+from kvbench.stopping import SIGINT_CODE, SIGTERM_CODE, on_sigterm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,9 +160,13 @@ def teacher_train(
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
     command += f" --unreadable {unreadable}" if unreadable != "stop" else ""
-    facts = train_teacher(
-        TeacherTask(row.arch, images["train"], images["val"], recipe, seed), path, resolve_device(device), command
-    )
+    task = TeacherTask(row.arch, images["train"], images["val"], recipe, seed)
+    try:
+        facts = train_teacher(task, path, resolve_device(device), command)
+    except (KeyboardInterrupt, SystemExit):
+        kept = path.with_suffix(".checkpoint").exists()
+        tell(f"Stopped: the same command {'goes on at its checkpoint' if kept else 'starts over'}.", err=True)
+        raise
     tell(
         f"{path}: accuracy {facts['val_accuracy']:.1%} on {facts['val_count']:,} validation images,"
         f" entropy {facts['val_entropy_nats']:.2f} nat"
@@ -170,10 +175,15 @@ def teacher_train(
 
 def main() -> None:
     """Run the command line; a `UserError` is told in its sentence, with exit code 2."""
+
+    def end() -> NoReturn:
+        sys.exit(SIGTERM_CODE)
+
     try:
-        app()
+        with on_sigterm(end):
+            app()
     except UserError as error:
         tell(f"Error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(SIGINT_CODE)

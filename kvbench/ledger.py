@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -258,12 +258,18 @@ class Ledger:
         same = str(recorded).partition(",")[0] == str(here).partition(",")[0]
         return paces(self.histories, self.reference.histories) if same else []
 
-    def outcome(self) -> dict[str, Any]:
-        """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed."""
+    def outcome(self, benchmarks: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed.
+
+        pytest-benchmark leaves out of ``benchmarks`` what ended in an error; its records are saved here.
+        """
+        there = {benchmark["extra_info"].get(saved.KEY, {}).get("configuration") for benchmark in benchmarks}
+        lost = [record for name, record in self.records.items() if there and name not in there]
         return {
             "workload": self.workload,
             "outcome": self._result,
             "reasons": [*self.failures, *self.reasons],
+            **({saved.BROKEN_OFF: lost} if lost else {}),
         }
 
 

@@ -177,7 +177,7 @@ class KvbenchPlugin:
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         if self.started is not None and self.started.ledger.seen:
-            output_json["kvbench"] = self.started.ledger.outcome()
+            output_json["kvbench"] = self.started.ledger.outcome(output_json["benchmarks"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.started is not None and self.started.ledger.seen and not self.started.stopped:

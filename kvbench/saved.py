@@ -15,6 +15,7 @@ from kvbench.files import check_name, read_json
 
 PASSED, FAILED, INCOMPLETE, UNKNOWN = "passed", "failed", "incomplete", "unknown"
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
+BROKEN_OFF = "broken_off"  # there, the records of trainings that ended in an error
 OWN = (  # of one benchmark
     "configuration",
     "history",
@@ -64,9 +65,13 @@ def read(path: Path) -> Saved:
     if not isinstance(benchmarks, list):
         raise UserError(f"{path} is not a file that pytest-benchmark saves: it has no list of benchmarks.")
     entries = [entry for benchmark in benchmarks if (entry := _entry(benchmark, path)) is not None]
+    ending = _mapping(top.get(KEY, {}), f"{path}: {KEY}")
+    broken_off = ending.get(BROKEN_OFF, [])
+    if not isinstance(broken_off, list):
+        raise UserError(f"{path}: {BROKEN_OFF} is {broken_off!r}; valid is a list of records.")
+    entries += [entry for record in broken_off if (entry := _entry({"extra_info": {KEY: record}}, path)) is not None]
     if not entries:
         raise UserError(f"{path} holds no kvbench histories; save a run with: pytest benchmarks/ --benchmark-save=NAME")
-    ending = _mapping(top.get(KEY, {}), f"{path}: {KEY}")
     workloads = list(dict.fromkeys(str(side["workload"]) for side in (*entries, ending) if "workload" in side))
     if len(workloads) != 1:
         raise UserError(f"{path} holds runs of {', '.join(workloads) or 'no named workload'}; valid is one workload.")

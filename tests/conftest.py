@@ -6,8 +6,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for each other, here and in workers
 
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from kvbench.workloads import WORKLOADS, Workload
 
 pytest_plugins = ["pytester", "conftest_commands"]
 ROOT = Path(__file__).parent.parent
+Project = Callable[..., pytest.RunResult]  # runs the suite in a project of its own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,3 +77,43 @@ def open_folder() -> Iterator[Path]:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one batch, so that small banks have several."""
     monkeypatch.setattr(kvbench.shards, "SHARD", ROWS)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs them leaves a bank and references for the others."""
+    return tmp_path_factory.mktemp("recorded")
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, recorded: Path) -> Project:
+    """Run the shipped benchmarks on the small workload in a project of its own that has references of six seeds."""
+    shutil.copytree(ROOT / "benchmarks", pytester.path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    pytester.makeini(f"[pytest]\nkvbench_workload = small\nkvbench_checkpoint = {small_checkpoint}\n")
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess("benchmarks", "-p", "no:cacheprovider", *arguments, no_reraise_ctrlc=True)
+
+    if not (recorded / "expected").exists():
+        run("--kvbench-update-expected", "--kvbench-seeds", "6")
+        shutil.copytree(pytester.path / ".kvbench", recorded / ".kvbench")
+        shutil.copytree(pytester.path / "expected", recorded / "expected")
+    else:
+        shutil.copytree(recorded, pytester.path, dirs_exist_ok=True)
+    return run
+
+
+def counts(result: pytest.RunResult, **expected: int) -> None:
+    """Check numbers of outcomes; those not named may be anything."""
+    outcomes = result.parseoutcomes()
+    assert {name: outcomes.get(name, 0) for name in expected} == expected, outcomes
+
+
+def shift_losses(project: Path, configuration: str, factor: float) -> None:
+    """Multiply every recorded training loss of a configuration."""
+    path = project / "expected" / "small" / "histories.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    for cells in lines:
+        if cells[0] == configuration:
+            cells[3] = f"{float(cells[3]) * factor:.6g}"
+    path.write_text("\n".join(",".join(cells) for cells in lines) + "\n")

@@ -7,61 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, Project, counts, shift_losses
 
 from kvbench import models, trainer
 from kvbench.workloads import WORKLOADS
 
-Run = Callable[..., pytest.RunResult]
 
-
-@pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test that needs them leaves a bank and references for the others."""
-    return tmp_path_factory.mktemp("recorded")
-
-
-@pytest.fixture
-def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, recorded: Path) -> Run:
-    """Run the shipped benchmarks on the small workload in a project of its own that has references of six seeds."""
-    shutil.copytree(ROOT / "benchmarks", pytester.path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
-    pytester.makeini(f"[pytest]\nkvbench_workload = small\nkvbench_checkpoint = {small_checkpoint}\n")
-
-    def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_inprocess("benchmarks", "-p", "no:cacheprovider", *arguments)
-
-    if not (recorded / "expected").exists():
-        run("--kvbench-update-expected", "--kvbench-seeds", "6")
-        shutil.copytree(pytester.path / ".kvbench", recorded / ".kvbench")
-        shutil.copytree(pytester.path / "expected", recorded / "expected")
-    else:
-        shutil.copytree(recorded, pytester.path, dirs_exist_ok=True)
-    return run
-
-
-def counts(result: pytest.RunResult, **expected: int) -> None:
-    """Check numbers of outcomes; those not named may be anything."""
-    outcomes = result.parseoutcomes()
-    assert {name: outcomes.get(name, 0) for name in expected} == expected, outcomes
-
-
-def shift_losses(project: Path, configuration: str, factor: float) -> None:
-    """Multiply every recorded training loss of a configuration."""
-    path = project / "expected" / "small" / "histories.csv"
-    lines = [line.split(",") for line in path.read_text().splitlines()]
-    for cells in lines:
-        if cells[0] == configuration:
-            cells[3] = f"{float(cells[3]) * factor:.6g}"
-    path.write_text("\n".join(",".join(cells) for cells in lines) + "\n")
-
-
-def test_a_whole_run_passes_is_saved_and_is_reported(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pytest.Pytester) -> None:
     result = run("--benchmark-save=first")
     counts(result, failed=0, errors=0)
     assert result.ret == 0
@@ -89,14 +46,14 @@ def test_a_whole_run_passes_is_saved_and_is_reported(run: Run, pytester: pytest.
     assert "| lr_Model7" in told.stdout
 
 
-def test_a_selection_trains_that_alone_and_says_what_findings_lack(run: Run) -> None:
+def test_a_selection_trains_that_alone_and_says_what_findings_lack(run: Project) -> None:
     result = run("-k", "test_configuration and Model1 or scheduler-helps", "-rs")
     counts(result, passed=2, skipped=1, failed=0)
     result.stdout.fnmatch_lines(["*lacks*Model2*"])
     assert result.ret == 0
 
 
-def test_a_second_run_makes_no_teacher_pass(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_makes_no_teacher_pass(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the teacher ran again")
 
@@ -115,7 +72,7 @@ def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Run, pytes
 
 
 @pytest.mark.parametrize("switch", ["--benchmark-disable", "-n2", "--benchmark-cprofile=cumtime"])
-def test_however_it_is_run_training_ends_and_is_compared(run: Run, pytester: pytest.Pytester, switch: str) -> None:
+def test_however_it_is_run_training_ends_and_is_compared(run: Project, pytester: pytest.Pytester, switch: str) -> None:
     if switch == "-n2":
         # Workers are processes of their own: they learn of the small workload as a user's would.
         pytester.makeconftest(
@@ -128,7 +85,7 @@ def test_however_it_is_run_training_ends_and_is_compared(run: Run, pytester: pyt
     result.stdout.fnmatch_lines(["*>>*train_loss, last epoch*"])
 
 
-def test_benchmark_only_still_judges_the_findings(run: Run, pytester: pytest.Pytester) -> None:
+def test_benchmark_only_still_judges_the_findings(run: Project, pytester: pytest.Pytester) -> None:
     path = pytester.path / "expected" / "small" / "verdicts.csv"
     path.write_text(path.read_text().replace(",holds,", ",fails,"))
     result = run("--benchmark-only", "--kvbench-seeds", "6")
@@ -137,12 +94,12 @@ def test_benchmark_only_still_judges_the_findings(run: Run, pytester: pytest.Pyt
     result.stdout.fnmatch_lines(["*FAILED at the end of the session*recorded as fails, now holds*"])
 
 
-def test_benchmark_skip_says_that_nothing_was_compared(run: Run) -> None:
+def test_benchmark_skip_says_that_nothing_was_compared(run: Project) -> None:
     result = run("--benchmark-skip", "-k", "test_configuration and Model1")
     result.stdout.fnmatch_lines(["NOT COMPARED with the reference: lr_Model1, *Model1, *scheduler-helps."])
 
 
-def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
     result = run("-k", "[Model1]", "--benchmark-json=run.json")
@@ -157,7 +114,7 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Run, monkeypatc
     )
 
 
-def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Run) -> None:
+def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Project) -> None:
     slight = ("-k", "[Model3]", "--kvbench-seeds")
     counts(run(*slight, "2"), passed=1, failed=0)
     plain = models.F.gelu
@@ -169,7 +126,7 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
         counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
 
 
-def test_the_save_names_what_moved(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
     run("-k", "[Model1]", "--benchmark-json=run.json")
@@ -178,7 +135,9 @@ def test_the_save_names_what_moved(run: Run, pytester: pytest.Pytester, monkeypa
     assert "train_loss" in benchmark["extra_info"]["kvbench"]["moved"]
 
 
-def test_a_failed_run_says_so_in_its_save(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_says_so_in_its_save(
+    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
     run("-k", "[Model1]", "--benchmark-json=run.json")
@@ -187,14 +146,14 @@ def test_a_failed_run_says_so_in_its_save(run: Run, pytester: pytest.Pytester, m
     assert "test_configuration[Model1]" in saved["kvbench"]["reasons"][0]
 
 
-def test_another_recipe_is_named_instead_of_compared(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORKLOADS, "small", replace(SMALL, recipe=replace(SMALL.recipe, lr=3 * SMALL.recipe.lr)))
     result = run("-k", "[Model1]")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(["*made from something else*recipe lr (0.009, recorded 0.003)*"])
 
 
-def test_a_vanished_row_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = trainer.Run.evaluation
     monkeypatch.setattr(trainer.Run, "evaluation", lambda run: iter(()) if run.epochs_done == 2 else evaluation(run))
     result = run("-k", "[Model1]")
@@ -202,14 +161,14 @@ def test_a_vanished_row_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     result.stdout.fnmatch_lines(["*lacks seed 0, epoch 2*"])
 
 
-def test_a_student_that_is_recorded_and_gone_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_that_is_recorded_and_gone_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(models.STUDENTS, "Model6")
     result = run("-k", "test_configuration")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*Model6 is in the reference but was not run*"])
 
 
-def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
     result = run("-k", "[Model1]")
@@ -217,7 +176,9 @@ def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Run, monke
     result.stdout.fnmatch_lines(["*training loss of Model1 (seed 0) is nan in epoch 1*"])
 
 
-def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(
+    run: Project, pytester: pytest.Pytester
+) -> None:
     shutil.rmtree(pytester.path / "expected")
     result = run("-k", "[Model1]")
     counts(result, failed=1)
@@ -225,12 +186,12 @@ def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(run: 
     assert not (pytester.path / "expected").exists()
 
 
-def test_the_expected_folder_can_be_named(run: Run, pytester: pytest.Pytester) -> None:
+def test_the_expected_folder_can_be_named(run: Project, pytester: pytest.Pytester) -> None:
     (pytester.path / "expected").rename(pytester.path / "elsewhere")
     counts(run("-k", "[Model1]", "--kvbench-expected", "elsewhere"), passed=1, failed=0)
 
 
-def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Run, pytester: pytest.Pytester) -> None:
+def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Project, pytester: pytest.Pytester) -> None:
     path = pytester.path / "expected" / "small" / "histories.csv"
     before = path.read_text().splitlines()
     result = run("-k", "[Model1]", "--kvbench-update-expected", "--kvbench-seeds", "2:5")
@@ -243,7 +204,7 @@ def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Run, pytes
     assert {line.split(",")[1] for line in after if line.startswith("Model1,")} == {"2", "3", "4"}
 
 
-def test_a_failed_run_updates_nothing(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_updates_nothing(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (pytester.path / "expected" / "small" / "histories.csv").read_text()
     plain = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
@@ -266,21 +227,21 @@ def test_a_failed_run_updates_nothing(run: Run, pytester: pytest.Pytester, monke
         ("teacher", "resnet19", "Unknown torchvision model 'resnet19'. Did you mean*resnet18"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_no_traceback(run: Run, option: str, value: str, told: str) -> None:
+def test_a_wrong_option_is_one_sentence_and_no_traceback(run: Project, option: str, value: str, told: str) -> None:
     result = run("-k", "[Model1]", f"--kvbench-{option}", value)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (result.stderr if result.stderr.str().strip() else result.stdout).fnmatch_lines([f"*{told}*"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
-def test_a_missing_folder_of_images_stops_the_session_with_a_sentence(run: Run, small: object) -> None:
+def test_a_missing_folder_of_images_stops_the_session_with_a_sentence(run: Project, small: object) -> None:
     result = run("-k", "Model1", "--kvbench-workload", "tiny-imagenet", "--kvbench-root", "nowhere")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["*No folder *nowhere: workload tiny-imagenet expects*"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_told_before_anything_runs(run: Run) -> None:
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(run: Project) -> None:
     result = run("--kvbench-device", "cuda")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: No usable device 'cuda': *"])

@@ -1,0 +1,273 @@
+"""An interrupted suite goes on where it was, in-process: what is reused, told, refused and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL, Project, counts, shift_losses
+from filelock import FileLock
+
+from kvbench import resumption, trainer
+
+TWO = ("-k", "test_configuration and (Model1 or Model2) and not lr_")
+EPOCHS = SMALL.recipe.epochs
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """The histories of a saved run, without the seconds."""
+    rows = [
+        row for one in json.loads(path.read_text())["benchmarks"] for row in one["extra_info"]["kvbench"]["history"]
+    ]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def records(path: Path) -> dict[str, dict[str, Any]]:
+    found = [one["extra_info"]["kvbench"] for one in json.loads(path.read_text())["benchmarks"]]
+    return {record["configuration"]: record for record in found}
+
+
+def states(project: Path) -> list[str]:
+    """The states in the cache: folder and file, without digests."""
+    found = (project / ".kvbench").glob("unfinished/*/*/*.safetensors")
+    return sorted(f"{path.parent.name.rpartition('-')[0]}/{path.name}" for path in found)
+
+
+class Interruption:
+    """Counts epochs trained, and interrupts after some."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.trained, self.after = 0, 10**9
+        plain = trainer.Run.portions
+
+        def portions(run: trainer.Run) -> Iterator[None]:
+            if run.done:
+                return
+            if self.trained >= self.after:
+                raise KeyboardInterrupt
+            self.trained += 1
+            yield from plain(run)
+
+        patch.setattr(trainer.Run, "portions", portions)
+
+
+@pytest.fixture
+def interruption(monkeypatch: pytest.MonkeyPatch) -> Interruption:
+    return Interruption(monkeypatch)
+
+
+@pytest.fixture
+def interrupted(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> Project:
+    """A project in which Model1 is finished and Model2 was interrupted in its third epoch."""
+    interruption.after = 2 * EPOCHS + 2 * 2
+    result = run(*TWO)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["kvbench: stopped by Ctrl-C; the same command goes on with what 2 trainings left."])
+    kept = ["Model1/seed-0", "Model1/seed-1", "Model2/seed-0", "Model2/seed-1"]
+    assert states(pytester.path) == [f"{name}.safetensors" for name in kept]
+    interruption.trained, interruption.after = 0, 10**9
+    return run
+
+
+def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
+    interrupted: Project, pytester: pytest.Pytester, interruption: Interruption
+) -> None:
+    result = interrupted(*TWO, "--benchmark-json=resumed.json")
+    counts(result, passed=2, failed=0)
+    result.stdout.fnmatch_lines(
+        [
+            "kvbench: Model1 is reused, an interrupted run finished it.",
+            "kvbench: Model2 goes on at epoch 3.",
+            "REUSED from an interrupted run: Model1 (finished); Model2 from epoch 3 on.*--kvbench-fresh",
+        ]
+    )
+    assert interruption.trained == 2, "one epoch of two seeds"
+    assert not (pytester.path / ".kvbench" / "unfinished").exists(), "removed once all is through"
+    interruption.trained = 0
+    result = interrupted(*TWO, "--benchmark-json=undisturbed.json")
+    assert interruption.trained == 2 * 2 * EPOCHS, "a run after a whole one trains anew"
+    result.stdout.no_fnmatch_line("*REUSED*")
+    assert timeless(pytester.path / "resumed.json") == timeless(pytester.path / "undisturbed.json")
+    assert records(pytester.path / "resumed.json")["Model2"]["reused_epochs"] == [2, 2]
+    assert records(pytester.path / "undisturbed.json")["Model2"]["reused_epochs"] == [0, 0]
+
+
+def test_the_benchmark_counts_the_seconds_of_reused_epochs(interrupted: Project, pytester: pytest.Pytester) -> None:
+    interrupted(*TWO, "--benchmark-json=resumed.json")
+    benchmarks = json.loads((pytester.path / "resumed.json").read_text())["benchmarks"]
+    assert len(benchmarks) == 2
+    for benchmark in benchmarks:
+        assert benchmark["stats"]["rounds"] == EPOCHS
+        rows = benchmark["extra_info"]["kvbench"]["history"]
+        for epoch, seconds in enumerate(benchmark["stats"]["data"], 1):
+            trained = sum(row["seconds"] for row in rows if row["epoch"] == epoch)  # one thread: one after the other
+            assert 0.8 * trained < seconds, "a reused epoch would take an instant"
+        assert "reused epochs counted" in benchmark["options"]["timer"]
+
+
+def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytest.Pytester) -> None:
+    interrupted(*TWO, "--benchmark-json=resumed.json")
+    from kvbench.report import report_saved
+
+    told = "- reused: Model1 (finished); Model2 from epoch 3 on"
+    assert told in report_saved(pytester.path / "resumed.json")
+    assert told in (pytester.path / ".kvbench" / "report-small.md").read_text()
+
+
+def test_fresh_starts_over(interrupted: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
+    result = interrupted(*TWO, "--kvbench-fresh")
+    assert interruption.trained == 2 * 2 * EPOCHS
+    result.stdout.no_fnmatch_line("*REUSED*")
+    assert states(pytester.path) == []
+
+
+@pytest.mark.parametrize("where", ["beside the test", "another seed", "a switch of a library"])
+def test_what_decides_the_numbers_decides_what_is_reused(
+    interrupted: Project,
+    pytester: pytest.Pytester,
+    interruption: Interruption,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more: tuple[str, ...] = ()
+    if where == "beside the test":
+        (pytester.path / "benchmarks" / "helpers").mkdir()
+        (pytester.path / "benchmarks" / "helpers" / "students.py").write_text("WIDTH = 7\n")
+    elif where == "another seed":
+        more = ("--kvbench-seeds", "1:3")
+    else:
+        monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    interrupted(*TWO, *more)
+    assert interruption.trained == 2 * 2 * EPOCHS
+    assert len(states(pytester.path)) == 4, "what was left by the other one stays"
+
+
+def test_changed_code_of_kvbench_changes_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvbench import provenance
+
+    package = tmp_path / "kvbench"
+    package.mkdir()
+    (package / "provenance.py").write_text("A = 1\n")
+    (package / "trainer.py").write_text("A = 1\n")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    before = provenance.code([])
+    assert provenance.code([]) == before
+    (package / "trainer.py").write_text("A = 2\n")
+    assert provenance.code([]) != before
+
+
+def test_a_damaged_state_is_named_and_that_seed_starts_over(
+    interrupted: Project, pytester: pytest.Pytester, interruption: Interruption
+) -> None:
+    (path,) = (pytester.path / ".kvbench").glob("unfinished/*/Model2-*/seed-1.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    result = interrupted(*TWO, "--benchmark-json=resumed.json")
+    counts(result, passed=2, failed=0)
+    result.stdout.fnmatch_lines(
+        [
+            "*Model2-*seed-1.safetensors cannot be used: *It is removed, and seed 1 of Model2 starts over.",
+            "NOTED: *seed-1*",
+        ]
+    )
+    assert interruption.trained == 1 + EPOCHS
+    interrupted(*TWO, "--benchmark-json=undisturbed.json")
+    assert timeless(pytester.path / "resumed.json") == timeless(pytester.path / "undisturbed.json")
+
+
+def test_after_x_what_was_trained_stays(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
+    path = pytester.path / "expected" / "small" / "histories.csv"
+    whole = path.read_text()
+    shift_losses(pytester.path, "Model1", 20)
+    result = run(*TWO, "-x")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(
+        ["UNFINISHED: the same command goes on with what 1 training left, or anew with *fresh."]
+    )
+    path.write_text(whole)
+    interruption.trained = 0
+    counts(run(*TWO), passed=2)
+    assert interruption.trained == 2 * EPOCHS, "Model2"
+    assert states(pytester.path) == []
+
+
+def test_a_second_suite_on_the_same_cache_trains_without_keeping(
+    interrupted: Project, pytester: pytest.Pytester, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "WAIT", 0.01)
+    (path,) = (pytester.path / ".kvbench").glob("unfinished/*/Model2-*.lock")
+    with FileLock(path):
+        result = interrupted(*TWO)
+        result.stdout.fnmatch_lines(["*Model2 is trained without keeping its state: another run on this cache *"])
+        assert interruption.trained == 2 * EPOCHS, "Model1 is reused"
+        assert states(pytester.path) == ["Model2/seed-0.safetensors", "Model2/seed-1.safetensors"], "the other's stay"
+
+
+def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
+    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = trainer.Run._step
+
+    def diverging(self: trainer.Run, batch: Any) -> Any:
+        odd = self.configuration.id == "Model2" and self.epochs_done == 1
+        return step(self, batch) * (float("inf") if odd else 1)
+
+    monkeypatch.setattr(trainer.Run, "_step", diverging)
+    for _ in range(2):
+        result = run(*TWO, "--benchmark-json=run.json")
+        counts(result, passed=1, failed=1)
+        result.stdout.fnmatch_lines(["*training loss of Model2 (seed ?) is inf in epoch 2, step 1*"])
+        assert states(pytester.path) == [], "it came to its end"
+        (record,) = json.loads((pytester.path / "run.json").read_text())["kvbench"]["broken_off"]
+        assert {row["epoch"] for row in record["history"]} == {1}
+
+
+def test_a_full_disk_costs_the_states_not_the_run(
+    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kvbench.runstate.save_file", full)
+    result = run(*TWO)
+    counts(result, passed=2, failed=0)
+    result.stdout.fnmatch_lines(["NOTED: Model1 is trained without keeping its state: *No space left on device."])
+
+
+def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
+    one = ("-k", "[Model3]", "--kvbench-update-expected", "--kvbench-seeds", "6")
+    twins = pytester.path / "expected" / "small" / "twins.csv"
+    before = [line.split(",")[:7] for line in twins.read_text().splitlines()]
+    twins.write_text(
+        "\n".join(line for line in twins.read_text().splitlines() if not line.startswith("Model3,")) + "\n"
+    )
+    interruption.after = 12 + 3
+    assert run(*one).ret == pytest.ExitCode.INTERRUPTED
+    assert len(states(pytester.path)) == 12
+    interruption.after = 10**9
+    result = run(*one)
+    result.stdout.fnmatch_lines(["kvbench: Model3 goes on at epoch 2.", "*fails by design*"])
+    assert sorted(line.split(",")[:7] for line in twins.read_text().splitlines()) == sorted(before)
+
+
+# Old states
+
+
+def test_old_states_are_removed_unless_they_are_in_use_or_of_the_future(tmp_path: Path) -> None:
+    now = time.time()
+    for name, age in (("old", 15), ("used", 15), ("young", 13), ("future", -400)):
+        folder = tmp_path / "small-0" / name
+        folder.mkdir(parents=True)
+        for path in (folder / "seed-0.safetensors", folder.with_name(f"{name}.lock")):
+            path.touch()
+        for path in (folder / "seed-0.safetensors", folder.with_name(f"{name}.lock"), folder):
+            os.utime(path, (now - age * 86400, now - age * 86400))
+    with FileLock(tmp_path / "small-0" / "used.lock"):
+        os.utime(tmp_path / "small-0" / "used.lock", (now - 15 * 86400, now - 15 * 86400))
+        resumption.remove_old(tmp_path)
+    left = sorted(path.name for path in (tmp_path / "small-0").iterdir() if path.is_dir())
+    assert left == ["future", "used", "young"]
