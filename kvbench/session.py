@@ -103,6 +103,7 @@ class Session:
             self.paths.get("checkpoint"),
             self.values["unreadable"],
             self.values["precision"],
+            fresh=self.fresh,
         )
 
     @cached_property
