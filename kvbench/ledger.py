@@ -177,7 +177,7 @@ class Ledger:
             few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
             lines.append(f"{few} Why: -rx. More seeds: {more}")
         if told := saved.reused(self._ordered()):
-            lines.append(f"REUSED from an interrupted run: {told}. Train them anew: {self.run} {FRESH}")
+            lines.append(f"REUSED: {told}; an interrupted run trained them. Train them anew: {self.run} {FRESH}")
         if self.repeated:
             recorded = len(history.seeds(self.reference.histories))
             lines.append(
@@ -241,7 +241,7 @@ class Ledger:
     def _markdown(self, *, clauses: bool) -> str:
         first = self._ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        facts |= {"reused": told} if (told := saved.reused(self._ordered())) else {}
+        facts |= {"resumed": told} if (told := saved.reused(self._ordered())) else {}
         judged = self.judgements()
         try:
             recorded = [] if self.update else self.reference.judgements

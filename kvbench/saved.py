@@ -131,7 +131,7 @@ def _info(top: Mapping[str, Any], entries: list[Mapping[str, Any]], path: Path) 
     commit = _mapping(top.get("commit_info") or {}, f"{path}: commit_info")
     facts = {"date": top.get("datetime"), "processor": cpu.get("brand_raw"), "commit": commit.get("id")}
     facts |= {"uncommitted changes": "yes" if commit.get("dirty") else None}
-    facts["reused"] = reused(entries)
+    facts["resumed"] = reused(entries)
     first, *others = entries
     facts |= {name: value for name, value in first.items() if all(entry.get(name) == value for entry in others)}
     return {name: value for name, value in facts.items() if value not in (None, "", {}, []) and name not in OWN}

@@ -83,7 +83,7 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
         [
             "kvbench: Model1 is reused, an interrupted run finished it.",
             "kvbench: Model2 goes on at epoch 3.",
-            "REUSED from an interrupted run: Model1 (finished); Model2 from epoch 3 on.*--kvbench-fresh",
+            "REUSED: Model1 (finished); Model2 from epoch 3 on; *--kvbench-fresh",
         ]
     )
     assert interruption.trained == 2, "one epoch of two seeds"
@@ -114,7 +114,7 @@ def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytes
     interrupted(*TWO, "--benchmark-json=resumed.json")
     from kvbench.report import report_saved
 
-    told = "- reused: Model1 (finished); Model2 from epoch 3 on"
+    told = "- resumed: Model1 (finished); Model2 from epoch 3 on"
     assert told in report_saved(pytester.path / "resumed.json")
     assert told in (pytester.path / ".kvbench" / "report-small.md").read_text()
 
