@@ -13,6 +13,7 @@ import pytest
 from kvbench.clock import Clock
 from kvbench.options import FRESH
 from kvbench.stopping import SIGTERM_CODE, on_sigterm
+from kvbench.text import plain
 
 if TYPE_CHECKING:
     from kvbench.session import Session
@@ -64,7 +65,7 @@ class Resuming:
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
-            reporter.write_line(f"kvbench: {text}")
+            reporter.write_line(plain(f"kvbench: {text}"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen: dict[str, Any] = getattr(report, "kvbench", {})

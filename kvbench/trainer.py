@@ -13,12 +13,14 @@ from torch import Tensor
 from kvbench.bank import FeatureBank
 from kvbench.clock import Clock
 from kvbench.errors import UserError
+from kvbench.memory import enough_memory
 from kvbench.models import student
 from kvbench.recipe import Configuration
 from kvbench.turns import take_turns
 
 EVALUATION_BATCH = 1024
 PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
+MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on another device (--kvbench-device)."
 PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
 
 
@@ -225,7 +227,8 @@ class Training:
     ) -> None:
         """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        take_turns([act(run) for run in runs], workers, lambda place: told(runs[place]))
+        with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY):
+            take_turns([act(run) for run in runs], workers, lambda place: told(runs[place]))
 
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""

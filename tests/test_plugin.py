@@ -61,7 +61,7 @@ def test_a_second_run_makes_no_teacher_pass(run: Project, monkeypatch: pytest.Mo
     counts(run("-k", "[Model1]"), passed=1, failed=0)
 
 
-def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Project, pytester: pytest.Pytester) -> None:
     (path,) = (pytester.path / ".kvbench").glob("small-val-*.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import SMALL, Project, counts, shift_losses
 from filelock import FileLock
 
@@ -224,6 +225,26 @@ def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
         assert states(pytester.path) == [], "it came to its end"
         (record,) = json.loads((pytester.path / "run.json").read_text())["kvbench"]["broken_off"]
         assert {row["epoch"] for row in record["history"]} == {1}
+
+
+def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
+    run: Project, pytester: pytest.Pytester, interruption: Interruption
+) -> None:
+    plain = trainer.Run._step
+
+    def short(self: trainer.Run, rows: torch.Tensor) -> torch.Tensor:
+        if self.configuration.id == "Model2" and self.epochs_done == 1:
+            torch.empty(2**60)  # more than any machine has
+        return plain(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Run, "_step", short)
+        result = run(*TWO)
+    counts(result, passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*not enough memory for Model2 with 2 seeds*--kvbench-seeds*"])
+    interruption.trained = 0
+    counts(run(*TWO), passed=2)
+    assert interruption.trained == 2 * (EPOCHS - 1)
 
 
 def test_a_full_disk_costs_the_states_not_the_run(
