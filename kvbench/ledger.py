@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench import findings, history, reference, report, saved, updating
 from kvbench.comparison import compare
-from kvbench.diagnosis import diagnose
 from kvbench.errors import UserError
 from kvbench.files import write_whole
-from kvbench.options import FRESH
 from kvbench.pace import Pace, paces
 from kvbench.provenance import FACTS
+from kvbench.remarks import remarks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,12 +92,12 @@ class Ledger:
     @property
     def histories(self) -> pd.DataFrame:
         """All histories so far, in the order of the table of configurations."""
-        return history.frame(row for record in self._ordered() for row in record["history"])
+        return history.frame(row for record in self.ordered() for row in record["history"])
 
     @property
     def whole_histories(self) -> pd.DataFrame:
         """Those of trainings that ended: a finding must not be judged at the epoch at which one diverged."""
-        return history.frame(row for record in self._ordered() if ended(record) for row in record["history"])
+        return history.frame(row for record in self.ordered() if ended(record) for row in record["history"])
 
     def judgements(self) -> list[findings.Judgement]:
         """All findings judged on the trainings that ended; judged again only when another one has."""
@@ -107,7 +106,8 @@ class Ledger:
             self._judged = whole, findings.judge(self.whole_histories, self.costs)
         return self._judged[1]
 
-    def _ordered(self) -> list[dict[str, Any]]:
+    def ordered(self) -> list[dict[str, Any]]:
+        """The records so far, in the order of the table of configurations."""
         order = {name: place for place, name in enumerate(self.names())}
         return [self.records[name] for name in sorted(self.records, key=lambda name: order.get(name, len(order)))]
 
@@ -165,28 +165,7 @@ class Ledger:
             except UserError as error:
                 self.reasons.append(f"FAILED: {error}")
             lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
-        if missing and not self.update:
-            lines.append(f"NOT COMPARED with the reference: {', '.join(missing)}.")
-        moved = {name: record["moved"] for name, record in self.records.items() if record["moved"]}
-        if moved:
-            lines.append(
-                f"WHERE TO LOOK: {diagnose(moved, [n for n, record in self.records.items() if record['compared']])}"
-            )
-        if unsettled := [name for name, outcome in self.seen.items() if outcome == "xfailed"]:
-            more = f"{self.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(self.seeds))}"
-            few = f"NOT SETTLED with {len(self.seeds)} seeds: {', '.join(unsettled)}."
-            lines.append(f"{few} Why: -rx. More seeds: {more}")
-        if told := saved.reused(self._ordered()):
-            lines.append(f"REUSED: {told}; an interrupted run trained them. Train them anew: {self.run} {FRESH}")
-        if self.repeated:
-            recorded = len(history.seeds(self.reference.histories))
-            lines.append(
-                f"REPEATED: {self.repeated} clauses that {len(self.seeds)} seeds alone cannot decide. They are recorded"
-                f" seeds, and each came out as it did: the verdicts of all {recorded} recorded seeds stand."
-            )
-        notes = {record["notes"] for record in self.records.values() if record["notes"]}
-        lines += [f"DATA: {text}" for text in sorted(notes)]
-        lines += [f"NOTED: {text}" for text in (*self.noted, *(n for r in self._ordered() for n in r["state_notes"]))]
+        lines += remarks(self, missing)
         self.summary = "\n".join(lines)
 
     def _missing(self) -> list[str]:
@@ -222,7 +201,7 @@ class Ledger:
         if tests_failed:
             self.reasons.append("References NOT updated: a test failed.")
             return
-        first = self._ordered()[0]
+        first = self.ordered()[0]
         counted = self.seeds == tuple(range(len(self.seeds)))
         seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
         provenance = {
@@ -231,7 +210,7 @@ class Ledger:
             "flops_per_sample": self.costs,
         }
         try:
-            twins = history.frame(row for record in self._ordered() for row in record["rounded_otherwise"])
+            twins = history.frame(row for record in self.ordered() for row in record["rounded_otherwise"])
             told = updating.update(self.expected, self.workload, self.histories, provenance, full=full, twins=twins)
         except UserError as error:
             self.reasons.append(f"References NOT updated: {error}")
@@ -239,9 +218,9 @@ class Ledger:
             self.reasons.append(f"This run fails by design, as it updates references. {told}")
 
     def _markdown(self, *, clauses: bool) -> str:
-        first = self._ordered()[0]
+        first = self.ordered()[0]
         facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        facts |= {"resumed": told} if (told := saved.reused(self._ordered())) else {}
+        facts |= {"resumed": told} if (told := saved.reused(self.ordered())) else {}
         judged = self.judgements()
         try:
             recorded = [] if self.update else self.reference.judgements
@@ -252,7 +231,7 @@ class Ledger:
     def _paces(self) -> list[Pace]:
         """Seconds against the reference's, where it was made on the same kind of device."""
         try:
-            recorded, here = self.reference.provenance.get("hardware", ""), self._ordered()[0]["hardware"]
+            recorded, here = self.reference.provenance.get("hardware", ""), self.ordered()[0]["hardware"]
         except UserError:
             return []
         same = str(recorded).partition(",")[0] == str(here).partition(",")[0]

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 # What all records of a session share: for the head of a report, and for the provenance of a reference.
 FACTS = (
-    "train_count", "val_count", "notes", "teacher_val_accuracy", "versions", "hardware", "threads", "random_numbers",
-    "date",
+    "train_count", "val_count", "notes", "teacher_val_accuracy", "versions", "hardware", "threads", "numerics",
+    "random_numbers", "date",
 )  # fmt: skip
 SWITCHES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_")  # environment variables of libraries
-PACKAGES = ("kvbench", "torch", "torchvision", "pytest-benchmark")
+PACKAGES = ("kvbench", "torch", "torchvision", "numpy", "pytest-benchmark")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -34,17 +34,25 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hardware": f"{device.type}, {hardware}, {os.cpu_count()} processors",
         "threads": torch.get_num_threads(),
+        "numerics": numerics(),
         "random_numbers": stream(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
 
-def processor() -> dict[str, Any]:
-    """What of this machine decides the last bits of numbers, beyond its hardware class."""
+def numerics() -> dict[str, str]:
+    """What of this machine and of torch's switches decides the last digits of numbers, beyond the hardware class."""
     import torch
 
-    chosen = {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
-    return {"instructions": torch.backends.cpu.get_cpu_capability(), "switches": chosen}
+    made = {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "mkldnn": "on" if torch.backends.mkldnn.is_available() else "off",  # type: ignore[no-untyped-call]
+        "deterministic algorithms": "on" if torch.are_deterministic_algorithms_enabled() else "off",
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
+    if torch.cuda.is_available():
+        made |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return made | {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
 
 
 def code(folders: Iterable[Path]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kvbench.models import cost, student
-from kvbench.provenance import environment, processor
+from kvbench.provenance import environment
 
 if TYPE_CHECKING:
     from kvbench.settings import Banks
@@ -29,9 +28,7 @@ def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], twins: int,
         "banks": [banks.train.digest, banks.val.digest],
         "seeds": list(seeds),
         "twins": twins,
-        "versions": {**here["versions"], "numpy": version("numpy")},
-        **{name: here[name] for name in ("hardware", "random_numbers")},
-        **processor(),
+        **{name: here[name] for name in ("versions", "hardware", "random_numbers", "numerics")},
         "code": code,
     }
 
