@@ -49,11 +49,11 @@ def test_other_tables_after_a_fault_are_told_as_lost(laboratory: Laboratory) -> 
     # What a wrong resume would do: another number in a history.
     histories.write_text(
         "from kvbench import trainer\n"
-        "real = trainer.Run.evaluate\n"
-        "def evaluate(self):\n"
-        "    real(self)\n"
+        "real = trainer.Run.evaluation\n"
+        "def evaluation(self):\n"
+        "    yield from real(self)\n"
         "    self.history[-1]['train_loss'] += 1e-6\n"
-        "trainer.Run.evaluate = evaluate\n"
+        "trainer.Run.evaluation = evaluation\n"
     )
     try:
         laboratory.settle(result, 1, "a test")
