@@ -140,7 +140,9 @@ def test_other_settings_do_not_go_on_with_it(tmp_path: Path) -> None:
 
 
 def test_what_dead_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    old, young, other = tmp_path / ".a-abcd1234.safetensors", tmp_path / ".b-abcd1234.md", tmp_path / "notes.md"
+    # made on another machine, where nothing tells whether the process lives
+    old, young = tmp_path / ".a-000000-1-abcd1234.safetensors", tmp_path / ".b-000000-1-abcd1234.md"
+    other = tmp_path / "notes.md"
     for path in (old, young, other):
         path.touch()
     for path in (old, other):
