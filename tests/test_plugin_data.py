@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from conftest_photographs import draw, draw_folder
 
-from kvbench import bank, scan
+from kvbench import extraction, scan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -41,7 +41,7 @@ def test_an_unreadable_image_stops_the_session_with_a_sentence_that_names_the_wa
         ["*Cannot read the image *train/c3/1.png: it is no image that Pillow knows.*--kvbench-unreadable skip.*"]
     )
     assert "Traceback" not in result.stdout.str()
-    assert not (project.path / ".kvbench").exists()
+    assert not list((project.path / ".kvbench").glob("*.safetensors")), "no bank is there"
 
 
 def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so(
@@ -57,7 +57,7 @@ def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so
         raise AssertionError("was done once already")
 
     monkeypatch.setattr(scan, "in_batches", refuse)
-    monkeypatch.setattr(bank, "batches", refuse)
+    monkeypatch.setattr(extraction, "batches", refuse)
     with (project.path / "tox.ini").open("a") as ini:
         ini.write("\nkvbench_unreadable = skip\n")
     result = run(project, "--benchmark-json=run.json")
