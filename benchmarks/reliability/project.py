@@ -39,9 +39,9 @@ OUTPUT = "output.txt"
 Trouble = Callable[[], object]  # called in the new process before the suite starts; picklable
 _context = multiprocessing.get_context("forkserver")
 # Imported once: a try then costs what the suite does, not the seconds in which torch is loaded.
-_context.set_forkserver_preload(
-    ["benchmarks.reliability.project", "kvbench.session", "kvbench.trainer", "kvbench.plugin"]
-)
+_PRELOADED = ("benchmarks.reliability.troubles", "kvbench.session", "kvbench.trainer", "kvbench.plugin")
+# Troubles, too: a module that is there in some runs only would make them runs of other code, which share no states.
+_context.set_forkserver_preload(["benchmarks.reliability.project", *_PRELOADED])
 
 
 @dataclass(frozen=True)
