@@ -15,14 +15,10 @@ def flipped_bits(lab: Laboratory, tries: int) -> Result:
     """One bit of one file that a killed run left, anywhere in it."""
     result = Result("one bit flipped in a file that a killed run left")
     while result.tries < tries:
-        process = lab.project.start()
-        process.join(lab.draw.uniform(0.2, 0.9) * lab.seconds)
-        process.kill()
-        process.join()
-        files = [path for path in lab.project.cache.rglob("*") if path.is_file() and path.stat().st_size]
-        if not files:
+        lab.killed(0.2, 0.9)
+        chosen = lab.left()
+        if chosen is None:
             continue
-        chosen = lab.draw.choice(files)
         content = bytearray(chosen.read_bytes())
         place = (
             lab.draw.randrange(len(content)) if lab.draw.random() < 0.5 else lab.draw.randrange(min(256, len(content)))
@@ -39,14 +35,10 @@ def truncated(lab: Laboratory, tries: int) -> Result:
     """One file that a killed run left, cut short."""
     result = Result("a file that a killed run left cut short")
     while result.tries < tries:
-        process = lab.project.start()
-        process.join(lab.draw.uniform(0.2, 0.9) * lab.seconds)
-        process.kill()
-        process.join()
-        files = [path for path in lab.project.cache.rglob("*") if path.is_file() and path.stat().st_size]
-        if not files:
+        lab.killed(0.2, 0.9)
+        chosen = lab.left()
+        if chosen is None:
             continue
-        chosen = lab.draw.choice(files)
         length = lab.draw.randrange(chosen.stat().st_size)
         with chosen.open("r+b") as file:
             file.truncate(length)

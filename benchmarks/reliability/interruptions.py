@@ -77,10 +77,7 @@ def jumping_clock(lab: Laboratory, tries: int) -> Result:
     """The clock of the day jumps while a run is killed and goes on."""
     result = Result("the clock jumps by 30 days, back and forth, with a kill between")
     for _ in range(tries):
-        process = lab.project.start(trouble=ClockJumps())
-        process.join(lab.draw.uniform(0.3, 0.8) * lab.seconds)
-        process.kill()
-        process.join()
+        lab.killed(0.3, 0.8, ClockJumps())
         result.tries += 1
         result.where[lab.project.stage()] += 1
         lab.settle(result, 1, "clock")

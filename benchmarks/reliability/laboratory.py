@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.reliability.project import Project
+from benchmarks.reliability.project import Project, Trouble
 
 
 @dataclass
@@ -45,12 +45,24 @@ class Laboratory:
         self.project = Project(folder / "project")
         self.expected, self.seconds = self.project.undisturbed
 
-    def settle(self, result: Result, tries: int, what: str, project: Project | None = None) -> None:
+    def killed(self, first: float, last: float, trouble: Trouble | None = None) -> None:
+        """Start the suite and kill it between these shares of an undisturbed run's time."""
+        process = self.project.start(trouble=trouble)
+        process.join(self.draw.uniform(first, last) * self.seconds)
+        process.kill()
+        process.join()
+
+    def left(self) -> Path | None:
+        """One of the files that a killed run left in the cache, drawn; None where there are none."""
+        files = [path for path in self.project.cache.rglob("*") if path.is_file() and path.stat().st_size]
+        return self.draw.choice(files) if files else None
+
+    def settle(self, result: Result, tries: int, what: str) -> None:
         """Give the command again, undisturbed, and compare: the last ``tries`` faults were survived or not."""
-        project = project or self.project
+        project = self.project
         code = project.run()
         tables = project.tables()
-        if tables == self.expected and code == self.project.undisturbed_code:
+        if tables == self.expected and code == project.undisturbed_code:
             result.survived += tries
         else:
             why = "other tables" if tables else "no tables"

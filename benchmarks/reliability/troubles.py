@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 FILE_EVENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"})
 
 
@@ -73,17 +71,6 @@ class LittleMemory:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + self.megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-@dataclass(frozen=True)
-class Threads:
-    """Another number of torch's threads than the other runs had."""
-
-    number: int
-
-    def __call__(self) -> None:
-        """Take effect in this process."""
-        torch.set_num_threads(self.number)
 
 
 @dataclass(frozen=True)
