@@ -116,12 +116,8 @@ def fsync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def read_text(path: Path) -> str:
-    """Read a text in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: there is no such file, it can't be read, is no UTF-8, or has more than `LARGEST` bytes.
-    """
+def read_bytes(path: Path) -> bytes:
+    """Read a small file; raises `UserError` where there is none, it can't be read, or has more than `LARGEST` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1) if os.fstat(file.fileno()).st_size <= LARGEST else None
@@ -131,8 +127,13 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} can't be read: {error}.") from None
     if content is None or len(content) > LARGEST:
         raise UserError(f"{path} is too large: at most {LARGEST // 2**20} MiB are read of such a file.")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8, with or without a byte order mark; raises `UserError` as `read_bytes`, or if it is none."""
     try:
-        return content.decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read as text in UTF-8, as JSON and tables are: {error}.") from None
 

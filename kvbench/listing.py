@@ -11,6 +11,7 @@ from torchvision.datasets import ImageNet
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kvbench.errors import UserError, some
+from kvbench.files import read_bytes
 from kvbench.text import shown
 
 Samples = list[tuple[str, int]]  # (path, class index)
@@ -98,10 +99,8 @@ def tiny_imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
         raise UserError(
             f"No file {shown(annotations)}: expected the layout of the official tiny-imagenet-200.zip in {shown(root)}."
         )
-    try:
-        lines = annotations.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise UserError(f"Cannot read {shown(annotations)}: {error.strerror}.") from error
+    text = read_bytes(annotations).decode(errors="surrogateescape")
+    lines = text.replace("\r\n", "\n").split("\n")
     index = {name: i for i, name in enumerate(classes)}
     listed: dict[str, int] = {}
     samples = []

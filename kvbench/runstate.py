@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kvbench import history
 from kvbench.errors import UserError
 from kvbench.files import write_whole
 from kvbench.trainer import Run
@@ -106,7 +109,8 @@ def _check(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     rows = [(row["configuration"], row["seed"], row["epoch"]) for row in facts["history"]]
     if rows != [(run.configuration.id, run.seed, epoch + 1) for epoch in range(done)] or not 0 < done <= epochs:
         raise UserError("its history is not that of this run")
-    if len(facts["epoch_seconds"]) < done or not all(isinstance(s, float) and s >= 0 for s in facts["epoch_seconds"]):
+    history.check(pd.DataFrame(facts["history"]), "its history", fresh=True, finite=False)
+    if len(facts["epoch_seconds"]) < done or not all(type(s) is float and 0 <= s < inf for s in facts["epoch_seconds"]):
         raise UserError("its seconds are not possible")
     if done == epochs:
         tensors.clear()
@@ -129,8 +133,12 @@ def _check(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         torch.Generator().set_state(tensors[ORDER])
     except RuntimeError as error:
         raise UserError("its order of batches is no generator's state") from error
-    schedule = run.scheduler.state_dict().keys() if run.scheduler else None
-    if len(facts["lr"]) != len(run.optimizer.param_groups) or (facts["scheduler"] or {}).keys() != (schedule or set()):
+    lr = facts["lr"]
+    schedule = run.scheduler.state_dict() if run.scheduler else None
+    if schedule is not None:
+        schedule |= {"last_epoch": done, "_step_count": done + 1, "_last_lr": lr}
+    possible = all(type(value) is float and 0 <= value <= run.configuration.recipe.lr for value in lr)
+    if len(lr) != len(run.optimizer.param_groups) or not possible or facts["scheduler"] != schedule:
         raise UserError("its schedule is another")
 
 

@@ -121,10 +121,10 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
         OSError: it cannot be read.
     """
     size = os.fstat(fd).st_size
-    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    length = int.from_bytes(_read(fd, 8, 0), "little")
     if not 0 < length <= min(size - 8, LONGEST_HEADER):
         raise DamagedError(f"a header of {length:,} bytes in a file of {size:,}")
-    raw = os.pread(fd, 8 + length, 0)
+    raw = _read(fd, 8 + length, 0)
     try:
         described = json.loads(raw[8:])
         facts = described.pop("__metadata__")
@@ -152,7 +152,7 @@ def digest(fd: int, layout: Layout, rows: range) -> str:
     for _, first, length in layout.extents(rows):
         for at in range(first, first + length, CHUNK):
             wanted = min(CHUNK, first + length - at)
-            chunk = os.pread(fd, wanted, at)
+            chunk = _read(fd, wanted, at)
             if len(chunk) < wanted:
                 raise OSError(EIO, "the file ends early")
             made.update(chunk)
@@ -212,6 +212,14 @@ def write_header(fd: int, layout: Layout, digests: Sequence[str]) -> None:
     """Write the header of a file whose shards are all there, and wait until it is on the disk."""
     _write(fd, memoryview(layout.header(digests)), 0)
     os.fsync(fd)
+
+
+def _read(fd: int, length: int, at: int) -> bytes:
+    """``length`` bytes from ``at`` on; fewer only where the file ends: a read may give less than it is asked for."""
+    whole = os.pread(fd, length, at)
+    while len(whole) < length and (more := os.pread(fd, length - len(whole), at + len(whole))):
+        whole += more
+    return whole
 
 
 def _write(fd: int, data: memoryview, at: int) -> None:

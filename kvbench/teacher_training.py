@@ -91,7 +91,7 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total, pct_start=0.2)
     identity = json.dumps([task.arch, asdict(recipe), task.seed, task.train.fingerprint], sort_keys=True)
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
-    step = _resume(checkpoint, identity, parts)
+    step = _resume(checkpoint, identity, parts, total)
     per_epoch = total // recipe.epochs
     progress = tqdm(total=total, initial=step, unit="step", mininterval=1, desc="teacher", disable=None)
     module.train()
@@ -112,7 +112,7 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
             step += 1
             progress.update()
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}", refresh=False)
-            if step % CHECKPOINT_EVERY == 0:
+            if step % CHECKPOINT_EVERY == 0 or step % per_epoch == 0:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 with write_whole(checkpoint) as path:
                     torch.save({"identity": identity, "step": step, **states}, path)
@@ -127,7 +127,7 @@ def _generator(*keys: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mix(*keys)))
 
 
-def _resume(checkpoint: Path, identity: str, parts: dict[str, Any]) -> int:
+def _resume(checkpoint: Path, identity: str, parts: dict[str, Any], total: int) -> int:
     """Load ``parts`` from ``checkpoint`` and return its step, or 0 where there is none."""
     if not checkpoint.exists():
         return 0
@@ -139,9 +139,36 @@ def _resume(checkpoint: Path, identity: str, parts: dict[str, Any]) -> int:
         raise UserError(
             f"{checkpoint} is left from a training with other settings: remove it, or write to another file."
         )
+    step = saved.get("step")
+    if type(step) is not int or not 0 < step <= total or not _fits(saved, step, parts):
+        raise UserError(f"{checkpoint} holds no state of this training: remove it, and the training starts again.")
     for name, part in parts.items():
         part.load_state_dict(saved[name])
-    return int(saved["step"])
+    return step
+
+
+def _fits(saved: dict[str, Any], step: int, parts: dict[str, Any]) -> bool:
+    """Whether saved states have the names, types and shapes that these parts have after ``step`` steps."""
+    module, optimizer, scheduler = (parts[name].state_dict() for name in ("module", "optimizer", "scheduler"))
+    weights = [p for group in parts["optimizer"].param_groups for p in group["params"]]
+    momenta = {place: {"momentum_buffer": value} for place, value in enumerate(weights)}
+    return (
+        _outline(saved.get("module")) == _outline(dict(module))
+        and _outline(saved.get("optimizer")) == _outline({**optimizer, "state": momenta})
+        and _outline(saved.get("scheduler")) == _outline(scheduler)
+        and saved["scheduler"].get("last_epoch") == step
+    )
+
+
+def _outline(value: Any) -> object:
+    """Names, types and shapes without the numbers; of what is no plain data, its type."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(value.shape), value.layout
+    if isinstance(value, dict):
+        return {key: _outline(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_outline(inner) for inner in value]
+    return type(value)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -161,8 +161,8 @@ def _records(lines: Sequence[bytes], shards: int) -> Iterator[tuple[int, str]]:
 
 def _append(notes: int, line: bytes) -> None:
     """Add a line to an open journal and wait until it is on the disk."""
-    if os.write(notes, line) < len(line):  # a torn line counts for nothing
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    while line:  # what an error leaves of it counts for nothing
+        line = line[os.write(notes, line) :]
     os.fsync(notes)
 
 

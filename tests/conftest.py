@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest_banks import ROWS
@@ -22,6 +23,9 @@ import kvbench.shards
 import kvbench.trainer
 from kvbench.teacher import shipped
 from kvbench.workloads import WORKLOADS, Workload
+
+if TYPE_CHECKING:
+    from benchmarks.reliability.laboratory import Laboratory
 
 pytest_plugins = ["pytester", "conftest_commands"]
 ROOT = Path(__file__).parent.parent
@@ -77,6 +81,14 @@ def open_folder() -> Iterator[Path]:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one batch, so that small banks have several."""
     monkeypatch.setattr(kvbench.shards, "SHARD", ROWS)
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """A small project with references recorded here, on which faults are tried, and its undisturbed tables."""
+    from benchmarks.reliability.laboratory import Laboratory
+
+    return Laboratory(tmp_path_factory.mktemp("reliability"), seed=1)
 
 
 @pytest.fixture(scope="session")

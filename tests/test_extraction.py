@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest_banks import CPU, TEN, TinyNet, in_memory, tiny_settings, tiny_teacher
+from conftest_banks import CPU, TEN, TinyNet, assert_equal, in_memory, tiny_settings, tiny_teacher
 from torch import Tensor, nn
 
 from kvbench.bank import BankSettings
@@ -146,3 +146,17 @@ def test_a_pass_without_enough_memory_is_told_with_a_remedy() -> None:
         UserError, match=r"not enough memory for the teacher tiny and 128 images on cpu .*--kvbench-device"
     ):
         in_memory(settings)
+
+
+def test_large_images_go_through_the_teacher_in_even_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, sizes = in_memory(tiny_settings(150)), list[int]()
+    settings = tiny_settings(150)
+    settings.teacher.module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    monkeypatch.setattr("kvbench.extraction.PIXELS", 20 * 32 * 32)
+    assert_equal(in_memory(settings), whole)
+    assert sizes == [19, 19, 19, 19, 19, 19, 14, 11, 11]  # never many more, nor a small rest
+    monkeypatch.setattr("kvbench.extraction.PIXELS", 1)
+    sizes.clear()
+    assert_equal(in_memory(tiny_settings(150)), whole)
+    in_memory(settings)
+    assert sizes == [16] * 8 + [11, 11]

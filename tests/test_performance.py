@@ -85,8 +85,9 @@ def test_samples_are_scaled_up_by_the_steps_that_each_contestant_makes() -> None
     assert made.kvbench == {"one after another": 80, "side by side": 64, "side by side, bf16": 40}
     rows = {row.what: (row.measured, row.hit) for row in targets({"contest": result})}
     assert rows == {
-        "the whole table, in plain teacher passes": (1, True),
-        "the same with the bank made in bf16": (0.625, True),
+        "the whole table, in plain teacher passes, two configurations side by side": (1, True),
+        "the whole table, in plain teacher passes, likewise, bank in bf16": (0.625, True),
+        "the whole table, in plain teacher passes, one after another": (1.25, True),
         "the source's loop / kvbench, same table": (210, True),
         "many heads / kvbench, same table": (20, True),
     }

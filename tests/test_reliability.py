@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from benchmarks.reliability import damages, interruptions
 from benchmarks.reliability.__main__ import FAULTS, page
 from benchmarks.reliability.laboratory import Laboratory, Result
-
-
-@pytest.fixture(scope="module")
-def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
-    """One project for all faults; a child that outlives its test would disturb the next one."""
-    made = Laboratory(tmp_path_factory.mktemp("reliability"), seed=1)
-    yield made
-    made.project.forget()
 
 
 def survived(result: Result, tries: int) -> None:
@@ -41,6 +29,10 @@ def test_signals_are_followed_with_their_exit_codes(laboratory: Laboratory) -> N
 def test_flipped_bits_and_short_files_lose_nothing(laboratory: Laboratory) -> None:
     survived(damages.flipped_bits(laboratory, 2), 2)
     survived(damages.truncated(laboratory, 1), 1)
+
+
+def test_short_reads_and_writes_lose_nothing(laboratory: Laboratory) -> None:
+    survived(damages.short_calls(laboratory, 1), 1)
 
 
 def test_other_tables_after_a_fault_are_told_as_lost(laboratory: Laboratory) -> None:
@@ -69,4 +61,4 @@ def test_the_page_has_a_row_a_fault_and_says_what_was_lost() -> None:
     text = page([good, bad], "python -m benchmarks.reliability")
     assert "| kills" in text
     assert "- bits: bank \\| cut: no tables" in text
-    assert len(FAULTS) == 10
+    assert len(FAULTS) == 11

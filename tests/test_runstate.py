@@ -182,6 +182,11 @@ def forge(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]]
         (lambda t, f: t.update({"optimizer.99.step": torch.tensor(1.0)}), "no optimizer.99.step"),
         (lambda t, f: t.update({"order": torch.zeros_like(t["order"])}), "no generator's state"),
         (lambda t, f: f.update(scheduler={"step_size": 1}), "schedule is another"),
+        (lambda t, f: f.update(lr=[1e6]), "schedule is another"),
+        (lambda t, f: f["history"][0].update(train_loss="low"), "its history"),
+        (lambda t, f: f["history"][1].update(val_accuracy=2.0), "its history"),
+        (lambda t, f: f["history"][1].pop("train_loss"), "its history"),
+        (lambda t, f: f.update(epoch_seconds=[1.0, float("inf")]), "seconds are not possible"),
         (lambda t, f: f.update(epochs_done=3), "history is not that of this run"),
         (lambda t, f: f.update(epochs_done="2"), "cannot be used"),
         (lambda t, f: f.update(history=[1, 2]), "cannot be used"),
@@ -197,3 +202,11 @@ def test_what_does_not_fit_is_refused_with_a_right_checksum_too(
     runstate.restore(fresh(), saved, "key")  # the forged checksum itself is right
     forge(saved, change)
     assert told in untouched(fresh(), saved)
+
+
+@pytest.mark.parametrize(("name", "value"), [("last_epoch", 1), ("gamma", "0.1"), ("_last_lr", [1.0]), ("more", 1)])
+def test_another_schedule_is_refused_with_a_right_checksum_too(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "state.safetensors"
+    runstate.save(train(fresh("lr_Model3"), 2), path, "key", [1.0, 2.0])
+    forge(path, lambda _, facts: facts["scheduler"].update({name: value}))
+    assert "schedule is another" in untouched(fresh("lr_Model3"), path)

@@ -107,16 +107,20 @@ def _seeds(result: Mapping[str, Any]) -> Section:
         [
             name,
             milliseconds([s / n for s in r["together"]]),
-            milliseconds([s / n for s in r["lone"]]),
-            f"{median(r['lone']) / median(r['together']):.2f}",
+            *(
+                text
+                for lone in ("lone", "lone, all threads")
+                for text in (milliseconds([s / n for s in r[lone]]), f"{median(r[lone]) / median(r['together']):.2f}")
+            ),
         ]
         for name, r in result["students"].items()
     ]
     text = (
         f"An epoch of {result['rows']:,} rows, milliseconds a seed: {n} seeds in one `Training`, and {n} lone runs one"
-        f" after another with torch's {result['threads']} threads."
+        f" after another: as kvbench trains one seed (one thread), and with all {result['threads']} threads at every"
+        " step, as a plain loop does, whose histories then depend on the number of threads."
     )
-    return "Seeds together", text, ["", "together", "lone", "ratio"], rows
+    return "Seeds together", text, ["", "together", "lone", "ratio", "lone, all threads", "ratio"], rows
 
 
 def _threads(result: Mapping[str, Any]) -> Section:

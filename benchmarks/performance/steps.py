@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,18 +51,27 @@ def step_phases(scale: Scale) -> dict[str, dict[str, float]]:
 
 
 def seeds_together(scale: Scale) -> dict[str, Any]:
-    """An epoch of ten seeds trained together, against ten lone runs one after another with torch's default threads."""
+    """An epoch of ten seeds trained together, and of ten lone runs one after another.
+
+    Lone runs are measured on one thread, as a `Training` of one seed does it, and on all, as a plain loop would.
+    """
     bank = synthetic(scale.rows)
-    made: dict[str, Any] = {"seeds": TOGETHER, "rows": scale.rows, "threads": torch.get_num_threads(), "students": {}}
+    sizes = {"seeds": TOGETHER, "rows": scale.rows, "steps": -(-scale.rows // 64)}
+    made: dict[str, Any] = {**sizes, "threads": torch.get_num_threads(), "students": {}}
     for name in [n for n in ("Model3", "Model7") if n in scale.students]:
         together = Training(once(name), bank, bank, range(TOGETHER))
-        lone = [Run(once(name), bank, bank, seed) for seed in range(TOGETHER)]
+        alone = [Training(once(name), bank, bank, [seed]) for seed in range(TOGETHER)]
+        plain = [Run(once(name), bank, bank, seed) for seed in range(TOGETHER)]
 
-        def one_after_another(lone: list[Run] = lone) -> None:
-            for run in lone:
+        def one_after_another(runs: Sequence[Training | Run]) -> None:
+            for run in runs:
                 run.epoch()
 
-        acts: dict[str, Callable[[], object]] = {"together": together.epoch, "lone": one_after_another}
+        acts: dict[str, Callable[[], object]] = {
+            "together": together.epoch,
+            "lone": partial(one_after_another, alone),
+            "lone, all threads": partial(one_after_another, plain),
+        }
         made["students"][name] = round_robin(acts, scale.rounds)
     return made
 

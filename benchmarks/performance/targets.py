@@ -31,7 +31,7 @@ def targets(parts: Mapping[str, Mapping[str, Any]]) -> list[Target]:
     rows: list[Target] = []
     for name, make in (
         ("contest", _contest),
-        ("seeds", _seeds),
+        ("seeds", lambda result: _seeds(result, parts.get("roofline"))),
         ("roofline", _roofline),
         ("large", _large),
         ("cold", _cold),
@@ -46,40 +46,46 @@ def _contest(result: Mapping[str, Any]) -> list[Target]:
     pieces = {name: sum(seconds) for name, seconds in result["pieces"].items()}
     share = made.units(pieces["train side by side"])
     passes = made.units(pieces["extract"]), made.units(pieces["extract bf16"])
-    work = f"The training alone is {share:.2f} passes, the bank {passes[0]:.2f} (bf16 {passes[1]:.2f})"
+    work = f"The training alone takes {share:.2f} passes, the bank {passes[0]:.2f} (bf16 {passes[1]:.2f})"
+    table = "the whole table, in plain teacher passes"
+    half = f"{work}: {'the training alone passes the bound' if share > 1 else 'bf16 saves too little here'}."
     rows = [
-        Target("the whole table, in plain teacher passes", 1.5, made.units(made.best), False, f"{work}."),
+        Target(f"{table}, two configurations side by side", 1.5, made.units(made.best), False, f"{work}."),
+        Target(f"{table}, likewise, bank in bf16", 1, made.units(made.kvbench["side by side, bf16"]), False, half),
         Target(
-            "the same with the bank made in bf16",
-            1.0,
-            made.units(made.kvbench["side by side, bf16"]),
+            f"{table}, one after another",
+            1.5,
+            made.units(made.kvbench["one after another"]),
             False,
-            f"{work}: {'training alone passes the bound' if share > 1 else 'bf16 saves too little of the pass here'}.",
+            "One seed of one configuration is trained on one thread; the other is idle.",
         ),
     ]
     names = {"source": ("the source's loop", 100), "torchdistill": ("torchdistill", 50), "heads": ("many heads", 8)}
     for name, (what, bound) in names.items():
         if name in made.peers:
-            passes_made = made.units(made.peers[name])
             reason = (
-                f"It makes {passes_made:.0f} passes' worth of work, kvbench {made.units(made.best):.2f}; with as little"
-                f" training as kvbench's own, only {passes_made / made.units(made.best):.0f} times can be saved."
+                f"It takes {made.units(made.peers[name]):.1f} passes, kvbench {made.units(made.best):.2f}, of which the"
+                f" bank is {passes[0]:.2f}."
             )
             rows.append(Target(f"{what} / kvbench, same table", bound, made.peers[name] / made.best, True, reason))
     return rows
 
 
-def _seeds(result: Mapping[str, Any]) -> list[Target]:
-    return [
-        Target(
-            f"lone runs / {result['seeds']} seeds together, {name}",
-            2,
-            median(row["lone"]) / median(row["together"]),
-            True,
-            f"{result['threads']} threads bound it to twice one thread's pace, where a lone run uses them badly.",
-        )
-        for name, row in result["students"].items()
-    ]
+def _seeds(result: Mapping[str, Any], roofline: Mapping[str, Any] | None) -> list[Target]:
+    rows = []
+    for name, row in result["students"].items():
+        for lone, threads in (("lone", "one thread"), ("lone, all threads", "all threads")):
+            reason = "A lone step leaves little of the threads idle."
+            if roofline is not None and name == "Model3":  # whose step the roofline is of
+                least = roofline["limits"]["both"] / result["threads"]
+                each = median(row[lone]) / result["seeds"] / result["steps"]
+                reason += (
+                    f" It takes {1e3 * each:.1f} ms; its products and optimiser take {1e3 * least:.1f} at least"
+                    f" (roofline, all threads busy), so that no more than {each / least:.1f} times can be saved."
+                )
+            what = f"lone runs on {threads} / {result['seeds']} seeds together, {name}"
+            rows.append(Target(what, 2, median(row[lone]) / median(row["together"]), True, reason))
+    return rows
 
 
 def _roofline(result: Mapping[str, Any]) -> list[Target]:

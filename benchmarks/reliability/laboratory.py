@@ -57,10 +57,10 @@ class Laboratory:
         files = [path for path in self.project.cache.rglob("*") if path.is_file() and path.stat().st_size]
         return self.draw.choice(files) if files else None
 
-    def settle(self, result: Result, tries: int, what: str) -> None:
-        """Give the command again, undisturbed, and compare: the last ``tries`` faults were survived or not."""
+    def settle(self, result: Result, tries: int, what: str, trouble: Trouble | None = None) -> None:
+        """Give the command again, undisturbed but for ``trouble``, and compare: were the last ``tries`` survived?"""
         project = self.project
-        code = project.run()
+        code = project.run(trouble=trouble)
         tables = project.tables()
         if tables == self.expected and code == project.undisturbed_code:
             result.survived += tries
