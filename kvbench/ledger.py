@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,13 @@ from kvbench import findings, history, reference, report, saved, updating
 from kvbench.comparison import compare
 from kvbench.errors import UserError
 from kvbench.files import write_whole
+from kvbench.outcome import Outcome
 from kvbench.pace import Pace, paces
 from kvbench.provenance import FACTS
 from kvbench.remarks import remarks
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a comparison came to.
-
-    ``unsettled``: the data could not decide it. ``lacking``: it could not be made at all. ``moved``: the metrics of the
-    gates that failed.
-    """
-
-    text: str = ""
-    failed: bool = False
-    unsettled: bool = False
-    lacking: bool = False
-    moved: tuple[str, ...] = ()
 
 
 class Ledger:

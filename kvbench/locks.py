@@ -35,14 +35,10 @@ def held(path: Path, what: str, say: Say) -> Iterator[None]:
     lock = FileLock(path, poll_interval=POLL)
     try:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a soft lock, which is refused below
-                lock.acquire(timeout=PATIENCE)
+            take(lock, PATIENCE)
         except Timeout:
-            _need_real(lock, path)
             say(f"{what} is being made by {_owner(path)}; waiting.")
-            lock.acquire()
-        _need_real(lock, path)
+            take(lock, -1)
     except (OSError, NotImplementedError) as error:
         lock.release(force=True)
         lockless = isinstance(error, NotImplementedError) or error.errno in NO_LOCKS
@@ -57,11 +53,22 @@ def held(path: Path, what: str, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def _need_real(lock: FileLock, path: Path) -> None:
-    """Refuse the lock that filelock takes where a file system has none: it would outlive its process."""
-    if isinstance(lock, SoftFileLock):
-        lock.release(force=True)
-        raise NotImplementedError(f"the file system of {path.parent} has no locks")
+def take(lock: FileLock, seconds: float) -> None:
+    """Take a lock within ``seconds`` (negative: however long it takes).
+
+    Raises:
+        Timeout: another process holds it.
+        NotImplementedError: its file system has no locks; what filelock takes then would outlive its process.
+        OSError: its file cannot be written.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of such a soft lock
+            lock.acquire(timeout=seconds)
+    finally:
+        if isinstance(lock, SoftFileLock):
+            lock.release(force=True)
+            raise NotImplementedError(f"the file system of {Path(lock.lock_file).parent} has no locks")
 
 
 def _write(path: Path, text: str) -> None:

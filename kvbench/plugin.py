@@ -20,7 +20,7 @@ from kvbench.plugin_resume import CLOCK, Resuming
 from kvbench.text import plain
 
 if TYPE_CHECKING:
-    from kvbench.ledger import Outcome
+    from kvbench.outcome import Outcome
     from kvbench.recipe import Configuration
     from kvbench.session import Session
     from kvbench.trainer import Training

@@ -8,16 +8,16 @@ import json
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from kvbench import runstate
 from kvbench.errors import UserError
+from kvbench.locks import take
 
 if TYPE_CHECKING:
     from kvbench.trainer import Run, Training
@@ -50,11 +50,7 @@ class Place:
         """Take the lock, which ends with this process; on failure `trouble` says why."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings(action="ignore"):  # of a soft lock, which is refused
-                self.lock.acquire(timeout=WAIT)
-            if isinstance(self.lock, SoftFileLock):  # it would outlive its process
-                self.lock.release()
-                raise NotImplementedError("the file system has no locks")
+            take(self.lock, WAIT)
         except Timeout:
             self.trouble = "another run on this cache is training it now"
         except (OSError, NotImplementedError) as error:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench import findings, history
 from kvbench.errors import unknown
-from kvbench.ledger import Ledger, Outcome
+from kvbench.ledger import Ledger
 from kvbench.options import check_unreadable, command, parse_seeds, parse_taps
+from kvbench.outcome import Outcome
 from kvbench.recipe import POOLINGS, PRECISIONS, Configuration, configurations
 from kvbench.workloads import workload
 

@@ -108,6 +108,27 @@ def content(folder: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def flip(path: Path, at: int) -> None:
+    """Flip a bit."""
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int) -> None:
+    """Let a function of `os` fail with an error number after some calls."""
+    works, calls = getattr(os, name), iter(range(10**6))
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) >= after:
+            raise OSError(number, os.strerror(number))
+        return works(*arguments)
+
+    monkeypatch.setattr(os, name, failing)
+
+
 def left(folder: Path) -> list[str]:
     """The kinds of files in a folder, apart from locks."""
     return sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock")

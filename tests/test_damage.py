@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest_banks import CPU, ROWS, Dots, assert_equal, content, in_memory, left, passes, tiny_settings, tmpfs
+from conftest_banks import CPU, ROWS, Dots, assert_equal, content, fail, flip, in_memory, left, passes, tiny_settings
 
 from kvbench.cache import open_bank
 from kvbench.errors import UserError
@@ -49,15 +49,6 @@ def mended(path: Path, expected: str) -> tuple[list[str], int]:
     assert left(path.parent) == [".safetensors"]
     assert sum(ticks) == COUNT
     return told, seen
-
-
-def flip(path: Path, at: int) -> None:
-    """Flip a bit."""
-    with path.open("r+b") as file:
-        file.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
-        (byte,) = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 4]))
 
 
 def places() -> Iterator[tuple[str, int, int]]:
@@ -202,67 +193,3 @@ def test_a_bank_whose_shards_come_out_otherwise_here_is_made_again_as_a_whole(pa
     made = open_bank(here, path.parent, "a", CPU, say=told.append)
     assert f"a: another machine or version made {path}; all of it is made again." in told
     assert_equal(made, in_memory(here))
-
-
-# Disks
-
-
-def fail(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int) -> None:
-    """Let a function of `os` fail with an error number after some calls."""
-    works, calls = getattr(os, name), iter(range(10**6))
-
-    def failing(*arguments: Any) -> Any:
-        if next(calls) >= after:
-            raise OSError(number, os.strerror(number))
-        return works(*arguments)
-
-    monkeypatch.setattr(os, name, failing)
-
-
-@pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
-def test_a_disk_that_cannot_be_read_is_told(after: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail(monkeypatch, "pread", errno.EIO, after)
-    with pytest.raises(UserError, match=r"^Cannot read .*safetensors: Input/output error\. Remove it"):
-        open_bank(tiny_settings(COUNT), path.parent, "a", CPU)
-
-
-@pytest.mark.parametrize(("name", "after"), [("pwrite", 0), ("pwrite", 6), ("fsync", 1), ("fsync", 5), ("replace", 0)])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_cannot_be_written_is_told_and_what_is_done_stays(
-    name: str, after: int, number: int, tmp_path: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as broken:
-        fail(broken, name, number, after)
-        with pytest.raises(UserError, match=rf"^Cannot write .*safetensors: {os.strerror(number)}\.$"):
-            open_bank(tiny_settings(COUNT), tmp_path, "a", CPU)
-    done = {("pwrite", 6): 1, ("fsync", 5): 2, ("replace", 0): 3}.get((name, after), 0)
-    assert left(tmp_path) == ([".journal", ".partial"] if done else [])
-    settings = tiny_settings(COUNT)
-    assert_equal(open_bank(settings, tmp_path, "a", CPU), in_memory(tiny_settings(COUNT)))
-    assert passes(settings) == 3 - done
-
-
-def test_a_small_disk_is_told_at_once_with_what_is_needed_and_free(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "disk", "16k"):
-        settings = tiny_settings(COUNT)
-        with pytest.raises(UserError, match=r"it needs 27,\d{3} bytes, and \d{1,2},?\d{3} are free .*--kvbench-cache"):
-            open_bank(settings, tmp_path / "disk", "a", CPU)
-        assert passes(settings) == 1
-        assert left(tmp_path / "disk") == []
-
-
-def test_a_read_only_disk_gives_its_banks_and_takes_none(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "disk", "1m") as remount:
-        settings = tiny_settings(COUNT)
-        made = open_bank(settings, tmp_path / "disk", "a", CPU)
-        remount("ro")
-        assert_equal(open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU), made)
-        with pytest.raises(UserError, match=r"^Cannot write to the folder .*disk: Read-only file system\.$"):
-            open_bank(tiny_settings(20), tmp_path / "disk", "a", CPU)
-        remount("rw")
-        flip(settings.path(tmp_path / "disk", "a"), -1)
-        remount("ro")
-        with pytest.raises(
-            UserError, match=r"cannot be used: shard 3 \(.*\) of 3 is damaged\. Cannot write to the folder"
-        ):
-            open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.performance import growth
 from benchmarks.performance.clock import median
 from benchmarks.performance.standing import standing
 
@@ -35,6 +36,7 @@ def targets(parts: Mapping[str, Mapping[str, Any]]) -> list[Target]:
         ("roofline", _roofline),
         ("large", _large),
         ("cold", _cold),
+        ("growth", _growth),
     ):
         if name in parts:
             rows += make(parts[name])
@@ -48,7 +50,8 @@ def _contest(result: Mapping[str, Any]) -> list[Target]:
     passes = made.units(pieces["extract"]), made.units(pieces["extract bf16"])
     work = f"The training alone takes {share:.2f} passes, the bank {passes[0]:.2f} (bf16 {passes[1]:.2f})"
     table = "the whole table, in plain teacher passes"
-    half = f"{work}: {'the training alone passes the bound' if share > 1 else 'bf16 saves too little here'}."
+    slower = passes[1] / passes[0]
+    half = f"{work}: a pass in bf16 takes {slower:.2f} times as long as in fp32 on this processor."
     rows = [
         Target(f"{table}, two configurations side by side", 1.5, made.units(made.best), False, f"{work}."),
         Target(f"{table}, likewise, bank in bf16", 1, made.units(made.kvbench["side by side, bf16"]), False, half),
@@ -75,7 +78,10 @@ def _seeds(result: Mapping[str, Any], roofline: Mapping[str, Any] | None) -> lis
     rows = []
     for name, row in result["students"].items():
         for lone, threads in (("lone", "one thread"), ("lone, all threads", "all threads")):
-            reason = "A lone step leaves little of the threads idle."
+            if lone == "lone":
+                reason = f"{result['threads']} threads can do no more than {result['threads']} times what one does."
+            else:
+                reason = "A lone step leaves little of the threads idle."
             if roofline is not None and name == "Model3":  # whose step the roofline is of
                 least = roofline["limits"]["both"] / result["threads"]
                 each = median(row[lone]) / result["seeds"] / result["steps"]
@@ -117,6 +123,7 @@ def _cold(result: Mapping[str, Any]) -> list[Target]:
     other = wall - parts["teacher"] - parts["training"]
     most = sorted(((parts[name], name) for name in ("render", "evaluation", "bank files", "harness")), reverse=True)
     told = ", ".join(f"{name} {seconds:.1f} s" for seconds, name in most)
+    told += " (evaluation: all validation images through a student after every epoch, and the state that it leaves)"
     return [
         Target("all but teacher and training of a cold run, share", 0.1, other / wall, False, f"{told}."),
         Target(
@@ -127,3 +134,9 @@ def _cold(result: Mapping[str, Any]) -> list[Target]:
             f"Training is {parts['training'] / 60:.1f} of the {wall / 60:.1f} minutes.",
         ),
     ]
+
+
+def _growth(result: Mapping[str, Any]) -> list[Target]:
+    steepest, line = max((value, line) for line, value in growth.exponents(result).items())
+    reason = f"It is that of {line}."
+    return [Target("growth of cost with N, S, K and configurations, largest exponent", 1, steepest, False, reason)]
