@@ -23,6 +23,7 @@ from kvbench.errors import UserError
 from kvbench.recipe import Configuration, Recipe
 from kvbench.trainer import Run
 
+ROOT = Path(__file__).parent.parent
 BATCHES = torch.split(torch.randperm(96, generator=torch.Generator().manual_seed(0)), 32)  # as a run of seed 0 draws
 
 
@@ -91,6 +92,13 @@ def test_samples_are_scaled_up_by_the_steps_that_each_contestant_makes() -> None
         "the source's loop / kvbench, same table": (210, True),
         "many heads / kvbench, same table": (20, True),
     }
+
+
+def test_readmes_table_is_the_commands_own() -> None:
+    made = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    table = made.partition("## What was aimed at\n\n")[2].partition("\n\n")[0]
+    assert table.count("\n") >= 10
+    assert f"\n\n{table}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_target_is_hit_on_its_own_side() -> None:
