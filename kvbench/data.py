@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kvbench.errors import UserError, some
 from kvbench.photographs import PhotoImages
+from kvbench.provenance import processors
 from kvbench.text import shown
 
 SPLITS: Final = ("train", "val")
@@ -77,10 +77,10 @@ def in_batches(
 ) -> Iterator[Any]:
     """Yield what ``read`` makes of each batch of indices, in ``order``, read by ``workers`` processes.
 
-    Default: the machine's processors, up to 16. Raises the `UserError` that ``read`` raises.
+    Default: the processors that there are for this process, up to 16. Raises the `UserError` that ``read`` raises.
     """
     if workers is None:
-        workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        workers = min(MAX_WORKERS, processors())
     loader: DataLoader[Any] = DataLoader(_AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_whole)
     for batch in loader:
         if isinstance(batch, UserError):
@@ -110,7 +110,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all images in batches, in ``order`` (default: as they stand), decoded by ``workers`` processes.
 
-    Default: the machine's processors for files, up to 16; none for generated images, whose rendering uses all threads.
+    Default: as many as `in_batches` for files; none for generated images, whose rendering uses all threads.
 
     Raises:
         UserError: an image cannot be read, or has values that are not finite.

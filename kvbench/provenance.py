@@ -25,6 +25,11 @@ SWITCHES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_")  # en
 PACKAGES = ("kvbench", "torch", "torchvision", "numpy", "pytest-benchmark")
 
 
+def processors() -> int:
+    """How many processors this process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware class, thread count and date, for files that hold results."""
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import chain
-from math import inf
+from math import inf, isclose
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,12 @@ def _check(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         torch.Generator().set_state(tensors[ORDER])
     except RuntimeError as error:
         raise UserError("its order of batches is no generator's state") from error
-    lr = facts["lr"]
+    recipe, lr = run.configuration.recipe, facts["lr"]
+    decays = done // recipe.step_size if recipe.step_size else 0
+    possible = all(type(value) is float and isclose(value, recipe.lr * recipe.gamma**decays) for value in lr)
     schedule = run.scheduler.state_dict() if run.scheduler else None
     if schedule is not None:
         schedule |= {"last_epoch": done, "_step_count": done + 1, "_last_lr": lr}
-    possible = all(type(value) is float and 0 <= value <= run.configuration.recipe.lr for value in lr)
     if len(lr) != len(run.optimizer.param_groups) or not possible or facts["scheduler"] != schedule:
         raise UserError("its schedule is another")
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvbench.provenance import processors
+
 SHARD = 1024  # rows, a multiple of a pass's batch; raise `kvbench.bank.FORMAT` with it
 CHUNK = 2**20  # bytes read at a time
 ALIGNMENT = 64  # bytes that the columns start at a multiple of
@@ -162,7 +164,7 @@ def digest(fd: int, layout: Layout, rows: range) -> str:
 def damaged(fd: int, layout: Layout, digests: Mapping[int, str]) -> list[int]:
     """The shards whose rows do not have their checksum, read by ordinary reads: a failing disk is an `OSError`."""
     shards = layout.shards
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing frees the interpreter
+    with ThreadPoolExecutor(min(8, processors())) as threads:  # hashing frees the interpreter
         found = threads.map(lambda shard: digest(fd, layout, shards[shard]), digests)
         return [shard for shard, one in zip(digests, found, strict=True) if one != digests[shard]]
 

@@ -116,7 +116,7 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
                 states = {name: part.state_dict() for name, part in parts.items()}
                 with write_whole(checkpoint) as path:
                     torch.save({"identity": identity, "step": step, **states}, path)
-                if progress.disable:  # no terminal: a line now and then, for a log
+                if progress.disable and step % CHECKPOINT_EVERY == 0:  # no terminal: a line now and then, for a log
                     print(f"step {step} of {total}, loss {loss.item():.3f}", flush=True)
     progress.close()
     return module
