@@ -187,7 +187,7 @@ def test_parts_are_measured_kept_and_made_a_page(tmp_path: Path) -> None:
         "# Performance",
         "## Seeds together",
         "## A bank of ImageNet's size",
-        "lone runs / 10 seeds together, Model3",
+        "lone runs on one thread / 10 seeds together, Model3",
     ):
         assert expected in text
     assert "Not measured: contest, cold, roofline" in text
