@@ -5,6 +5,7 @@ Each imports what it needs when it runs, so that ``--help`` and ``report`` stay 
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ from kvbench.cli_options import (
     tell,
 )
 from kvbench.errors import UserError
-from kvbench.stopping import SIGINT_CODE, SIGTERM_CODE, on_sigterm
+from kvbench.stopping import SIGINT_CODE, SIGTERM_CODE, on_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -176,11 +177,11 @@ def teacher_train(
 def main() -> None:
     """Run the command line; a `UserError` is told in its sentence, with exit code 2."""
 
-    def end() -> NoReturn:
+    def end(_number: signal.Signals) -> NoReturn:
         sys.exit(SIGTERM_CODE)
 
     try:
-        with on_sigterm(end):
+        with on_signals(end, signal.SIGTERM):
             app()
     except UserError as error:
         tell(f"Error: {error}", err=True)

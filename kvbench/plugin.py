@@ -47,9 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kvbench: on every test that trains or judges for kvbench")
+    config.stash[RESUMING] = Resuming(config, lambda: config.stash[PLUGIN].started)
     config.stash[PLUGIN] = KvbenchPlugin(config)
     config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
-    config.stash[RESUMING] = Resuming(config, lambda: config.stash[PLUGIN].started)
     config.pluginmanager.register(config.stash[RESUMING], "kvbench-resuming")
 
 
@@ -169,10 +169,16 @@ class KvbenchPlugin:
         if self.started is not None and self.started.ledger.seen and not worker:
             self.started.progress.close()
             if not self.started.stopped:  # whoever stops a run does not want to wait for its tables
-                self.started.ledger.finish(tests_failed=session.testsfailed > 0)
+                with self.config.stash[RESUMING].stops(session):
+                    self.started.ledger.finish(tests_failed=session.testsfailed > 0)
             if self.started.ledger.reasons and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_benchmark_generate_json(self, benchmarks: list[Any]) -> None:
+        # Of what was stopped in its first epoch there are no seconds, which pytest-benchmark would stumble over.
+        benchmarks[:] = [one for one in benchmarks if one or one.has_error]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:

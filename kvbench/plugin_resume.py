@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
-from collections.abc import Callable, Generator, Iterable
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,13 +13,14 @@ import pytest
 
 from kvbench.clock import Clock
 from kvbench.options import FRESH
-from kvbench.stopping import SIGTERM_CODE, on_sigterm
+from kvbench.stopping import SIGTERM_CODE, on_signals
 from kvbench.text import plain
 
 if TYPE_CHECKING:
     from kvbench.session import Session
 
-SIGTERM = "SIGTERM"  # the reason of such an end
+# The reason of a session's end by a signal, and its exit code: pytest's own for Ctrl-C, else as shells have it.
+STOPPED = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
 CLOCK = pytest.StashKey[Clock]()
 
 
@@ -53,19 +55,24 @@ class Resuming:
         self.ahead |= {item.nodeid for item in _training(session.items)}
 
     def listen(self) -> None:
-        """From now on SIGTERM ends the session in order."""
+        """From now on SIGTERM and Ctrl-C end the session in order."""
 
-        def end() -> NoReturn:
-            pytest.exit(SIGTERM, returncode=SIGTERM_CODE)
+        def end(number: signal.Signals) -> NoReturn:
+            reason, code = STOPPED[number]
+            pytest.exit(reason, returncode=code)
 
-        self._open.enter_context(on_sigterm(end))
+        # Ctrl-C of a worker is its master's affair, and whoever asked for a debugger has it at Ctrl-C.
+        theirs = hasattr(self.config, "workerinput") or self.config.getoption("usepdb")
+        self._open.enter_context(on_signals(end, signal.SIGTERM, *([] if theirs else [signal.SIGINT])))
 
     def say(self, text: str) -> None:
         """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
-        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
         if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(plain(f"kvbench: {text}"))
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(plain(f"kvbench: {text}"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen: dict[str, Any] = getattr(report, "kvbench", {})
@@ -87,8 +94,19 @@ class Resuming:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         session = self.started()
         if session is not None:
-            ended = getattr(excinfo.value, "msg", "")  # pytest and others end sessions in this way, too
-            session.stopped = "Ctrl-C" if excinfo.type is KeyboardInterrupt else ended if ended == SIGTERM else ""
+            reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
+            session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
+
+    @contextlib.contextmanager
+    def stops(self, session: pytest.Session) -> Iterator[None]:
+        """A block that a signal ends without ending what comes after it."""
+        try:
+            yield
+        except pytest.exit.Exception as stop:
+            started = self.started()
+            if started is not None:
+                started.stopped = str(stop.msg)
+            session.exitstatus = stop.returncode or pytest.ExitCode.INTERRUPTED
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self) -> Generator[None]:
@@ -99,17 +117,22 @@ class Resuming:
         if worker is not None:
             worker["kvbench"] = {"ahead": sorted(self.ahead), "places": [str(place) for place in kept]}
         self.places |= {*kept}
-        whole = bool(self.ahead) and self.ahead <= self.through
+        stopped = session.stopped if session is not None else ""
+        whole = bool(self.ahead) and self.ahead <= self.through and not stopped
         goes_on = f"the same command goes on with what {_count(len(self.places))} left" if self.places else ""
-        if session is not None and session.stopped and worker is None:
-            self.say(f"stopped by {session.stopped}; {goes_on or 'nothing was kept, the same command starts over'}.")
+        if stopped and worker is None:
+            self.say(f"stopped by {stopped}; {goes_on or 'nothing was kept, the same command starts over'}.")
         elif goes_on and not whole:
             self.left = f"UNFINISHED: {goes_on}, or anew with {FRESH}."
         if worker is not None or not whole:
             if suite is not None:
                 suite.release()
             return (yield)
-        result = yield  # the run is saved first
+        try:
+            result = yield  # the run is saved first
+        except pytest.exit.Exception as stop:
+            self.say(f"stopped by {stop.msg}; {goes_on}.")
+            raise
         if suite is not None:
             suite.clear()
         elif self.places:

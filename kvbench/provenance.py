@@ -64,7 +64,7 @@ def code(folders: Iterable[Path]) -> str:
     """Name the source code at work.
 
     A digest of kvbench, of every ``.py`` in and below ``folders``, and of what is loaded from outside the installed
-    packages.
+    packages: names and contents, as packages may write modules to folders of random names and load them.
     """
     files = {path for folder in (Path(__file__).parent, *folders) for path in _sources(folder)}
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -72,10 +72,8 @@ def code(folders: Iterable[Path]) -> str:
         path = Path(getattr(module, "__file__", None) or "")
         if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
             files.add(path.resolve())
-    made = hashlib.sha256()
-    for path in sorted(files):
-        made.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    return made.hexdigest()[:16]
+    told = sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _sources(folder: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, SMALL, Project
 
 EPOCHS = 60  # more than any machine trains within a second
 WORKLOAD = f"""
@@ -95,6 +95,70 @@ def test_stopped_it_leaves_at_once_with_a_sentence_and_the_same_command_goes_on(
     assert "Traceback" not in told
     assert left_aside(pytester.path) == []
     assert "kvbench: lr_Model1 goes on at epoch " in suite().communicate()[0]
+
+
+def stopped_at(pytester: pytest.Pytester, hook: str, number: int) -> None:
+    """From now on the suite gets a signal when it comes to ``hook``, once."""
+    few = WORKLOAD.replace(f"epochs={EPOCHS}", f"epochs={SMALL.recipe.epochs}")
+    pytester.makeconftest(f"""{few}
+import os, pathlib, pytest
+def strike():
+    mark = pathlib.Path("struck")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), {int(number)})
+{hook}
+""")
+
+
+IN_AN_EPOCH = """
+from kvbench import trainer
+portions = trainer.Run.portions
+def struck(run):
+    strike()
+    return portions(run)
+trainer.Run.portions = struck
+"""
+AT_THE_REPORT = """
+from kvbench import report
+made = report.report
+def struck(*given, **more):
+    strike()
+    return made(*given, **more)
+report.report = struck
+"""
+AT_THE_SAVE = """
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_generate_machine_info():
+    strike()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("hook", [AT_THE_REPORT, AT_THE_SAVE], ids=["report", "save"])
+def test_stopped_at_its_end_it_keeps_what_was_trained(
+    suite: Suite, pytester: pytest.Pytester, hook: str, number: int, code: int
+) -> None:
+    stopped_at(pytester, hook, number)
+    process = suite("--benchmark-json=stopped.json")
+    told = process.communicate()[0]
+    assert process.returncode == code, told
+    by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert f"kvbench: stopped by {by}; the same command goes on with what 2 trainings left." in told
+    assert "Traceback" not in told
+    told = suite("--benchmark-json=whole.json").communicate()[0]
+    assert "kvbench: Model1 is reused, an interrupted run finished it." in told
+    assert len(histories(pytester.path / "whole.json")) == 2 * 2 * SMALL.recipe.epochs
+
+
+def test_stopped_in_its_first_epoch_a_run_that_saves_ends_in_order(suite: Suite, pytester: pytest.Pytester) -> None:
+    stopped_at(pytester, IN_AN_EPOCH, signal.SIGINT)
+    process = suite("--benchmark-json=stopped.json")
+    told = process.communicate()[0]
+    assert process.returncode == 2, told
+    assert "kvbench: stopped by Ctrl-C; " in told
+    assert "Traceback" not in told
+    assert histories(pytester.path / "stopped.json") == []
 
 
 def test_under_xdist_too(suite: Suite, pytester: pytest.Pytester) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +162,24 @@ def test_changed_code_of_kvbench_changes_the_key(tmp_path: Path, monkeypatch: py
     assert provenance.code([]) == before
     (package / "trainer.py").write_text("A = 2\n")
     assert provenance.code([]) != before
+
+
+def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.6 writes a module into a temporary folder of random name and loads it."""
+    from kvbench import provenance
+
+    def loaded(folder: str, content: str) -> str:
+        path = tmp_path / folder / "made.py"
+        path.parent.mkdir()
+        path.write_text(content)
+        monkeypatch.setitem(sys.modules, "made", SimpleNamespace(__file__=str(path)))  # type: ignore[misc]
+        return provenance.code([])
+
+    without = provenance.code([])
+    assert loaded("one", "A = 1\n") == loaded("other", "A = 1\n") != without
+    assert loaded("third", "A = 2\n") not in {without, loaded("fourth", "A = 1\n")}
 
 
 def test_a_damaged_state_is_named_and_that_seed_starts_over(

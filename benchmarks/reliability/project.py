@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class Tables:
 
 def suite(folder: Path, arguments: tuple[str, ...], trouble: Trouble | None) -> None:
     """Run the suite in ``folder``, in this process; ends it with pytest's exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind the scenes ignores Ctrl-C
     os.chdir(folder)
     with Path(OUTPUT).open("ab") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
