@@ -91,11 +91,16 @@ class Resuming:
         self.ahead |= {*told.get("ahead", ())}
         self.places |= {Path(place) for place in told.get("places", ())}
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         session = self.started()
-        if session is not None:
-            reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
-            session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
+        if session is None:
+            return
+        reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
+        session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
+        if session.stopped and not self.config.getoption("fulltrace"):
+            # Half a second: pytest reads every frame's source for what it shows with --full-trace only.
+            excinfo.traceback = excinfo.traceback[-3:]
 
     @contextlib.contextmanager
     def stops(self, session: pytest.Session) -> Iterator[None]:

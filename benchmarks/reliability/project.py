@@ -63,7 +63,9 @@ def suite(folder: Path, arguments: tuple[str, ...], trouble: Trouble | None) -> 
     WORKLOADS["small"] = SMALL
     if trouble is not None:
         trouble()
-    code = pytest.main(["benchmarks", "-p", "no:cacheprovider", "--benchmark-json=run.json", *arguments])
+    # Hypothesis would load itself, a second, to end a session that does not use it.
+    without = [word for plugin in ("cacheprovider", "hypothesispytest") for word in ("-p", f"no:{plugin}")]
+    code = pytest.main(["benchmarks", *without, "--benchmark-json=run.json", *arguments])
     sys.stdout.flush()
     raise SystemExit(int(code))
 
