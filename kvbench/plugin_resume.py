@@ -125,8 +125,9 @@ class Resuming:
         stopped = session.stopped if session is not None else ""
         whole = bool(self.ahead) and self.ahead <= self.through and not stopped
         goes_on = f"the same command goes on with what {_count(len(self.places))} left" if self.places else ""
+        then = goes_on or "nothing was kept, the same command starts over"
         if stopped and worker is None:
-            self.say(f"stopped by {stopped}; {goes_on or 'nothing was kept, the same command starts over'}.")
+            self.say(f"stopped by {stopped}; {then}.")
         elif goes_on and not whole:
             self.left = f"UNFINISHED: {goes_on}, or anew with {FRESH}."
         if worker is not None or not whole:
@@ -136,7 +137,7 @@ class Resuming:
         try:
             result = yield  # the run is saved first
         except pytest.exit.Exception as stop:
-            self.say(f"stopped by {stop.msg}; {goes_on}.")
+            self.say(f"stopped by {stop.msg}; {then}.")
             raise
         if suite is not None:
             suite.clear()
