@@ -18,7 +18,7 @@ BATCH = 128  # images that are read, and passed on an accelerator, at a time
 # On the CPU a pass is fastest while a layer's maps stay in the caches: two cores made 1,024 images of 64 pixels 1.1
 # times as fast in passes of 128 as of 32, 128 images of 224 pixels 1.2 times as fast in passes of 16 as of 128.
 PIXELS = 2**19  # of a pass on the CPU, about
-LEAST = 16  # images of a pass: of fewer, the last layer takes another kernel, whose results are rounded otherwise
+LEAST = 16  # images of a pass: of fewer, the last layer takes another kernel on many CPUs, which rounds otherwise
 Tick = Callable[[int], object]  # told how many images have gone through
 Rows = dict[str, Tensor]  # a batch's rows of every column
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from kvbench.errors import UserError
 
@@ -32,18 +31,18 @@ def held(path: Path, what: str, say: Say) -> Iterator[None]:
     Raises:
         UserError: the file cannot be written, or its file system has no locks.
     """
-    lock = FileLock(path, poll_interval=POLL)
+    lock = lock_on(path)
     try:
         try:
-            take(lock, PATIENCE)
+            lock.acquire(timeout=PATIENCE)
         except Timeout:
             say(f"{what} is being made by {_owner(path)}; waiting.")
-            take(lock, -1)
-    except (OSError, NotImplementedError) as error:
-        lock.release(force=True)
-        lockless = isinstance(error, NotImplementedError) or error.errno in NO_LOCKS
-        remedy = " Choose a folder on a file system that has locks with --kvbench-cache." if lockless else ""
-        raise UserError(f"Cannot lock {path}: {getattr(error, 'strerror', None) or error}.{remedy}") from error
+            lock.acquire()
+    except OSError as error:
+        remedy = " Choose a folder on a file system that has locks with --kvbench-cache."
+        raise UserError(
+            f"Cannot lock {path}: {error.strerror or error}.{remedy if error.errno in NO_LOCKS else ''}"
+        ) from error
     try:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         _write(path, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": now}))
@@ -53,22 +52,9 @@ def held(path: Path, what: str, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def take(lock: FileLock, seconds: float) -> None:
-    """Take a lock within ``seconds`` (negative: however long it takes).
-
-    Raises:
-        Timeout: another process holds it.
-        NotImplementedError: its file system has no locks; what filelock takes then would outlive its process.
-        OSError: its file cannot be written.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of such a soft lock
-            lock.acquire(timeout=seconds)
-    finally:
-        if isinstance(lock, SoftFileLock):
-            lock.release(force=True)
-            raise NotImplementedError(f"the file system of {Path(lock.lock_file).parent} has no locks")
+def lock_on(path: Path) -> FileLock:
+    """A lock that its file system keeps, or none: a file that stands for one would outlive a killed process."""
+    return FileLock(path, poll_interval=POLL, thread_local=False, fallback_to_soft=False)
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from kvbench import runstate
 from kvbench.errors import UserError
-from kvbench.locks import take
+from kvbench.locks import lock_on
 
 if TYPE_CHECKING:
     from kvbench.trainer import Run, Training
@@ -43,17 +43,17 @@ class Place:
 
     def __init__(self, folder: Path, key: str):
         self.folder, self.key = folder, key
-        self.lock = FileLock(folder.with_name(f"{folder.name}.lock"), thread_local=False)
+        self.lock = lock_on(folder.with_name(f"{folder.name}.lock"))
         self.trouble = ""  # why nothing is kept
 
     def occupy(self) -> bool:
         """Take the lock, which ends with this process; on failure `trouble` says why."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            take(self.lock, WAIT)
+            self.lock.acquire(timeout=WAIT)
         except Timeout:
             self.trouble = "another run on this cache is training it now"
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             self.trouble = f"{self.folder} cannot be written or locked ({error})"
         return self.lock.is_locked
 

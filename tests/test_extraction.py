@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest_banks import CPU, TEN, TinyNet, assert_equal, in_memory, tiny_settings, tiny_teacher
+from conftest_banks import CPU, TEN, TinyNet, in_memory, tiny_settings, tiny_teacher
 from torch import Tensor, nn
 
-from kvbench.bank import BankSettings
+from kvbench.bank import BankSettings, FeatureBank
 from kvbench.errors import UserError
 from kvbench.extraction import BATCH, check, extract
 from kvbench.models import student
@@ -148,15 +148,19 @@ def test_a_pass_without_enough_memory_is_told_with_a_remedy() -> None:
         in_memory(settings)
 
 
+def assert_close(one: FeatureBank, other: FeatureBank) -> None:
+    """Not equal: which kernel a CPU takes, and so the rounding, depends on the size of the pass."""
+    torch.testing.assert_close((one.taps, one.logits, one.labels), (other.taps, other.logits, other.labels))
+
+
 def test_large_images_go_through_the_teacher_in_even_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, sizes = in_memory(tiny_settings(150)), list[int]()
     settings = tiny_settings(150)
     settings.teacher.module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     monkeypatch.setattr("kvbench.extraction.PIXELS", 20 * 32 * 32)
-    assert_equal(in_memory(settings), whole)
+    assert_close(in_memory(settings), whole)
     assert sizes == [19, 19, 19, 19, 19, 19, 14, 11, 11]  # never many more, nor a small rest
     monkeypatch.setattr("kvbench.extraction.PIXELS", 1)
     sizes.clear()
-    assert_equal(in_memory(tiny_settings(150)), whole)
-    in_memory(settings)
+    assert_close(in_memory(settings), whole)
     assert sizes == [16] * 8 + [11, 11]
