@@ -1,4 +1,4 @@
-"""The pytest plugin: options, fixtures, terminal summary. The only module that imports pytest.
+"""The pytest plugin: options, hooks, terminal summary. Only it and its parts, ``plugin_*.py``, import pytest.
 
 Light to import, since pytest loads it in every project where kvbench is installed: torch, pandas and scipy come with
 the first test that needs them.
@@ -7,28 +7,22 @@ the first test that needs them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+import functools
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvbench.clock import Clock
+from kvbench import plugin_fixtures
 from kvbench.errors import UserError
 from kvbench.options import FRESH, OPTIONS
-from kvbench.plugin_resume import CLOCK, Resuming
+from kvbench.plugin_fixtures import MOVED, PLUGIN, RESUMING, TRAINING
+from kvbench.plugin_resume import Resuming, uncaptured
 from kvbench.text import plain
 
 if TYPE_CHECKING:
-    from kvbench.outcome import Outcome
-    from kvbench.recipe import Configuration
     from kvbench.session import Session
-    from kvbench.trainer import Training
-
-PLUGIN = pytest.StashKey["KvbenchPlugin"]()
-TRAINING = pytest.StashKey["Training"]()
-MOVED = pytest.StashKey[tuple[str, ...]]()
-RESUMING = pytest.StashKey[Resuming]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PLUGIN] = KvbenchPlugin(config)
     config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
     config.pluginmanager.register(config.stash[RESUMING], "kvbench-resuming")
+    config.pluginmanager.register(plugin_fixtures, "kvbench-fixtures")
 
 
 def parameter(item: pytest.Item, name: str) -> Any:
@@ -65,17 +60,6 @@ def usage_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def end_as(outcome: Outcome) -> None:
-    """End the test as a comparison came out; its text, which names what files name, is made safe for the terminal."""
-    __tracebackhide__ = True
-    if outcome.lacking:
-        pytest.skip(plain(outcome.text))
-    if outcome.failed:
-        pytest.fail(plain(outcome.text), pytrace=False)
-    if outcome.unsettled:
-        pytest.xfail(plain(outcome.text))
 
 
 class KvbenchPlugin:
@@ -111,8 +95,7 @@ class KvbenchPlugin:
             from kvbench.progress import Progress
             from kvbench.session import Session
 
-            capture = self.config.pluginmanager.getplugin("capturemanager")
-            progress = Progress(capture.global_and_fixture_disabled if capture else contextlib.nullcontext)
+            progress = Progress(functools.partial(uncaptured, self.config))
             values = {row.name: self.option(row.name) for row in OPTIONS}
             paths = {row.name: self.folder(row.name) / Path(values[row.name]).expanduser()
                      for row in OPTIONS if row.path and values[row.name]}  # fmt: skip
@@ -192,76 +175,3 @@ class KvbenchPlugin:
                 terminalreporter.line(line)
             for reason in self.started.ledger.reasons:
                 terminalreporter.line(plain(f"\n{reason}"), red=True)
-
-
-@pytest.fixture
-def kvbench_configuration(request: pytest.FixtureRequest) -> Configuration:
-    """The configuration under test; a test that asks for it runs once for every configuration."""
-    row: Configuration = request.param
-    return row
-
-
-@pytest.fixture
-def kvbench_training(
-    request: pytest.FixtureRequest, benchmark: Any, kvbench_configuration: Configuration
-) -> Iterator[Training]:
-    """A `kvbench.trainer.Training` of the configuration with every seed, ready for its first epoch.
-
-    Whatever it has trained when the test ends is kept as history in ``benchmark.extra_info``.
-    """
-    session, resuming = request.config.stash[PLUGIN].session, request.config.stash[RESUMING]
-    resuming.listen()
-    try:
-        clock = request.node.stash.get(CLOCK, None) or Clock()
-        training = session.training(kvbench_configuration, request.node.nodeid, clock)
-    except UserError as error:
-        # Every other configuration would end in the same way: say it once and stop.
-        benchmark.skipped = True
-        pytest.exit(f"kvbench: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-    request.node.stash[TRAINING] = training
-    from kvbench.resumption import told
-
-    for text in told(training):
-        resuming.say(text)
-    benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"
-    yield training
-    session.progress.clear()
-
-
-@pytest.fixture
-def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None]:
-    """A function that trains a training to its end and fails the test where its curves leave the reference."""
-    session = request.config.stash[PLUGIN].session
-
-    def compare(training: Training) -> None:
-        __tracebackhide__ = True
-        try:
-            training.finish()
-            outcome = session.compare(training)
-        except UserError as error:
-            pytest.fail(str(error), pytrace=False)
-        request.node.stash[MOVED] = outcome.moved
-        end_as(outcome)
-
-    return compare
-
-
-@pytest.fixture
-def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
-    """A function that judges a finding and fails the test where its verdict is not the recorded one.
-
-    A test that asks for it runs once for every finding, after all tests that train.
-    """
-    session = request.config.stash[PLUGIN].session
-
-    def check() -> None:
-        __tracebackhide__ = True
-        if hasattr(request.config, "workerinput"):
-            pytest.skip("judged at the end of the session, when all workers are done")
-        try:
-            outcome = session.ledger.check_finding(request.param)
-        except UserError as error:
-            pytest.fail(str(error), pytrace=False)
-        end_as(outcome)
-
-    return check

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The reason of a session's end by a signal, and its exit code: pytest's own for Ctrl-C, else as shells have it.
 STOPPED = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
-CLOCK = pytest.StashKey[Clock]()
+CLOCK: pytest.StashKey[Clock] = pytest.StashKey()
 
 
 class Resuming:
@@ -67,10 +67,9 @@ class Resuming:
 
     def say(self, text: str) -> None:
         """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
-        plugins = self.config.pluginmanager
-        reporter, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
-            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            with uncaptured(self.config):
                 reporter.ensure_newline()
                 reporter.write_line(plain(f"kvbench: {text}"))
 
@@ -154,6 +153,12 @@ class Resuming:
 
     def pytest_unconfigure(self) -> None:
         self._open.close()
+
+
+def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
+    """A block whose output reaches the terminal, also where pytest would show a failing test's only."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    return capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
 
 
 def _training(items: Iterable[pytest.Item]) -> list[pytest.Item]:
