@@ -97,8 +97,7 @@ class Resuming:
             return
         reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
         session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
-        if session.stopped and not self.config.getoption("fulltrace"):
-            # Half a second: pytest reads every frame's source for what it shows with --full-trace only.
+        if session.stopped:  # half a second: pytest reads every frame's source for what it does not show
             excinfo.traceback = excinfo.traceback[-3:]
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for each other, here and in workers
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester", "conftest_commands"]
 ROOT = Path(__file__).parent.parent
 Project = Callable[..., pytest.RunResult]  # runs the suite in a project of its own
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it so for what it starts with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

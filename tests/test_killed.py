@@ -161,6 +161,19 @@ def test_stopped_in_its_first_epoch_a_run_that_saves_ends_in_order(suite: Suite,
     assert histories(pytester.path / "stopped.json") == []
 
 
+FRAMES = f"""{IN_AN_EPOCH}
+@pytest.hookimpl(trylast=True)
+def pytest_keyboard_interrupt(excinfo):
+    pathlib.Path("frames").write_text(str(len(excinfo.traceback)))
+"""
+
+
+def test_a_stop_reads_no_source_for_a_traceback_that_is_not_shown(suite: Suite, pytester: pytest.Pytester) -> None:
+    stopped_at(pytester, FRAMES, signal.SIGINT)
+    assert "!!! _pytest.outcomes.Exit: Ctrl-C !!!" in suite().communicate()[0]
+    assert int((pytester.path / "frames").read_text()) <= 3
+
+
 def test_under_xdist_too(suite: Suite, pytester: pytest.Pytester) -> None:
     process = suite("-n2")
     when_kept(pytester.path, process)
