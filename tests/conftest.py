@@ -28,7 +28,7 @@ from kvbench.workloads import WORKLOADS, Workload
 if TYPE_CHECKING:
     from benchmarks.reliability.laboratory import Laboratory
 
-pytest_plugins = ["pytester", "conftest_commands"]
+pytest_plugins = ["pytester", "conftest_commands", "conftest_resumption"]
 ROOT = Path(__file__).parent.parent
 Project = Callable[..., pytest.RunResult]  # runs the suite in a project of its own
 

@@ -6,75 +6,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
-from conftest import SMALL, Project, counts, shift_losses
+from conftest import Project, counts
+from conftest_resumption import EPOCHS, TWO, Interruption, records, states, timeless
 from filelock import FileLock
 
-from kvbench import resumption, trainer
-
-TWO = ("-k", "test_configuration and (Model1 or Model2) and not lr_")
-EPOCHS = SMALL.recipe.epochs
-
-
-def timeless(path: Path) -> list[dict[str, Any]]:
-    """The histories of a saved run, without the seconds."""
-    rows = [
-        row for one in json.loads(path.read_text())["benchmarks"] for row in one["extra_info"]["kvbench"]["history"]
-    ]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-def records(path: Path) -> dict[str, dict[str, Any]]:
-    found = [one["extra_info"]["kvbench"] for one in json.loads(path.read_text())["benchmarks"]]
-    return {record["configuration"]: record for record in found}
-
-
-def states(project: Path) -> list[str]:
-    """The states in the cache: folder and file, without digests."""
-    found = (project / ".kvbench").glob("unfinished/*/*/*.safetensors")
-    return sorted(f"{path.parent.name.rpartition('-')[0]}/{path.name}" for path in found)
-
-
-class Interruption:
-    """Counts epochs trained, and interrupts after some."""
-
-    def __init__(self, patch: pytest.MonkeyPatch):
-        self.trained, self.after = 0, 10**9
-        plain = trainer.Run.portions
-
-        def portions(run: trainer.Run) -> Iterator[None]:
-            if run.done:
-                return
-            if self.trained >= self.after:
-                raise KeyboardInterrupt
-            self.trained += 1
-            yield from plain(run)
-
-        patch.setattr(trainer.Run, "portions", portions)
-
-
-@pytest.fixture
-def interruption(monkeypatch: pytest.MonkeyPatch) -> Interruption:
-    return Interruption(monkeypatch)
-
-
-@pytest.fixture
-def interrupted(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> Project:
-    """A project in which Model1 is finished and Model2 was interrupted in its third epoch."""
-    interruption.after = 2 * EPOCHS + 2 * 2
-    result = run(*TWO)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["kvbench: stopped by Ctrl-C; the same command goes on with what 2 trainings left."])
-    kept = ["Model1/seed-0", "Model1/seed-1", "Model2/seed-0", "Model2/seed-1"]
-    assert states(pytester.path) == [f"{name}.safetensors" for name in kept]
-    interruption.trained, interruption.after = 0, 10**9
-    return run
+from kvbench import resumption
 
 
 def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
@@ -180,103 +120,6 @@ def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
     without = provenance.code([])
     assert loaded("one", "A = 1\n") == loaded("other", "A = 1\n") != without
     assert loaded("third", "A = 2\n") not in {without, loaded("fourth", "A = 1\n")}
-
-
-def test_a_damaged_state_is_named_and_that_seed_starts_over(
-    interrupted: Project, pytester: pytest.Pytester, interruption: Interruption
-) -> None:
-    (path,) = (pytester.path / ".kvbench").glob("unfinished/*/Model2-*/seed-1.safetensors")
-    path.write_bytes(path.read_bytes()[:-1])
-    result = interrupted(*TWO, "--benchmark-json=resumed.json")
-    counts(result, passed=2, failed=0)
-    result.stdout.fnmatch_lines(
-        [
-            "*Model2-*seed-1.safetensors cannot be used: *It is removed, and seed 1 of Model2 starts over.",
-            "NOTED: *seed-1*",
-        ]
-    )
-    assert interruption.trained == 1 + EPOCHS
-    interrupted(*TWO, "--benchmark-json=undisturbed.json")
-    assert timeless(pytester.path / "resumed.json") == timeless(pytester.path / "undisturbed.json")
-
-
-def test_after_x_what_was_trained_stays(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
-    path = pytester.path / "expected" / "small" / "histories.csv"
-    whole = path.read_text()
-    shift_losses(pytester.path, "Model1", 20)
-    result = run(*TWO, "-x")
-    counts(result, failed=1)
-    result.stdout.fnmatch_lines(
-        ["UNFINISHED: the same command goes on with what 1 training left, or anew with *fresh."]
-    )
-    path.write_text(whole)
-    interruption.trained = 0
-    counts(run(*TWO), passed=2)
-    assert interruption.trained == 2 * EPOCHS, "Model2"
-    assert states(pytester.path) == []
-
-
-def test_a_second_suite_on_the_same_cache_trains_without_keeping(
-    interrupted: Project, pytester: pytest.Pytester, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resumption, "WAIT", 0.01)
-    (path,) = (pytester.path / ".kvbench").glob("unfinished/*/Model2-*.lock")
-    with FileLock(path):
-        result = interrupted(*TWO)
-        result.stdout.fnmatch_lines(["*Model2 is trained without keeping its state: another run on this cache *"])
-        assert interruption.trained == 2 * EPOCHS, "Model1 is reused"
-        assert states(pytester.path) == ["Model2/seed-0.safetensors", "Model2/seed-1.safetensors"], "the other's stay"
-
-
-def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
-    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = trainer.Run._step
-
-    def diverging(self: trainer.Run, batch: Any) -> Any:
-        odd = self.configuration.id == "Model2" and self.epochs_done == 1
-        return step(self, batch) * (float("inf") if odd else 1)
-
-    monkeypatch.setattr(trainer.Run, "_step", diverging)
-    for _ in range(2):
-        result = run(*TWO, "--benchmark-json=run.json")
-        counts(result, passed=1, failed=1)
-        result.stdout.fnmatch_lines(["*training loss of Model2 (seed ?) is inf in epoch 2, step 1*"])
-        assert states(pytester.path) == [], "it came to its end"
-        (record,) = json.loads((pytester.path / "run.json").read_text())["kvbench"]["broken_off"]
-        assert {row["epoch"] for row in record["history"]} == {1}
-
-
-def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
-    run: Project, pytester: pytest.Pytester, interruption: Interruption
-) -> None:
-    plain = trainer.Run._step
-
-    def short(self: trainer.Run, rows: torch.Tensor) -> torch.Tensor:
-        if self.configuration.id == "Model2" and self.epochs_done == 1:
-            torch.empty(2**60)  # more than any machine has
-        return plain(self, rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Run, "_step", short)
-        result = run(*TWO)
-    counts(result, passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*not enough memory for Model2 with 2 seeds*--kvbench-seeds*"])
-    interruption.trained = 0
-    counts(run(*TWO), passed=2)
-    assert interruption.trained == 2 * (EPOCHS - 1)
-
-
-def test_a_full_disk_costs_the_states_not_the_run(
-    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kvbench.runstate.save_file", full)
-    result = run(*TWO)
-    counts(result, passed=2, failed=0)
-    result.stdout.fnmatch_lines(["NOTED: Model1 is trained without keeping its state: *No space left on device."])
 
 
 def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
