@@ -3,14 +3,28 @@
 Written with kvbench's public fixtures alone: copy it into another project as a start.
 """
 
+from __future__ import annotations
 
-def test_configuration(benchmark, kvbench_training, kvbench_compare):
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from kvbench.trainer import Training
+
+
+def test_configuration(
+    benchmark: BenchmarkFixture, kvbench_training: Training, kvbench_compare: Callable[[Training], None]
+) -> None:
     """Train one configuration, timed by the epoch; evaluation stays outside the timer."""
     epochs = kvbench_training.configuration.recipe.epochs
-    benchmark.pedantic(kvbench_training.epoch, rounds=epochs, iterations=1, teardown=kvbench_training.evaluate)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        kvbench_training.epoch, rounds=epochs, iterations=1, teardown=kvbench_training.evaluate
+    )
     kvbench_compare(kvbench_training)
 
 
-def test_finding(kvbench_finding):
+def test_finding(kvbench_finding: Callable[[], None]) -> None:
     """Judge one finding on the histories that the configurations left."""
     kvbench_finding()

@@ -38,7 +38,7 @@ def train(
     for _ in range(recipe.epochs):
         losses = []
         student.train()
-        for rows in torch.randperm(len(train_images), generator=order).split(recipe.batch_size):
+        for rows in torch.split(torch.randperm(len(train_images), generator=order), recipe.batch_size):
             images, _labels = train_images.__getitems__(rows.tolist())
             with torch.no_grad():
                 target = F.log_softmax(teacher(images), dim=1)

@@ -23,7 +23,7 @@ from conftest_banks import (
 )
 from safetensors.torch import load_file
 
-from kvbench import cache, unfinished
+from kvbench import cache
 from kvbench.cache import open_bank
 from kvbench.errors import UserError
 
@@ -105,7 +105,7 @@ def test_memory_stays_bounded_however_large_the_bank(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(unfinished.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     settings = tiny_settings(COUNT)
     with pytest.raises(UserError, match=r"needs [\d,]+ bytes, and 1,000 are free .*--kvbench-cache"):
         open_bank(settings, tmp_path, "a", CPU)

@@ -30,7 +30,7 @@ fuzz = settings(
     max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 HOSTILE = "../../etc|`<b>[x](y)\x1b[31m\r\x07\u202e\u2066\ud800\x00"
-odd = st.sampled_from(
+odd: st.SearchStrategy[object] = st.sampled_from(
     [None, True, -1, 0, 10**12, 10**400, 1e308, float("nan"), float("inf"), "", HOSTILE, "a" * 100_000, [], {}, [[]],
      {"a": [{}]}, "nan", "../x", "/etc", "C:\\x", "1_0", "\u0663"]
 )  # fmt: skip

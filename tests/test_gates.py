@@ -30,12 +30,14 @@ LEVEL = 0.99
 
 def losses(logs: Floats | list[float]) -> Floats:
     """(S, 3) falling curves that end at these log losses."""
-    return np.exp(np.asarray(logs)[:, None] + np.array([2.0, 1.0, 0.0]))
+    curves: Floats = np.exp(np.asarray(logs)[:, None] + np.array([2.0, 1.0, 0.0]))
+    return curves
 
 
 def shares(last: Floats | list[float]) -> Floats:
     """(S, 3) rising curves that end at these shares."""
-    return np.asarray(last)[:, None] - np.array([0.2, 0.1, 0.0])
+    curves: Floats = np.asarray(last)[:, None] - np.array([0.2, 0.1, 0.0])
+    return curves
 
 
 # Values

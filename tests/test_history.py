@@ -1,4 +1,8 @@
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +12,7 @@ from kvbench import history
 from kvbench.errors import UserError
 
 
-def row(configuration="Model1", seed=0, epoch=1, **metrics):
+def row(configuration: str = "Model1", seed: object = 0, epoch: object = 1, **metrics: object) -> dict[str, object]:
     return {
         "configuration": configuration,
         "seed": seed,
@@ -19,11 +23,11 @@ def row(configuration="Model1", seed=0, epoch=1, **metrics):
     }
 
 
-def grid(names=("lr_Model1", "Model1"), seeds=(0, 1), epochs=(1, 2, 3)):
-    return history.frame(row(n, s, e) for n in names for s in seeds for e in epochs)
+def grid() -> pd.DataFrame:
+    return history.frame(row(n, s, e) for n in ("lr_Model1", "Model1") for s in (0, 1) for e in (1, 2, 3))
 
 
-def test_frame_has_the_columns_in_order_with_their_types():
+def test_frame_has_the_columns_in_order_with_their_types() -> None:
     frame = history.frame([row(seconds=1)])
     assert tuple(frame.columns) == history.COLUMNS
     assert frame["seed"].dtype == frame["epoch"].dtype == np.int64
@@ -32,7 +36,7 @@ def test_frame_has_the_columns_in_order_with_their_types():
     assert frame["seconds"][0] == 1.0
 
 
-def test_frame_keeps_the_order_of_configurations_and_sorts_inside():
+def test_frame_keeps_the_order_of_configurations_and_sorts_inside() -> None:
     frame = history.frame([row("b", 1, 2), row("a", 0, 1), row("b", 1, 1), row("b", 0, 1)])
     assert [tuple(r) for r in frame[list(history.KEYS)].to_numpy()] == [
         ("b", 0, 1),
@@ -42,7 +46,7 @@ def test_frame_keeps_the_order_of_configurations_and_sorts_inside():
     ]
 
 
-def test_frame_of_no_rows_is_empty():
+def test_frame_of_no_rows_is_empty() -> None:
     frame = history.frame([])
     assert frame.empty
     assert tuple(frame.columns) == history.COLUMNS
@@ -75,7 +79,7 @@ def test_frame_of_no_rows_is_empty():
         ([], "holds no rows"),
     ],
 )
-def test_check_refuses_in_one_sentence_that_names_where(rows, said):
+def test_check_refuses_in_one_sentence_that_names_where(rows: list[dict[str, object]], said: str) -> None:
     with pytest.raises(UserError) as error:
         history.check(pd.DataFrame(rows), "the file")
     assert said in str(error.value)
@@ -83,32 +87,32 @@ def test_check_refuses_in_one_sentence_that_names_where(rows, said):
     assert "\n" not in str(error.value)
 
 
-def test_check_names_the_row():
+def test_check_names_the_row() -> None:
     with pytest.raises(UserError, match="lr_Model2 seed 3 epoch 7"):
         history.check(history.frame([row(), row("lr_Model2", 3, 7, agreement=1.5)]), "x")
 
 
-def test_a_column_twice_is_refused():
+def test_a_column_twice_is_refused() -> None:
     twice = pd.DataFrame([row()])
     twice = pd.concat([twice, twice[["seed"]]], axis=1)
     with pytest.raises(UserError, match="a column twice"):
         history.check(twice, "x")
 
 
-def test_fresh_runs_must_have_finite_loss_and_accuracy_but_may_lack_the_rest():
+def test_fresh_runs_must_have_finite_loss_and_accuracy_but_may_lack_the_rest() -> None:
     history.check(history.frame([row()]), "x", fresh=True)
     for metric in ("train_loss", "val_accuracy"):
-        gap = history.frame([row(**{metric: None})])
+        gap = history.frame([{**row(), metric: None}])
         history.check(gap, "a published table may have a gap")
         with pytest.raises(UserError, match=f"{metric} is nan"):
             history.check(gap, "x", fresh=True)
 
 
-def test_infinite_values_pass_only_if_asked_for():
+def test_infinite_values_pass_only_if_asked_for() -> None:
     assert history.check(history.frame([row(train_loss=math.inf)]), "x", finite=False)["train_loss"][0] == math.inf
 
 
-def test_a_round_trip_through_a_file_is_stable(tmp_path):
+def test_a_round_trip_through_a_file_is_stable(tmp_path: Path) -> None:
     frame = history.frame(
         [row(train_loss=0.1234567891, val_accuracy=1 / 3, seconds=12.3456789), row("b", val_loss=0.1)]
     )
@@ -123,7 +127,7 @@ def test_a_round_trip_through_a_file_is_stable(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["one.csv"]
 
 
-def test_write_refuses_what_read_would(tmp_path):
+def test_write_refuses_what_read_would(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         history.write(history.frame([row(), row()]), tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == []
@@ -141,7 +145,7 @@ def test_write_refuses_what_read_would(tmp_path):
         (b"configuration,seed,epoch,train_loss,val_accuracy\nModel1,0,,1,0.5\n", "epoch is ''"),
     ],
 )
-def test_read_tells_what_is_wrong_with_a_file(tmp_path, content, said):
+def test_read_tells_what_is_wrong_with_a_file(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "histories.csv"
     if content is not None:
         path.write_bytes(content)
@@ -151,12 +155,12 @@ def test_read_tells_what_is_wrong_with_a_file(tmp_path, content, said):
     assert str(path) in str(error.value)
 
 
-def test_a_folder_is_not_a_history(tmp_path):
+def test_a_folder_is_not_a_history(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be read"):
         history.read(tmp_path)
 
 
-def test_a_complete_grid_has_nothing_to_say():
+def test_a_complete_grid_has_nothing_to_say() -> None:
     assert history.incomplete(grid(), ["lr_Model1", "Model1"], [0, 1], [1, 2, 3]) == []
 
 
@@ -172,13 +176,15 @@ def test_a_complete_grid_has_nothing_to_say():
          + ["..."] * 3),
     ],
 )  # fmt: skip
-def test_incomplete_tells_both_ways(names, seeds, epochs, said):
+def test_incomplete_tells_both_ways(
+    names: Sequence[str], seeds: Sequence[int], epochs: Sequence[int], said: Sequence[str]
+) -> None:
     words = history.incomplete(grid(), names, seeds, epochs)
     assert len(words) == len(said)
     assert all(one in (other, "...") for one, other in zip(said, words, strict=True))
 
 
-def test_one_vanished_row_is_named():
+def test_one_vanished_row_is_named() -> None:
     frame = grid()
     frame = frame.drop(index=frame.index[4])
     assert history.incomplete(frame, ["lr_Model1", "Model1"], [0, 1], [1, 2, 3]) == ["lr_Model1 lacks seed 1, epoch 2"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SMALL, Project
+from conftest import ROOT, Project
+from conftest_small import SMALL
 
 EPOCHS = 60  # more than any machine trains within a second
 WORKLOAD = f"""

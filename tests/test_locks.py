@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest_banks import CPU, assert_equal, content, left, other_process, passes, tiny_settings
 
+from kvbench.bank import FeatureBank
 from kvbench.cache import open_bank
 from kvbench.errors import UserError
 from kvbench.locks import held
@@ -100,10 +101,10 @@ def test_two_processes_at_once_make_one_bank_with_one_pass(tmp_path: Path) -> No
 
 def test_threads_of_one_process_share_a_bank_too(tmp_path: Path) -> None:
     every = [tiny_settings(300) for _ in range(4)]
-    made = [None] * len(every)
+    made: dict[int, FeatureBank] = {}
 
     def make(n: int) -> None:
-        made[n] = open_bank(every[n], tmp_path, "a", CPU)  # type: ignore[call-overload]
+        made[n] = open_bank(every[n], tmp_path, "a", CPU)
 
     threads = [threading.Thread(target=make, args=(n,)) for n in range(len(every))]
     for thread in threads:
@@ -111,7 +112,7 @@ def test_threads_of_one_process_share_a_bank_too(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert sum(passes(settings) for settings in every) == 3
-    for one in made:
-        assert one is not None
+    assert len(made) == len(every)
+    for one in made.values():
         assert_equal(one, made[0])
     assert content(tmp_path)

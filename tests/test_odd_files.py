@@ -56,7 +56,7 @@ def test_png_of_every_mode_becomes_rgb(mode: str, see_through: bool, tmp_path: P
         made.putalpha(0)
     elif see_through:
         transparency = {"transparency": colour if mode == "RGB" else made.getpixel((0, 0))}
-    made.save(tmp_path / "a.png", **transparency)
+    made.save(tmp_path / "a.png", "PNG", **transparency)
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == mode
     off = max(abs(a - b) for a, b in zip(middle(tmp_path / "a.png"), colour, strict=True))

@@ -6,16 +6,16 @@ import math
 
 import made_up
 import numpy as np
+import pandas as pd
 import pytest
 
-from kvbench import history
 from kvbench.pace import AS_RECORDED, FASTER, NOT_JUDGED, SLOWER, paces
 from kvbench.report import seconds
 
 RECORDED = made_up.runs(range(10))
 
 
-def slowed(name: str, factor: float) -> history.pd.DataFrame:
+def slowed(name: str, factor: float) -> pd.DataFrame:
     fresh = made_up.runs(range(50, 54))
     fresh.loc[fresh["configuration"] == name, "seconds"] *= factor
     return fresh

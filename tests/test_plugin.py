@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, Project, counts, shift_losses
+import torch.nn.functional as F
+from conftest import ROOT, Project, counts, shift_losses
+from conftest_small import SMALL
 
 from kvbench import models, trainer
 from kvbench.workloads import WORKLOADS
@@ -117,9 +119,9 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkey
 def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Project) -> None:
     slight = ("-k", "[Model3]", "--kvbench-seeds")
     counts(run(*slight, "2"), passed=1, failed=0)
-    plain = models.F.gelu
+    plain = F.gelu
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.F, "gelu", lambda x: 1.005 * plain(x))
+        patch.setattr(F, "gelu", lambda x: 1.005 * plain(x))
         result = run(*slight, "2")
         counts(result, failed=1)
         result.stdout.fnmatch_lines(["*each with its own recorded run*(6 twins)*"])

@@ -78,10 +78,7 @@ def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(record
 def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -> None:
     fresh = made_up.runs(range(100, 104))
     swap = {"Model1": "Model3", "Model3": "Model1"}
-    turned = history.frame(
-        {**row, "configuration": swap.get(row["configuration"], row["configuration"])}
-        for row in fresh.to_dict("records")
-    )
+    turned = fresh.assign(configuration=[swap.get(name, name) for name in fresh["configuration"]])
     counted = replays.count("turned", recorded, iter([(recorded, turned, "")]), independent=True)
     assert (counted.gates, counted.verdicts, counted.any) == (1, 1, 1)
 

@@ -17,7 +17,7 @@ ORDER = [f"{prefix}Model{n}" for prefix in ("lr_", "") for n in range(1, 8)]
 
 
 @pytest.fixture(scope="module")
-def published():
+def published() -> str:
     return report.report_expected(EXPECTED, "imagenet")
 
 

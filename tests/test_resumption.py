@@ -114,7 +114,7 @@ def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
         path = tmp_path / folder / "made.py"
         path.parent.mkdir()
         path.write_text(content)
-        monkeypatch.setitem(sys.modules, "made", SimpleNamespace(__file__=str(path)))  # type: ignore[misc]
+        monkeypatch.setitem(sys.modules, "made", SimpleNamespace(__file__=str(path)))
         return provenance.code([])
 
     without = provenance.code([])

@@ -165,7 +165,8 @@ def test_a_finding_is_judged_among_all_that_share_the_error(tmp_path: Path) -> N
 
 
 def _rows(histories: pd.DataFrame, name: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in histories[histories["configuration"] == name].to_dict("records")]
+    frame = histories[histories["configuration"] == name]
+    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
 
 
 def test_twins_in_a_saved_run_are_not_taken_for_its_history(tmp_path: Path) -> None:

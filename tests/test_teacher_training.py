@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
         train_teacher(task(), tmp_path / "small.safetensors", CPU, COMMAND)
 
 
-def _edit(saved: dict[str, Any], path: str, value: object) -> None:
+def _edit(saved: dict[int | str, Any], path: str, value: object) -> None:
     *folders, last = path.split("/")
     for name in folders:
         saved = saved[int(name) if name.isdigit() else name]

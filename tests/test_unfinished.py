@@ -78,11 +78,11 @@ def test_a_file_of_full_size_is_reserved_from_the_first_batch_on(tmp_path: Path)
     assert partial.st_blocks * 512 >= partial.st_size
 
 
-def resume(folder: Path, **options: bool) -> tuple[list[str], int]:
+def resume(folder: Path, *, fresh: bool = False) -> tuple[list[str], int]:
     """Open the tiny bank; returns what was said and the number of passes, 5 of which make all of it."""
     told: list[str] = []
     settings = tiny_settings(COUNT)
-    made = open_bank(settings, folder, "a", CPU, say=told.append, **options)
+    made = open_bank(settings, folder, "a", CPU, say=told.append, fresh=fresh)
     seen = passes(settings)
     assert_equal(made, in_memory(settings))
     assert left(folder) == [".safetensors"]

@@ -28,9 +28,10 @@ def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
     after = load(folder, "fractals")
     assert history.configurations(after.histories) == [*MEMORY, "Model9"]
     for name in ("Model3", "Model4", "Model6"):
-        pd.testing.assert_frame_equal(*(
+        one, other = (
             side.histories[side.histories["configuration"] == name].reset_index(drop=True) for side in (before, after)
-        ))  # fmt: skip
+        )
+        pd.testing.assert_frame_equal(one, other)
     assert f"Reference written to {folder / 'fractals'}" in text
     assert "new      Model9: train_loss" in text
     assert "changed  Model5: train_loss 0.4" in text
