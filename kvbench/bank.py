@@ -15,6 +15,7 @@ from kvbench.data import Images
 from kvbench.errors import unknown
 from kvbench.recipe import POOLINGS, PRECISIONS
 from kvbench.teacher import Teacher
+from kvbench.tensorfile import memory
 
 FORMAT = 2  # raise it when a bank's layout changes
 # Relative: more than platforms' passes differ by. In float32 8 units in the last place; in halves 1, which is what a
@@ -72,7 +73,7 @@ class FeatureBank:
         for tensor in (*self.taps, self.logits, self.labels):
             made.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             for rows in torch.split(tensor, 65536):  # whole, a bank on an accelerator may not fit here a second time
-                made.update(rows.cpu().reshape(-1).view(torch.uint8).numpy().data)
+                made.update(memory(rows))
         return made.hexdigest()[:16]
 
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:

@@ -18,7 +18,8 @@ from kvbench.errors import UserError
 from kvbench.files import need_writable, sweep
 from kvbench.locks import Say, held
 from kvbench.provenance import environment
-from kvbench.shards import DamagedError, Filler, Layout, damaged, dtype_name, read_header, spans
+from kvbench.shards import DamagedError, Filler, Layout, damaged, read_header, spans
+from kvbench.tensorfile import NAMES
 from kvbench.unfinished import Unfinished, discard, shard_names
 
 Tick = Callable[[int], object]  # told how many more images are done
@@ -110,7 +111,7 @@ class Entry:
             raise UserError(
                 f"{self.path} was made with other settings ({', '.join(differing)}): remove it, and it is made again."
             )
-        dtype = dtype_name(self.settings.dtype)
+        dtype = NAMES[self.settings.dtype]
         names = [f"tap{i}" for i in range(len(self.settings.taps))]
         found = [(one.name, one.dtype, len(one.shape)) for one in layout.columns]
         if found != [("labels", "I64", 0), *((name, dtype, 1) for name in (*names, "logits"))]:

@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kvbench import history
+from kvbench import history, tensorfile
 from kvbench.errors import UserError
 from kvbench.files import write_whole
 from kvbench.trainer import Run
@@ -39,7 +38,7 @@ def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    tensors = {} if run.done else {name: _apart(value) for name, value in _tensors(run).items()}
+    tensors = {} if run.done else _tensors(run)
     facts = json.dumps(
         {
             "format": FORMAT,
@@ -52,7 +51,7 @@ def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
         }
     )
     with write_whole(path, forced=False) as aside:
-        save_file(tensors, aside, {"facts": facts, "sha256": _digest(tensors, facts)})
+        tensorfile.write(aside, tensors, {"facts": facts, "sha256": _digest(tensors, facts)})
 
 
 def restore(run: Run, path: Path, key: str) -> list[float]:
@@ -89,17 +88,11 @@ def _tensors(run: Run) -> dict[str, Tensor]:
     return {**found, ORDER: run.order.get_state()}
 
 
-def _apart(value: Tensor) -> Tensor:
-    """The tensor contiguous, in memory that no other shares."""
-    alone = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
-    return value if alone else value.clone(memory_format=torch.contiguous_format)
-
-
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:
     made = hashlib.sha256(facts.encode())
     for name, value in sorted(tensors.items()):
         made.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        made.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        made.update(tensorfile.memory(value))
     return made.hexdigest()
 
 

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from kvbench.provenance import processors
+from kvbench.tensorfile import NAMES, header, memory
 
 SHARD = 1024  # rows, a multiple of a pass's batch; raise `kvbench.bank.FORMAT` with it
 CHUNK = 2**20  # bytes read at a time
 ALIGNMENT = 64  # bytes that the columns start at a multiple of
+ITEMSIZES = {name: dtype.itemsize for dtype, name in NAMES.items()}  # bytes
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
-DTYPES = {"I64": torch.int64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class DamagedError(Exception):
@@ -44,7 +45,7 @@ class Column:
     @property
     def row(self) -> int:
         """Bytes of a row."""
-        return DTYPES[self.dtype].itemsize * prod(self.shape)
+        return ITEMSIZES[self.dtype] * prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Layout:
     @staticmethod
     def of(fingerprint: str, rows: int, batch: Mapping[str, Tensor]) -> Layout:
         """Lay out ``rows`` rows like those of ``batch``."""
-        columns = tuple(Column(name, dtype_name(t.dtype), tuple(t.shape[1:])) for name, t in batch.items())
+        columns = tuple(Column(name, NAMES[t.dtype], tuple(t.shape[1:])) for name, t in batch.items())
         return Layout(fingerprint, rows, columns)
 
     @cached_property
@@ -83,9 +84,7 @@ class Layout:
             start = end
         facts = {"fingerprint": self.fingerprint, "shards": " ".join(digests)}
         own = hashlib.sha256(json.dumps([facts, described]).encode()).hexdigest()
-        text = json.dumps({"__metadata__": {**facts, "header": own}, **described}, separators=(",", ":")).encode()
-        text += b" " * (-(len(text) + 8) % ALIGNMENT)
-        return len(text).to_bytes(8, "little") + text
+        return header({**facts, "header": own}, described, ALIGNMENT)
 
     @cached_property
     def start(self) -> int:
@@ -103,11 +102,6 @@ class Layout:
         for column in self.columns:
             yield column, start + rows.start * column.row, len(rows) * column.row
             start += self.rows * column.row
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """What safetensors calls ``dtype``."""
-    return next(name for name, one in DTYPES.items() if one == dtype)
 
 
 def spans(rows: int) -> list[range]:
@@ -200,9 +194,8 @@ class Filler:
             return
         made = hashlib.sha256()
         for column, first, _ in self.layout.extents(rows):
-            # Bytes, since numpy has no bfloat16.
-            whole = torch.cat([one[column.name] for one in self.waiting]).contiguous().view(torch.uint8).numpy().data
-            _write(self.fd, whole.cast("B"), first)
+            whole = memory(torch.cat([one[column.name] for one in self.waiting]))
+            _write(self.fd, whole, first)
             made.update(whole)
         os.fsync(self.fd)
         self.waiting = []

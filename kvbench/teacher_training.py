@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kvbench import tensorfile
 from kvbench.data import Images, batches, need_classes
 from kvbench.errors import UserError
-from kvbench.files import write_whole
+from kvbench.files import need_writable, write_whole
 from kvbench.fractals import mix
 from kvbench.provenance import environment
 from kvbench.recipe import TeacherRecipe
@@ -48,12 +49,12 @@ def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: s
     """
     if out.suffix != ".safetensors":
         raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
+    need_writable(out.parent)
     need_classes(task.train, task.val, None)
-    out.parent.mkdir(parents=True, exist_ok=True)
     module = _fit(task, out.with_suffix(".checkpoint"), device)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
     with write_whole(out) as path:
-        save_file({k: v.contiguous() for k, v in state.items()}, path)
+        tensorfile.write(path, state, {})
     # Accuracy is that of the file as it ships, half precision and all.
     teacher = from_checkpoint(out, task.arch, task.train.classes).module.to(device)
     facts = {
@@ -114,8 +115,10 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}", refresh=False)
             if step % CHECKPOINT_EVERY == 0 or step % per_epoch == 0:
                 states = {name: part.state_dict() for name, part in parts.items()}
+                whole = io.BytesIO()  # into a file, torch tells a full disk by an error like any other
+                torch.save({"identity": identity, "step": step, **states}, whole)
                 with write_whole(checkpoint) as path:
-                    torch.save({"identity": identity, "step": step, **states}, path)
+                    path.write_bytes(whole.getbuffer())
                 if progress.disable and step % CHECKPOINT_EVERY == 0:  # no terminal: a line now and then, for a log
                     print(f"step {step} of {total}, loss {loss.item():.3f}", flush=True)
     progress.close()

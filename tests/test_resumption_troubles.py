@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Project, counts, shift_losses
+from conftest_banks import tmpfs
 from conftest_resumption import EPOCHS, TWO, Interruption, states, timeless
 from filelock import FileLock
 
@@ -99,13 +100,9 @@ def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
     assert interruption.trained == 2 * (EPOCHS - 1)
 
 
-def test_a_full_disk_costs_the_states_not_the_run(
-    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kvbench.runstate.save_file", full)
-    result = run(*TWO)
+def test_a_full_disk_costs_the_states_not_the_run(run: Project, pytester: pytest.Pytester) -> None:
+    (pytester.path / ".kvbench").mkdir(exist_ok=True)
+    with tmpfs(pytester.path / ".kvbench" / "unfinished", "64k"):
+        result = run(*TWO)
     counts(result, passed=2, failed=0)
     result.stdout.fnmatch_lines(["NOTED: Model1 is trained without keeping its state: *No space left on device."])

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest_banks import largest_file
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kvbench import runstate
+from kvbench import runstate, tensorfile
 from kvbench.bank import FeatureBank
 from kvbench.errors import UserError
 from kvbench.recipe import Recipe, configurations
@@ -89,13 +90,21 @@ def test_of_a_finished_run_the_history_alone_is_kept(saved: Path) -> None:
 
 
 def test_a_state_appears_whole_or_not_at_all(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(_tensors: object, path: Path, _metadata: object) -> None:
+    def half(path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     before = saved.read_bytes()
-    monkeypatch.setattr(runstate, "save_file", half)
+    monkeypatch.setattr(tensorfile, "write", half)
     with pytest.raises(KeyboardInterrupt):
+        runstate.save(train(fresh(), 3), saved, "key", [1.0] * 3)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_state_that_cannot_be_written_is_told_and_leaves_nothing(saved: Path) -> None:
+    before = saved.read_bytes()
+    with largest_file(4096), pytest.raises(UserError, match=r"^Cannot write .*seed-3\.safetensors: File too large\.$"):
         runstate.save(train(fresh(), 3), saved, "key", [1.0] * 3)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

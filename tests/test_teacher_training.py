@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest_banks import largest_file
 from conftest_small import SMALL
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -123,6 +124,20 @@ def test_the_checkpoint_of_another_task_is_refused_and_kept(changes: dict[str, A
         train_teacher(task(**changes), out, CPU, COMMAND)
     assert out.with_suffix(".checkpoint").read_bytes() == left
     assert not out.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with largest_file(4096), pytest.raises(UserError, match=r"^Cannot write .*small\.checkpoint: File too large\.$"):
+        train_teacher(task(), tmp_path / "small.safetensors", CPU, COMMAND)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    images = Interrupting("train", 50, classes=10, size=32)
+    images.granted = 0
+    with pytest.raises(UserError, match=r"^Cannot write to the folder .*file.*: Not a directory\.$"):
+        train_teacher(task(train=images), tmp_path / "file" / "small.safetensors", CPU, COMMAND)
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
