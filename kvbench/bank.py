@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kvbench.recipe import POOLINGS, PRECISIONS
 from kvbench.teacher import Teacher
 from kvbench.tensorfile import memory
 
-FORMAT = 2  # raise it when a bank's layout changes
+FORMAT = 3  # raise it when a bank's layout changes
 # Relative: more than platforms' passes differ by. In float32 8 units in the last place; in halves 1, which is what a
 # pass in bfloat16 was measured to differ by from one in float32 (0.003 to 0.004, RMS).
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -27,12 +28,14 @@ ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0
 class FeatureBank:
     """What students see of a split: ``taps`` (N, D) each, shallow to deep, ``logits`` (N, K), ``labels`` (N,).
 
-    Taps and logits are float32, or bfloat16 or float16, in which they take half the room.
+    Taps and logits are float32, or bfloat16 or float16, in which they take half the room. ``maker`` tells on what they
+    were made; see `kvbench.provenance.maker`.
     """
 
     taps: tuple[Tensor, ...]
     logits: Tensor
     labels: Tensor
+    maker: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +57,8 @@ class FeatureBank:
 
     def to(self, device: torch.device) -> FeatureBank:
         """Move all tensors; those already there stay memory-mapped."""
-        return FeatureBank(tuple(t.to(device) for t in self.taps), self.logits.to(device), self.labels.to(device))
+        taps = tuple(tap.to(device) for tap in self.taps)
+        return replace(self, taps=taps, logits=self.logits.to(device), labels=self.labels.to(device))
 
     def rounded_otherwise(self, seed: int = 0) -> FeatureBank:
         """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""

@@ -17,7 +17,7 @@ from kvbench.bank import BankSettings, FeatureBank
 from kvbench.errors import UserError
 from kvbench.files import need_writable, sweep
 from kvbench.locks import Say, held
-from kvbench.provenance import environment
+from kvbench.provenance import maker
 from kvbench.shards import DamagedError, Filler, Layout, damaged, read_header, spans
 from kvbench.tensorfile import NAMES
 from kvbench.unfinished import Unfinished, discard, shard_names
@@ -100,7 +100,7 @@ class Entry:
             why = error.strerror or error
             raise UserError(f"Cannot read {self.path}: {why}. Remove it, and it is made again.") from error
         taps = tuple(tensors[f"tap{i}"] for i in range(len(self.settings.taps)))
-        return FeatureBank(taps, tensors["logits"], tensors["labels"]), ""
+        return FeatureBank(taps, tensors["logits"], tensors["labels"], json.loads(layout.maker)), ""
 
     def _header(self, fd: int) -> tuple[Layout, list[str]]:
         """Read an open bank's header; raises `DamagedError` where it is none of these settings' columns."""
@@ -153,12 +153,11 @@ class Entry:
 
     def _make(self, fresh: bool) -> None:
         """Make the bank, going on with what an interrupted pass left unless ``fresh``."""
-        facts = environment(self.device)
-        maker = json.dumps([facts["versions"]["torch"], facts["versions"]["torchvision"], facts["hardware"]])
+        made_by = json.dumps(maker(self.device), sort_keys=True)
         rows = len(self.settings.images)
         fingerprint = json.dumps(self.settings.fingerprint, sort_keys=True)
         missing = [*range(len(spans(rows)))]
-        unfinished = None if fresh else Unfinished.find(self.path, maker, fingerprint, rows)
+        unfinished = None if fresh else Unfinished.find(self.path, fingerprint, made_by, rows)
         if unfinished is None:
             if discard(self.path) and not fresh:
                 self.say(f"{self.name}: an interrupted pass left nothing that can be gone on with here; starting over.")
@@ -173,7 +172,7 @@ class Entry:
 
         def filler(batch: extraction.Rows) -> Filler:
             nonlocal unfinished
-            unfinished = unfinished or Unfinished.begin(self.path, maker, Layout.of(fingerprint, rows, batch))
+            unfinished = unfinished or Unfinished.begin(self.path, Layout.of(fingerprint, made_by, rows, batch))
             return unfinished.filler()
 
         try:

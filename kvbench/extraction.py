@@ -12,7 +12,7 @@ from kvbench.bank import BankSettings
 from kvbench.data import batches
 from kvbench.errors import UserError
 from kvbench.hooks import capture, pool
-from kvbench.memory import enough_memory
+from kvbench.memory import OTHER_PLACE, enough_memory
 
 BATCH = 128  # images that are read, and passed on an accelerator, at a time
 # On the CPU a pass is fastest while a layer's maps stay in the caches: two cores made 1,024 images of 64 pixels 1.1
@@ -52,8 +52,7 @@ def extract(
         UserError: the classes of the images are not the teacher's, an output is not finite, or memory runs out.
     """
     images, teacher = settings.images, settings.teacher
-    remedy = "Close what else uses it, or choose another device with --kvbench-device."
-    with enough_memory(f"the teacher {teacher.name} and {BATCH} images on {device}", remedy):
+    with enough_memory(f"the teacher {teacher.name} and {BATCH} images on {device}", OTHER_PLACE):
         module = teacher.module.to(memory_format=torch.channels_last).to(device)
         with capture(module, settings.taps) as captured:
             for x, labels in batches(images, BATCH, rows):

@@ -9,8 +9,14 @@ import torch
 
 from kvbench.errors import UserError
 
-# What torch's allocator for the CPU says; it raises a RuntimeError like any other.
-CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory: you tried to allocate", "can't allocate memory")
+# What torch says whose memory on the CPU runs out, in a RuntimeError like any other.
+CPU_ALLOCATOR = (
+    "DefaultCPUAllocator",
+    "not enough memory: you tried to allocate",
+    "can't allocate memory",
+    "Cannot allocate memory",  # of a file that cannot be mapped
+)
+OTHER_PLACE = "Close what else uses it, or choose another device with --kvbench-device."
 
 
 @contextmanager

@@ -22,7 +22,8 @@ FACTS = (
     "random_numbers", "date",
 )  # fmt: skip
 SWITCHES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_")  # environment variables of libraries
-PACKAGES = ("kvbench", "torch", "torchvision", "numpy", "pytest-benchmark")
+PACKAGES = ("kvbench", "torch", "torchvision", "numpy", "pillow", "pytest-benchmark")
+OF_FEATURES = ("torch", "torchvision", "numpy", "pillow")  # packages that decide the bits of a bank
 
 
 def processors() -> int:
@@ -43,6 +44,13 @@ def environment(device: torch.device) -> dict[str, Any]:
         "random_numbers": stream(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def maker(device: torch.device) -> dict[str, Any]:
+    """What decides the bits of a bank beside its settings: `environment`'s versions, hardware and numerics, in part."""
+    here = environment(device)
+    versions = {name: here["versions"][name] for name in OF_FEATURES}
+    return {"versions": versions, "hardware": here["hardware"], "numerics": here["numerics"]}
 
 
 def numerics() -> dict[str, str]:
@@ -72,15 +80,22 @@ def code(folders: Iterable[Path]) -> str:
         path = Path(getattr(module, "__file__", None) or "")
         if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
             files.add(path.resolve())
-    told = sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    told = sorted(f"{path.name} {_content(path)}" for path in files)
     return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def _content(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # a broken link, say
+        return "cannot be read"
+
+
 def _sources(folder: Path) -> Iterator[Path]:
-    """Every ``.py`` in and below a folder, but for hidden folders and virtual environments."""
+    """Every ``.py`` in and below a folder, but for hidden ones, such as editors' locks, and virtual environments."""
     for here, below, names in os.walk(folder):
         below[:] = [name for name in below if name[0] != "." and not Path(here, name, "pyvenv.cfg").exists()]
-        yield from (Path(here, name).resolve() for name in names if name.endswith(".py"))
+        yield from (Path(here, name).resolve() for name in names if name.endswith(".py") and name[0] != ".")
 
 
 def stream() -> str:

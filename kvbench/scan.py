@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def readable(
     key, _ = _survey(images)
     path = cache / f"{name}-{split}-{key[:16]}.scan.json"
     found = _read(path, key, partial(_reasons, count=len(images)))
+    known = found is not None
     if found is None:
         need_writable(cache)  # told before the scan, not after it
         found, lasting = _look(images, tick)
@@ -61,8 +63,9 @@ def readable(
         return images, ""
     listed = cache / f"{name}-{split}-{key[:16]}.unreadable.txt"
     lines = [f"{shown(images.name(i))}: {shown(found[i])}\n" for i in sorted(found)]
-    with write_whole(listed) as aside:
-        aside.write_text("".join(lines), encoding="utf-8")
+    if not (known and listed.exists()):  # as it is beside whole banks, where nothing has to be writable
+        with write_whole(listed) as aside:
+            aside.write_text("".join(lines), encoding="utf-8")
     note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
     say(f"{note}: {some([images.name(i) for i in sorted(found)])}. All of them, and why: {shown(listed)}")
     left = [sample for i, sample in enumerate(images.samples) if i not in found]
@@ -114,7 +117,8 @@ def in_both(train: Images, val: Images, cache: Path, name: str, say: Say = lambd
     pairs = _read(path, key, partial(_pairs, counts=(len(train), len(val))))
     if pairs is None:
         pairs = _same(train, chosen, val, val_chosen)
-        _write(path, key, pairs)
+        with suppress(UserError):  # beside whole banks nothing has to be writable
+            _write(path, key, pairs)
     if not pairs:
         return ""
     first = some([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvbench import findings, history
-from kvbench.errors import unknown
+from kvbench.errors import UserError, unknown
+from kvbench.files import need_writable
 from kvbench.ledger import Ledger
 from kvbench.options import check_unreadable, command, parse_seeds, parse_taps
 from kvbench.outcome import Outcome
@@ -117,6 +118,10 @@ class Session:
         def scanned(split: str, done: int, total: int) -> None:
             self.progress.show("file", f"{self.workload.name}: looking for unreadable files, {split}", done, total)
 
+        try:
+            need_writable(self.ledger.report_path.parent)  # told before training, not after it
+        except UserError as error:
+            raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
         banks = self.settings.open_banks(tick, self.progress.say, scanned)
         self.progress.close()
         return banks
@@ -142,10 +147,13 @@ class Session:
 
         It goes on where an interrupted session left the same ``test``; ``clock`` times its epochs.
         """
-        from kvbench.trainer import Run, Training
+        from kvbench.memory import enough_memory
+        from kvbench.trainer import MORE_MEMORY, Run, Training
 
-        twins = [Run(configuration, *self.banks.rounded_otherwise, seed) for seed in self._twins]
-        training = Training(configuration, self.banks.train, self.banks.val, self.seeds, self._tick, twins, clock)
+        banks = self.banks
+        with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
+            twins = [Run(configuration, *banks.rounded_otherwise, seed) for seed in self._twins]
+            training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, twins, clock)
         self.suite.attach(training, test, fresh=self.fresh)
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
         return training

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from kvbench import bank, cache, scan, teacher
+from kvbench import bank, cache, provenance, scan, teacher
 from kvbench.data import SPLITS, Images, need_classes
 from kvbench.errors import UserError, unknown
 from kvbench.locks import Say
+from kvbench.memory import OTHER_PLACE, enough_memory
+from kvbench.surroundings import differences
 from kvbench.workloads import Workload
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -133,8 +135,12 @@ class Settings:
                 tick(split, done[0], total)
 
             name = f"{self.workload.name}-{split}"
-            opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
-            made[split] = opened.to(self.device)
+            with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
+                opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
+                made[split] = opened.to(self.device)
+            if odd := differences(opened.maker, provenance.maker(self.device)):
+                notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
+                say(f"Warning: {notes[-1]}.")
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))
         return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
 

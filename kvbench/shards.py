@@ -54,19 +54,21 @@ class Layout:
 
     Args:
         fingerprint: of the settings, as JSON.
+        maker: what else decided the bits, as JSON; see `kvbench.provenance.maker`.
         rows: N.
         columns: in the file's order, the widest numbers first, so that all are aligned.
     """
 
     fingerprint: str
+    maker: str
     rows: int
     columns: tuple[Column, ...]
 
     @staticmethod
-    def of(fingerprint: str, rows: int, batch: Mapping[str, Tensor]) -> Layout:
+    def of(fingerprint: str, maker: str, rows: int, batch: Mapping[str, Tensor]) -> Layout:
         """Lay out ``rows`` rows like those of ``batch``."""
         columns = tuple(Column(name, NAMES[t.dtype], tuple(t.shape[1:])) for name, t in batch.items())
-        return Layout(fingerprint, rows, columns)
+        return Layout(fingerprint, maker, rows, columns)
 
     @cached_property
     def shards(self) -> list[range]:
@@ -82,7 +84,7 @@ class Layout:
             shape = [self.rows, *column.shape]
             described[column.name] = {"dtype": column.dtype, "shape": shape, "data_offsets": [start, end]}
             start = end
-        facts = {"fingerprint": self.fingerprint, "shards": " ".join(digests)}
+        facts = {"fingerprint": self.fingerprint, "maker": self.maker, "shards": " ".join(digests)}
         own = hashlib.sha256(json.dumps([facts, described]).encode()).hexdigest()
         return header({**facts, "header": own}, described, ALIGNMENT)
 
@@ -128,14 +130,15 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
             Column(name, one["dtype"], tuple(int(n) for n in one["shape"][1:])) for name, one in described.items()
         )
         digests = facts["shards"].split()
-        layout = Layout(facts["fingerprint"], int(next(iter(described.values()))["shape"][0]), columns)
+        rows = int(next(iter(described.values()))["shape"][0])
+        layout = Layout(facts["fingerprint"], facts["maker"], rows, columns)
         # Sizes first: made-up ones would ask for much memory below.
         total = layout.rows * sum(column.row for column in columns)
         whole = total == size - len(raw) and len(digests) == -(-layout.rows // SHARD)
-        made = json.loads(layout.fingerprint)
+        told = json.loads(layout.fingerprint), json.loads(layout.maker)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError, OverflowError) as error:
         raise DamagedError("its header cannot be read") from error
-    if not (whole and isinstance(made, dict)):
+    if not (whole and all(isinstance(one, dict) for one in told)):
         raise DamagedError(f"{size:,} bytes do not hold what its header tells")
     if layout.header(digests) != raw:
         raise DamagedError("its header is not as it was written")
@@ -185,7 +188,7 @@ class Filler:
             DamagedError: they do not have the file's columns.
             OSError: they cannot be written.
         """
-        if Layout.of("", 0, batch).columns != self.layout.columns:
+        if Layout.of("", "", 0, batch).columns != self.layout.columns:
             raise DamagedError("its columns are not those that the teacher gives")
         self.waiting.append({name: rows.cpu() for name, rows in batch.items()})
         shard = self.missing[0]

@@ -19,6 +19,7 @@ from kvbench.data import Images, batches, need_classes
 from kvbench.errors import UserError
 from kvbench.files import need_writable, write_whole
 from kvbench.fractals import mix
+from kvbench.memory import OTHER_PLACE, enough_memory
 from kvbench.provenance import environment
 from kvbench.recipe import TeacherRecipe
 from kvbench.teacher import build, from_checkpoint
@@ -51,7 +52,8 @@ def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: s
         raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
     need_writable(out.parent)
     need_classes(task.train, task.val, None)
-    module = _fit(task, out.with_suffix(".checkpoint"), device)
+    with enough_memory(f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}", OTHER_PLACE):
+        module = _fit(task, out.with_suffix(".checkpoint"), device)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
     with write_whole(out) as path:
         tensorfile.write(path, state, {})

@@ -33,10 +33,8 @@ class Unfinished:
         self._fd, self._notes = fd, notes
 
     @classmethod
-    def begin(cls, path: Path, maker: str, layout: Layout) -> Unfinished:
+    def begin(cls, path: Path, layout: Layout) -> Unfinished:
         """Lay the file out in full, with no shard done.
-
-        ``maker`` is what else decides the bits: versions and device. Shards of another one are not gone on with.
 
         Raises:
             UserError: the disk has not the room; tells how much is needed and free.
@@ -48,14 +46,14 @@ class Unfinished:
             fd = _open(partial, os.O_CREAT | os.O_EXCL, opened)
             reserve(fd, layout.size, path)
             notes = _open(journal, os.O_CREAT | os.O_EXCL, opened)
-            _append(notes, _head(layout, maker))
+            _append(notes, _head(layout))
             fsync_folder(path.parent)
             opened.pop_all()
         return cls(path, layout, fd, notes, {})
 
     @classmethod
-    def find(cls, path: Path, maker: str, fingerprint: str, rows: int) -> Unfinished | None:
-        """Open what an earlier process left of the same bank; None where that is nothing to go on with.
+    def find(cls, path: Path, fingerprint: str, maker: str, rows: int) -> Unfinished | None:
+        """Open what an earlier process left of the same bank; None where that is nothing to go on with here.
 
         Raises:
             OSError: it cannot be read.
@@ -68,8 +66,8 @@ class Unfinished:
                     lines = file.read(LONGEST_HEADER).splitlines(keepends=True)
                 described = json.loads(lines[0])["columns"]
                 columns = tuple(Column(str(name), str(kind), tuple(map(int, shape))) for name, kind, shape in described)
-                layout = Layout(fingerprint, rows, columns)
-                if lines[0] != _head(layout, maker) or os.fstat(fd).st_size != layout.size:
+                layout = Layout(fingerprint, maker, rows, columns)
+                if lines[0] != _head(layout) or os.fstat(fd).st_size != layout.size:
                     return None
             except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
                 return None
@@ -140,10 +138,10 @@ def _open(path: Path, flags: int, opened: ExitStack) -> int:
     return fd
 
 
-def _head(layout: Layout, maker: str) -> bytes:
+def _head(layout: Layout) -> bytes:
     """A journal's first line."""
     described = [[one.name, one.dtype, [*one.shape]] for one in layout.columns]
-    facts = {"fingerprint": layout.fingerprint, "maker": maker, "rows": layout.rows, "columns": described}
+    facts = {"fingerprint": layout.fingerprint, "maker": layout.maker, "rows": layout.rows, "columns": described}
     return json.dumps(facts).encode() + b"\n"
 
 

@@ -17,7 +17,7 @@ from conftest_banks import CPU, ROWS, Dots, assert_equal, content, fail, flip, i
 
 from kvbench.cache import open_bank
 from kvbench.errors import UserError
-from kvbench.shards import Column, Layout, read_header
+from kvbench.shards import Column, read_header
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 300  # shards of 128, 128 and 44 rows
@@ -161,7 +161,7 @@ def columns_of(**changed: Any) -> tuple[Column, ...]:
 def test_a_whole_file_with_other_columns_is_made_again(rows: int, columns: tuple[Column, ...], path: Path) -> None:
     whole = content(path.parent)
     with path.open("rb") as file:
-        layout = Layout(read_header(file.fileno())[0].fingerprint, rows, columns)
+        layout = replace(read_header(file.fileno())[0], rows=rows, columns=columns)
     header = layout.header(["0" * 64] * len(layout.shards))
     path.write_bytes(header + bytes(layout.size - len(header)))
     assert mended(path, whole)[1] == 3

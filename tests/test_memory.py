@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +16,14 @@ def test_the_cpus_allocator() -> None:
     with pytest.raises(UserError, match=match) as told, enough_memory("a test", "Buy some."):
         torch.empty(2**60)
     assert "\n" not in str(told.value)
+
+
+def test_a_file_that_finds_no_room_to_be_mapped(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**43)  # takes no room on the disk
+    match = r"not enough memory for a test \(.*\)\. Buy some\.$"
+    with pytest.raises(UserError, match=match), enough_memory("a test", "Buy some."):
+        torch.from_file(str(tmp_path / "large"), shared=False, size=2**41)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import Project, counts
@@ -88,38 +86,6 @@ def test_what_decides_the_numbers_decides_what_is_reused(
     interrupted(*TWO, *more)
     assert interruption.trained == 2 * 2 * EPOCHS
     assert len(states(pytester.path)) == 4, "what was left by the other one stays"
-
-
-def test_changed_code_of_kvbench_changes_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvbench import provenance
-
-    package = tmp_path / "kvbench"
-    package.mkdir()
-    (package / "provenance.py").write_text("A = 1\n")
-    (package / "trainer.py").write_text("A = 1\n")
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    before = provenance.code([])
-    assert provenance.code([]) == before
-    (package / "trainer.py").write_text("A = 2\n")
-    assert provenance.code([]) != before
-
-
-def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch 2.6 writes a module into a temporary folder of random name and loads it."""
-    from kvbench import provenance
-
-    def loaded(folder: str, content: str) -> str:
-        path = tmp_path / folder / "made.py"
-        path.parent.mkdir()
-        path.write_text(content)
-        monkeypatch.setitem(sys.modules, "made", SimpleNamespace(__file__=str(path)))
-        return provenance.code([])
-
-    without = provenance.code([])
-    assert loaded("one", "A = 1\n") == loaded("other", "A = 1\n") != without
-    assert loaded("third", "A = 2\n") not in {without, loaded("fourth", "A = 1\n")}
 
 
 def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:

@@ -100,6 +100,13 @@ def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
     assert interruption.trained == 2 * (EPOCHS - 1)
 
 
+def test_memory_that_runs_out_for_the_seeds_is_told(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.Run, "__init__", lambda *_: torch.empty(2**60))
+    result = run(*TWO)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*kvbench: There is not enough memory for Model1 with 2 seeds*--kvbench-seeds*"])
+
+
 def test_a_full_disk_costs_the_states_not_the_run(run: Project, pytester: pytest.Pytester) -> None:
     (pytester.path / ".kvbench").mkdir(exist_ok=True)
     with tmpfs(pytester.path / ".kvbench" / "unfinished", "64k"):

@@ -12,8 +12,9 @@ import torch
 from conftest_small import SMALL
 from PIL import Image
 
-from kvbench import extraction
+from kvbench import extraction, provenance
 from kvbench import teacher as teacher_module
+from kvbench.bank import FeatureBank
 from kvbench.errors import UserError
 from kvbench.settings import Settings, resolve_device
 from kvbench.teacher import Teacher
@@ -142,6 +143,31 @@ def test_both_banks_are_made_once_and_reused(
     assert torch.equal(again.val.taps[0], made.val.taps[0])
     assert again.fingerprints == made.fingerprints
     assert len(ticks) == 2
+    assert again.notes == made.notes == ()
+
+
+def test_features_that_were_made_elsewhere_are_noted(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
+        assert small_settings(tmp_path, small_checkpoint).open_banks().notes == ()
+    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
+    said: list[str] = []
+    notes = small_settings(tmp_path, small_checkpoint).open_banks(say=said.append).notes
+    assert notes == tuple(
+        f"The {split} features were made elsewhere; what could change them: instructions AVX2 (recorded: ABACUS)"
+        for split in ("train", "val")
+    )
+    assert said == [f"Warning: {note}." for note in notes]
+
+
+def test_banks_that_find_no_room_on_the_device_are_told_with_a_remedy(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FeatureBank, "to", lambda *_: torch.empty(2**60))
+    with pytest.raises(UserError, match=r"not enough memory for the train features on cpu .*--kvbench-device"):
+        small_settings(tmp_path, small_checkpoint).open_banks()
 
 
 def test_fingerprints_tell_what_changed(small_checkpoint: Path, tmp_path: Path) -> None:

@@ -140,6 +140,12 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path: Path)
         train_teacher(task(train=images), tmp_path / "file" / "small.safetensors", CPU, COMMAND)
 
 
+def test_memory_that_runs_out_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *_: torch.empty(2**60))
+    with pytest.raises(UserError, match=rf"not enough memory for training {ARCH} on 16 images .*--kvbench-device"):
+        train_teacher(task(), tmp_path / "small.safetensors", CPU, COMMAND)
+
+
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
     (tmp_path / "small.checkpoint").write_bytes(b"hello")
     with pytest.raises(UserError, match=r"small\.checkpoint is damaged: remove it"):

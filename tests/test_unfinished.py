@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest_banks import CPU, ROWS, assert_equal, content, in_memory, left, other_process, passes, tiny_settings
 
+from kvbench import provenance
 from kvbench.cache import open_bank
 
 pytestmark = pytest.mark.usefixtures("small_shards")
@@ -126,6 +127,16 @@ def test_what_cannot_be_gone_on_with_is_started_over(what: str, tmp_path: Path) 
         journal.write_text("hello")
     else:
         (journal if what == "no journal" else partial).unlink()
+    told, seen = resume(tmp_path)
+    assert told == ["a: an interrupted pass left nothing that can be gone on with here; starting over."]
+    assert seen == 5
+
+
+def test_a_pass_is_not_gone_on_with_where_numbers_are_rounded_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path)
+    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "another"})
     told, seen = resume(tmp_path)
     assert told == ["a: an interrupted pass left nothing that can be gone on with here; starting over."]
     assert seen == 5
