@@ -107,6 +107,16 @@ def test_memory_that_runs_out_for_the_seeds_is_told(run: Project, monkeypatch: p
     result.stdout.fnmatch_lines(["*kvbench: There is not enough memory for Model1 with 2 seeds*--kvbench-seeds*"])
 
 
+def test_tables_that_have_no_place_are_told_before_anything_is_trained(
+    run: Project, pytester: pytest.Pytester, interruption: Interruption
+) -> None:
+    (pytester.path / "file").touch()
+    result = run(*TWO, "--kvbench-report", "file/tables.md")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*Cannot write to the folder *file: Not a directory. *with --kvbench-report.*"])
+    assert interruption.trained == 0
+
+
 def test_a_full_disk_costs_the_states_not_the_run(run: Project, pytester: pytest.Pytester) -> None:
     (pytester.path / ".kvbench").mkdir(exist_ok=True)
     with tmpfs(pytester.path / ".kvbench" / "unfinished", "64k"):
