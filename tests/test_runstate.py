@@ -188,6 +188,8 @@ def forge(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]]
         (lambda t, f: f["history"][1].pop("train_loss"), "its history"),
         (lambda t, f: f.update(epoch_seconds=[1.0, float("inf")]), "seconds are not possible"),
         (lambda t, f: f.update(epochs_done=3), "history is not that of this run"),
+        (lambda t, f: f.update(epochs_done=10**12), "history is not that of this run"),
+        (lambda t, f: f["history"][1].update(more=1), "its history has unknown columns more"),
         (lambda t, f: f.update(epochs_done="2"), "cannot be used"),
         (lambda t, f: f.update(history=[1, 2]), "cannot be used"),
         (lambda t, f: f.update(epoch_seconds=[1.0]), "seconds are not possible"),
