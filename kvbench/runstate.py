@@ -71,7 +71,7 @@ def restore(run: Run, path: Path, key: str) -> list[float]:
         if facts["format"] != FORMAT or facts["key"] != key:
             raise UserError("it belongs to another run")
         _check(run, facts, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}.") from error
     if tensors:
         _load(run, facts, tensors)

@@ -206,6 +206,12 @@ def test_what_does_not_fit_is_refused_with_a_right_checksum_too(
     assert told in untouched(fresh(), saved)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "3", ""])
+def test_facts_that_are_none_are_refused_with_a_right_checksum_too(saved: Path, text: str) -> None:
+    save_file({}, saved, {"facts": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    assert "cannot be used" in untouched(fresh(), saved)
+
+
 @pytest.mark.parametrize(("name", "value"), [("last_epoch", 1), ("gamma", "0.1"), ("_last_lr", [1.0]), ("more", 1)])
 def test_another_schedule_is_refused_with_a_right_checksum_too(tmp_path: Path, name: str, value: object) -> None:
     path = tmp_path / "state.safetensors"
