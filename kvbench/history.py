@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kvbench.errors import UserError
+from kvbench.errors import UserError, some
 from kvbench.files import LONGEST_NAME, read_table, write_whole
 
 KEYS = ("configuration", "seed", "epoch")
@@ -40,7 +40,14 @@ def frame(rows: Iterable[Mapping[str, Any]], where: str = "history") -> pd.DataF
     Raises:
         UserError: a column is unknown or missing, or a value has the wrong type.
     """
-    return _typed(pd.DataFrame([dict(row) for row in rows]), where)
+    whole, given = [], dict[str, None]()
+    for row in rows:  # before there is a frame, which has a cell for every row and every name in any of them
+        whole.append({str(name): value for name, value in row.items()})
+        given |= dict.fromkeys(whole[-1])
+        _need_columns(given, where, lacking=False)
+    if whole:
+        _need_columns(given, where)
+    return _typed(pd.DataFrame(whole, columns=list(given)), where)
 
 
 def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: bool = True) -> pd.DataFrame:
@@ -151,11 +158,7 @@ def _join(values: Iterable[object]) -> str:
 def _typed(raw: pd.DataFrame, where: str) -> pd.DataFrame:
     """Columns in order with their types, rows sorted; raises `UserError` for columns or values that don't fit."""
     given = [str(column) for column in raw.columns]
-    unknown_columns = [column for column in given if column not in COLUMNS]
-    missing = [column for column in (*KEYS, *NEEDED) if column not in given and given]
-    for fault, names in (("has unknown columns", unknown_columns), ("lacks the columns", missing)):
-        if names:
-            raise UserError(f"{where} {fault} {_join(names)}; a history has {_join(COLUMNS)}.")
+    _need_columns(given, where, lacking=bool(given))
     if len(set(given)) < len(given):
         raise UserError(f"{where} has a column twice; a history has {_join(COLUMNS)}.")
     columns: dict[str, Any] = {"configuration": raw.get("configuration", pd.Series(dtype=str)).map(_text)}
@@ -169,6 +172,15 @@ def _typed(raw: pd.DataFrame, where: str) -> pd.DataFrame:
         ["place", "seed", "epoch"], kind="stable"
     )
     return typed.drop(columns="place").reset_index(drop=True)
+
+
+def _need_columns(given: Collection[str], where: str, *, lacking: bool = True) -> None:
+    """Raise `UserError` for columns that no history has and, if ``lacking``, for those that every one needs."""
+    unknown = [column for column in given if column not in COLUMNS]
+    missing = [column for column in (*KEYS, *NEEDED) if column not in given] if lacking else []
+    for fault, names in (("has unknown columns", unknown), ("lacks the columns", missing)):
+        if names:
+            raise UserError(f"{where} {fault} {some(names)}; a history has {_join(COLUMNS)}.")
 
 
 def _text(value: object) -> str:

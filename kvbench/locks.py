@@ -14,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kvbench.errors import UserError
+from kvbench.files import LONGEST_NAME, read_json
+from kvbench.text import shown
 
 PATIENCE = 0.5  # seconds before a wait is worth a sentence
 NO_LOCKS = {ENOSYS, ENOLCK, EOPNOTSUPP}  # what a file system without locks says
@@ -64,9 +66,10 @@ def _write(path: Path, text: str) -> None:
 
 def _owner(path: Path) -> str:
     try:
-        told = json.loads(path.read_text())
+        told = read_json(path)
         since = datetime.fromisoformat(told["since"]).astimezone()
         form = "%H:%M" if since.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M"
-        return f"process {int(told['pid'])} on {told['host']} since {since:{form}}"
-    except (OSError, ValueError, KeyError, TypeError):
+        host = shown(str(told["host"])[:LONGEST_NAME])
+        return f"process {int(told['pid'])} on {host} since {since:{form}}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

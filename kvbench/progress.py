@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from tqdm import tqdm
 
+from kvbench.text import plain, shown
+
 
 class Bar(tqdm):  # type: ignore[type-arg]
     """tqdm's bar without its background thread: it is updated often enough by itself."""
@@ -49,7 +51,8 @@ class Progress:
         self.done = 0
 
     def show(self, unit: str, text: str, done: int, total: int) -> None:
-        """Draw ``done`` of ``total`` units with the time left; ``text`` says what is under way."""
+        """Draw ``done`` of ``total`` units with the time left; ``text`` says what is under way, whatever is in it."""
+        text = shown(text)
         if self.kind != (unit, total) or done < self.done:
             self.close()
             self.kind, self.done = (unit, total), 0
@@ -64,13 +67,16 @@ class Progress:
         self.done = done
 
     def say(self, text: str) -> None:
-        """Print a sentence on a line of its own, on the real standard error, whether that is a terminal or not."""
+        """Print a sentence on a line of its own, on the real standard error, whether that is a terminal or not.
+
+        It may hold text from outside, such as a file's name: what is not seen is shown by its code.
+        """
         self.clear()
         with self.terminal.uncaptured():
             if sys.stderr is not None:
                 # Where others capture, they are in the middle of a line: pytest's dots.
                 start = "" if self.terminal.uncaptured is nullcontext else "\n"
-                sys.stderr.write(f"{start}{text}\n")
+                sys.stderr.write(f"{start}{plain(text)}\n")
                 sys.stderr.flush()
 
     def clear(self) -> None:

@@ -9,7 +9,6 @@ from math import inf, isclose
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -71,7 +70,7 @@ def restore(run: Run, path: Path, key: str) -> list[float]:
         if facts["format"] != FORMAT or facts["key"] != key:
             raise UserError("it belongs to another run")
         _check(run, facts, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}.") from error
     if tensors:
         _load(run, facts, tensors)
@@ -100,9 +99,10 @@ def _check(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise `UserError` or whatever the facts' shape raises, where they are not this run's after some epoch."""
     done, epochs = facts["epochs_done"], run.configuration.recipe.epochs
     rows = [(row["configuration"], row["seed"], row["epoch"]) for row in facts["history"]]
-    if rows != [(run.configuration.id, run.seed, epoch + 1) for epoch in range(done)] or not 0 < done <= epochs:
+    possible = 0 < done <= epochs  # first: a made-up number of epochs would ask for much memory
+    if not possible or rows != [(run.configuration.id, run.seed, epoch + 1) for epoch in range(done)]:
         raise UserError("its history is not that of this run")
-    history.check(pd.DataFrame(facts["history"]), "its history", fresh=True, finite=False)
+    history.check(history.frame(facts["history"], "its history"), "its history", fresh=True, finite=False)
     if len(facts["epoch_seconds"]) < done or not all(type(s) is float and 0 <= s < inf for s in facts["epoch_seconds"]):
         raise UserError("its seconds are not possible")
     if done == epochs:
@@ -128,11 +128,11 @@ def _check(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         raise UserError("its order of batches is no generator's state") from error
     recipe, lr = run.configuration.recipe, facts["lr"]
     decays = done // recipe.step_size if recipe.step_size else 0
-    possible = all(type(value) is float and isclose(value, recipe.lr * recipe.gamma**decays) for value in lr)
+    fits = all(type(value) is float and isclose(value, recipe.lr * recipe.gamma**decays) for value in lr)
     schedule = run.scheduler.state_dict() if run.scheduler else None
     if schedule is not None:
         schedule |= {"last_epoch": done, "_step_count": done + 1, "_last_lr": lr}
-    if len(lr) != len(run.optimizer.param_groups) or not possible or facts["scheduler"] != schedule:
+    if len(lr) != len(run.optimizer.param_groups) or not fits or facts["scheduler"] != schedule:
         raise UserError("its schedule is another")
 
 

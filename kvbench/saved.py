@@ -138,18 +138,26 @@ def _info(top: Mapping[str, Any], entries: list[Mapping[str, Any]], path: Path) 
 
 
 def reused(records: Iterable[Mapping[str, Any]]) -> str:
-    """Say what trainings took over from an interrupted run, given their records; empty if nothing."""
+    """Say what trainings took over from an interrupted run, given their records; empty if nothing.
+
+    Numbers of epochs that are missing or impossible tell nothing.
+    """
     whole, parts = [], []
     for record in records:
-        name, taken = record["configuration"], record.get("reused_epochs")
-        if not isinstance(taken, list) or not all(isinstance(epochs, int) for epochs in taken) or not any(taken):
+        name, taken, recipe = record["configuration"], record.get("reused_epochs"), record.get("recipe")
+        epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+        if not isinstance(taken, list) or not any(taken) or not all(map(_possible, (epochs, *taken))):
             continue
-        if min(taken) >= record["recipe"]["epochs"]:
+        if min(taken) >= epochs:
             whole.append(name)
         else:
             parts.append(f"{name} from epoch {min(taken) + 1} on")
     told = [f"{', '.join(whole)} (finished)"] if whole else []
     return "; ".join(told + parts)
+
+
+def _possible(epochs: object) -> bool:
+    return type(epochs) is int and 0 <= epochs <= history.MOST_EPOCHS
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -69,7 +69,7 @@ class Unfinished:
                 layout = Layout(fingerprint, maker, rows, columns)
                 if lines[0] != _head(layout) or os.fstat(fd).st_size != layout.size:
                     return None
-            except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
+            except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
                 return None
             records = list(_records(lines[1:], len(layout.shards)))
             # Lines that cannot be read, such as a torn last one, make room for what follows.
@@ -150,11 +150,11 @@ def _records(lines: Sequence[bytes], shards: int) -> Iterator[tuple[int, str]]:
     for line in lines:
         try:
             shard, told = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return
-        if not line.endswith(b"\n") or type(shard) is not int or shard not in range(shards):
+        if not line.endswith(b"\n") or type(shard) is not int or shard not in range(shards) or type(told) is not str:
             return
-        yield shard, str(told)
+        yield shard, told
 
 
 def _append(notes: int, line: bytes) -> None:

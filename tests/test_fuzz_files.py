@@ -18,7 +18,6 @@ from conftest_students import EXPECTED
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from test_saved import benchmark, content
 
 from kvbench import history, listing, options, report, teacher, verdicts
 from kvbench.errors import UserError
@@ -92,9 +91,6 @@ def edited(value: Any, changes: list[tuple[str, int, Any]]) -> Any:
     return value
 
 
-RUN = content(benchmark(), benchmark("Model3"), benchmark("lr_Model1"))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("strange")
@@ -103,30 +99,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def safe(told: object) -> None:
     """A report holds no character that a terminal would act on."""
     assert told is None or str(told).replace("\n", "").isprintable()
-
-
-@fuzz
-@given(anything)
-def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
-    (place / "run.json").write_text(json.dumps(value))
-    safe(said(lambda: report.report_saved(place / "run.json")))
-
-
-@fuzz
-@given(edits)
-@example([("replace", 3, HOSTILE)])
-def test_an_edited_saved_run(place: Path, changes: list[Any]) -> None:
-    (place / "run.json").write_text(json.dumps(edited(RUN, changes)))
-    safe(said(lambda: report.report_saved(place / "run.json")))
-
-
-@fuzz
-@given(st.binary() | spoilt.map(lambda changes: spoil(json.dumps(RUN).encode(), changes)))
-@example(b"[" * 100_000)
-@example(json.dumps(RUN).encode("utf-16"))
-def test_a_saved_run_of_any_bytes(place: Path, whole: bytes) -> None:
-    (place / "run.json").write_bytes(whole)
-    safe(said(lambda: report.report_saved(place / "run.json")))
 
 
 HOME = EXPECTED / "imagenet"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_check_refuses_in_one_sentence_that_names_where(rows: list[dict[str, obj
     assert said in str(error.value)
     assert str(error.value).startswith("the file")
     assert "\n" not in str(error.value)
+
+
+def test_rows_of_ever_other_columns_are_refused_before_there_is_a_table_of_them_all() -> None:
+    rows = [{**row(epoch=epoch), f"more{epoch}": 1} for epoch in range(1, 2001)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"^the file has unknown columns more1; a history has configuration"):
+            history.frame(rows, "the file")
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # a table of 2,000 times 2,000 cells has 30 times that
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_without_a_column_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^history lacks the columns configuration, seed"):
+        history.frame([{}, {}])
 
 
 def test_check_names_the_row() -> None:

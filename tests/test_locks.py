@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -18,12 +19,12 @@ from conftest_banks import CPU, assert_equal, content, left, other_process, pass
 from kvbench.bank import FeatureBank
 from kvbench.cache import open_bank
 from kvbench.errors import UserError
-from kvbench.locks import held
+from kvbench.locks import held, lock_on
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kvbench.locks import held
+from kvbench.locks import held, lock_on
 with held(Path(sys.argv[1]), "a", print):
     print("held", flush=True)
     sys.stdin.readline()
@@ -53,6 +54,38 @@ def test_who_waits_is_told_once_who_holds_it_and_gets_it_after(tmp_path: Path) -
     pattern = rf"fractals-train is being made by process {process.pid} on \S+ since \d\d:\d\d; waiting\."
     assert len(told) == 1
     assert re.fullmatch(pattern, told[0]), told
+
+
+@pytest.mark.parametrize(
+    ("written", "owner"),
+    [
+        ("", "another process"),
+        ("[" * 100_000, "another process"),
+        ("[3]", "another process"),
+        ('{"pid": Infinity, "host": "a", "since": "2026-01-02T03:04:05+00:00"}', "another process"),
+        ('{"pid": 1, "host": "a", "since": "0001-01-01T00:00:00+14:00"}', "another process"),
+        ('{"pid": 1, "host": "a", "since": 3}', "another process"),
+        (
+            json.dumps({"pid": 1, "host": "\x1b[2J\x1b]0;evil\x07\r\n" + "a" * 10**6, "since": "2026-01-02T12:00:00"}),
+            r"process 1 on \x1b[2J\x1b]0;evil\x07\r\n" + "a" * 185 + " since 2026-01-02 12:00",
+        ),
+    ],
+    ids=range(7),
+)
+def test_who_holds_a_lock_is_told_in_one_line_whatever_its_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, owner: str
+) -> None:
+    monkeypatch.setattr("kvbench.locks.PATIENCE", 0.01)
+    lock, told = lock_on(tmp_path / "lock"), list[str]()
+    lock.acquire()
+    (tmp_path / "lock").write_text(written)
+
+    def say(text: str) -> None:
+        told.append(text)
+        lock.release()
+
+    with held(tmp_path / "lock", "a", say):
+        assert told == [f"a is being made by {owner}; waiting."]
 
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:

@@ -98,3 +98,13 @@ def test_a_sentence_is_printed_on_a_terminal_or_not_while_nothing_is_captured(
 def test_a_sentence_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(contextlib.nullcontext).say("waiting.")
     assert capsys.readouterr().err == "waiting.\n"
+
+
+def test_text_from_outside_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress = Progress(contextlib.nullcontext)
+    progress.show("epoch", "Model\x1b[2J\n1", 1, 10)
+    progress.say("made on host\x1b]0;evil\x07\n  since then")
+    assert r"Model\x1b[2J\n1" in screen.getvalue()
+    assert screen.getvalue().endswith("made on host\\x1b]0;evil\\x07\n  since then\n"), "lines stay"

@@ -197,6 +197,8 @@ def forge(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]]
         (lambda t, f: f["history"][1].pop("train_loss"), "its history"),
         (lambda t, f: f.update(epoch_seconds=[1.0, float("inf")]), "seconds are not possible"),
         (lambda t, f: f.update(epochs_done=3), "history is not that of this run"),
+        (lambda t, f: f.update(epochs_done=10**12), "history is not that of this run"),
+        (lambda t, f: f["history"][1].update(more=1), "its history has unknown columns more"),
         (lambda t, f: f.update(epochs_done="2"), "cannot be used"),
         (lambda t, f: f.update(history=[1, 2]), "cannot be used"),
         (lambda t, f: f.update(epoch_seconds=[1.0]), "seconds are not possible"),
@@ -211,6 +213,12 @@ def test_what_does_not_fit_is_refused_with_a_right_checksum_too(
     runstate.restore(fresh(), saved, "key")  # the forged checksum itself is right
     forge(saved, change)
     assert told in untouched(fresh(), saved)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "3", ""])
+def test_facts_that_are_none_are_refused_with_a_right_checksum_too(saved: Path, text: str) -> None:
+    save_file({}, saved, {"facts": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    assert "cannot be used" in untouched(fresh(), saved)
 
 
 @pytest.mark.parametrize(("name", "value"), [("last_epoch", 1), ("gamma", "0.1"), ("_last_lr", [1.0]), ("more", 1)])

@@ -169,6 +169,28 @@ def _rows(histories: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "taken", "told"),
+    [
+        ({"epochs": 2}, [2, 2], "Model1 (finished)"),
+        ({"epochs": 2}, [2, 1], "Model1 from epoch 2 on"),
+        ({"epochs": 2}, [0, 0], None),
+        (None, [1], None),
+        ([], [1], None),
+        ({}, [1], None),
+        ({"epochs": "2"}, [1], None),
+        ({"epochs": 2}, [1, None], None),
+        ({"epochs": 2}, [-3], None),
+        ({"epochs": 10**4299}, [10**4300 - 1], None),  # one more has more digits than Python writes
+    ],
+)
+def test_what_a_saved_run_reused_is_told_where_its_record_can_be_understood(
+    tmp_path: Path, recipe: object, taken: list[object], told: str | None
+) -> None:
+    path = save(tmp_path / "run.json", content(benchmark(recipe=recipe, reused_epochs=taken)))
+    assert saved.read(path).info.get("resumed") == told
+
+
 def test_twins_in_a_saved_run_are_not_taken_for_its_history(tmp_path: Path) -> None:
     twins = rows("Model1", [0.8, 0.3], [0.3, 0.5], seed=0)
     path = save(tmp_path / "run.json", content(benchmark(rounded_otherwise=twins)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -101,6 +102,16 @@ def test_a_torn_journal_counts_to_its_last_whole_line(tmp_path: Path) -> None:
     assert resume(tmp_path) == (["a: going on after 256 of 600 images."], 3)
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "[2, " + "[" * 900 + "]" * 901, "[2, 3]", "[Infinity, 3]", "3", "[1e999]"]
+)
+def test_a_journal_counts_to_its_first_line_that_is_none(tmp_path: Path, line: str) -> None:
+    journal = interrupted(tmp_path, 3 * ROWS).with_suffix(".journal")
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:3], line, *lines[3:], ""]))
+    assert resume(tmp_path) == (["a: going on after 256 of 600 images."], 3)
+
+
 def test_a_damaged_shard_of_an_unfinished_bank_is_made_again(tmp_path: Path) -> None:
     path = interrupted(tmp_path, 3 * ROWS).with_suffix(".partial")
     with path.open("r+b") as file:
@@ -112,7 +123,9 @@ def test_a_damaged_shard_of_an_unfinished_bank_is_made_again(tmp_path: Path) -> 
     assert seen == 3
 
 
-@pytest.mark.parametrize("what", ["maker", "fingerprint", "columns", "cut short", "no journal", "no file", "hello"])
+@pytest.mark.parametrize(
+    "what", ["maker", "fingerprint", "columns", "shape", "cut short", "no journal", "no file", "hello"]
+)
 def test_what_cannot_be_gone_on_with_is_started_over(what: str, tmp_path: Path) -> None:
     path = interrupted(tmp_path)
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
@@ -121,6 +134,8 @@ def test_what_cannot_be_gone_on_with_is_started_over(what: str, tmp_path: Path) 
     if what in facts:
         facts[what] = [["labels", "I64", [2**70]]] if what == "columns" else "another"
         journal.write_text(json.dumps(facts) + "\n" + rest)
+    elif what == "shape":
+        journal.write_text(json.dumps({**facts, "columns": [["labels", "I64", [math.inf]]]}) + "\n" + rest)
     elif what == "cut short":
         os.truncate(partial, partial.stat().st_size - 1)
     elif what == "hello":
