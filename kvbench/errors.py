@@ -18,8 +18,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        said = line(message)
-        super().__init__(said if len(said) <= LONGEST else f"{said[:LONGEST]} ... ({len(said):,} characters)")
+        said = line(message[:LONGEST])
+        super().__init__(said if len(message) <= LONGEST else f"{said} ... ({len(message):,} characters)")
 
 
 def some(names: Sequence[str]) -> str:
