@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -123,8 +122,11 @@ def imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
     """List ImageNet through torchvision (its archives or its unpacked folders); returns samples and WordNet ids."""
     try:
         found = ImageNet(str(root), split)
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"torchvision cannot open ImageNet ({split}) in {shown(root)}: {shown(error)}") from error
+    except Exception as error:  # a damaged meta.bin meets torch's unpickler with almost any error
+        told = f"torchvision cannot open ImageNet ({split}) in {shown(root)}: {shown(error) or type(error).__name__}"
+        if not isinstance(error, OSError | RuntimeError):
+            told += ". If meta.bin is damaged, remove it: torchvision makes it again from the devkit's archive."
+        raise UserError(told) from error
     return found.samples, tuple(found.wnids)
 
 

@@ -25,6 +25,8 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 MAX_RESIZED: Final = 2**25  # pixels after resizing, before the crop: 128 MiB as Pillow holds them
 BITS_PER_SAMPLE: Final = 258  # TIFF's tag
+# Pillow goes by content, whatever a file's name is, and for some formats (EPS) it starts another program.
+FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # as Pillow names them; MPO is read as JPEG
 # What the file itself is the reason for; any other failure of the system may be gone the next time.
 LASTING: Final = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
@@ -120,13 +122,13 @@ def decode(path: str, size: int) -> Image.Image:
     resized to.
 
     Raises:
-        UnreadableError: the file is damaged, no image, too large, too thin, or its pixels cannot be made RGB.
+        UnreadableError: the file is damaged, none of `FORMATS`, too large, too thin, or its pixels cannot be made RGB.
     """
     file_facts(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd metadata: what matters is an error
-            with Path(path).open("rb") as file, Image.open(file) as image:
+            with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 _check_shape(path, image.size, size)
                 return _rgb(image)
     except UnreadableError:
@@ -164,7 +166,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _unreadable(path: str, error: Exception) -> UnreadableError:
     code = getattr(error, "errno", None)
     if isinstance(error, UnidentifiedImageError):
-        reason = "it is no image that Pillow knows" if file_facts(path).st_size else "it is empty"
+        reason = f"it is none of {', '.join(FORMATS)}" if file_facts(path).st_size else "it is empty"
     elif code == errno.ENOENT and os.path.islink(path):  # noqa: PTH114
         reason = "it is a symbolic link to a file that is not there"
     else:

@@ -35,7 +35,7 @@ def test_extract_says_what_it_leaves_out_and_what_is_in_both_splits(
     arguments = ("extract", "--workload", "folder", "--root", photographs, "--checkpoint", small_checkpoint)
     told = call(*arguments)
     assert told.code == 2
-    assert told.err.startswith(f"Error: Cannot read the image {photographs}/train/c3/1.png: it is no image")
+    assert told.err.startswith(f"Error: Cannot read the image {photographs}/train/c3/1.png: it is none of JPEG, PNG")
     told = call(*arguments, "--unreadable", "skip")
     assert told.code == 0, told.err
     assert "train: 39 images" in told.out

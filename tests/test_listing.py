@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,26 @@ def test_an_imagenet_folder_that_torchvision_cannot_open_is_told(damage: str, tm
         draw(root / "val" / "n99999999" / "1.JPEG")
     with pytest.raises(UserError, match=r"torchvision cannot open ImageNet \(val\)"):
         imagenet(root, "val")
+
+
+def test_a_damaged_class_list_of_imagenet_is_a_sentence(tmp_path: Path) -> None:
+    meta = draw_imagenet(tmp_path) / "meta.bin"
+    draws = random.Random(0)
+    causes = set()
+    for legacy in (False, True):
+        names = {WNIDS[0]: ("goldfish",), WNIDS[1]: ("salamander",)}
+        torch.save((names, [*WNIDS]), meta, _use_new_zipfile_serialization=not legacy)
+        sound = meta.read_bytes()
+        for _ in range(300):
+            wrong = bytearray(sound)
+            wrong[draws.randrange(len(wrong))] ^= 1 << draws.randrange(8)
+            meta.write_bytes(wrong[: draws.choice([len(wrong), draws.randrange(len(wrong))])])
+            try:
+                assert imagenet(tmp_path, "val")[1] == WNIDS
+            except UserError as error:
+                assert str(error).startswith(f"torchvision cannot open ImageNet (val) in {tmp_path}: ")  # noqa: PT017
+                causes.add(type(error.__cause__))
+    assert len(causes) > 3
 
 
 def test_a_subset_is_the_same_every_time_and_spread_over_the_classes() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest_photographs import draw, nobody, seen
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from kvbench.errors import UserError
-from kvbench.photographs import UnreadableError, decode
+from kvbench.photographs import FORMATS, UnreadableError, decode
 
 COLOUR = (200, 100, 50)
 Frames = Callable[[Path], None]
@@ -126,6 +126,27 @@ def test_a_large_image_below_pillows_limit_is_read_without_a_warning(
     assert middle(draw(tmp_path / "a.png", COLOUR, (40, 40))) == COLOUR
 
 
+def test_a_file_under_another_formats_name_is_read(tmp_path: Path) -> None:
+    for format_ in (*FORMATS, "MPO"):
+        Image.new("RGB", (20, 20), (255, 255, 255)).save(tmp_path / "a.jpg", format_)
+        assert middle(tmp_path / "a.jpg") == (255, 255, 255), format_
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the program that must not start is a shell script")
+def test_no_image_file_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, gs, path = tmp_path / "started", tmp_path / "bin" / "gs", tmp_path / "cat.jpg"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\ntouch {started}\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gs.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for when it is first needed
+    Image.new("RGB", (16, 16)).save(path, "EPS")
+    with pytest.raises(UnreadableError, match=r"cat\.jpg: it is none of JPEG, PNG") as told:
+        decode(str(path), 16)
+    assert told.value.lasting
+    assert not started.exists()
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -171,7 +192,7 @@ def integers(path: Path) -> None:
     ("damage", "reason"),
     [
         (cut, ""),
-        (text, "no image that Pillow knows"),
+        (text, "it is none of JPEG, PNG, GIF, WEBP, TIFF, BMP, PPM"),
         (empty, "it is empty"),
         (folder, "it is a folder"),
         (broken_link, "a symbolic link to a file that is not there"),

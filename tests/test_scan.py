@@ -69,7 +69,7 @@ def test_unreadable_files_are_left_out_told_and_listed(root: Path, cache: Path) 
     (listed,) = cache.glob("mine-train-*.unreadable.txt")
     assert said == [f"{note}: train/cat/1.png, train/dog/2.png. All of them, and why: {listed}"]
     assert listed.read_text().splitlines() == [
-        "train/cat/1.png: it is no image that Pillow knows",
+        "train/cat/1.png: it is none of JPEG, PNG, GIF, WEBP, TIFF, BMP, PPM",
         "train/dog/2.png: it is a symbolic link to a file that is not there",
     ]
     assert ticks == [(6, 6)]
