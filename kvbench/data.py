@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kvbench.errors import UserError, some
+from kvbench.packing import Packing
 from kvbench.photographs import PhotoImages
 from kvbench.provenance import processors
 from kvbench.text import shown
@@ -130,66 +128,6 @@ class _Finite:
         return images, labels
 
 
-class _Packed:
-    """Images and labels on their way from a worker, as which they are unpickled.
-
-    Images lie in a file in memory of their own. torch would put them into ``/dev/shm``, which is small in a container;
-    through the pipe between the processes they would cost a quarter of what decoding costs.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor):
-        array = np.ascontiguousarray(images.numpy())
-        held: Any = array
-        with suppress(OSError):  # where such files are forbidden: through the pipe
-            held = _filed(array)
-        self.parts = held, array.shape, array.dtype, labels.numpy()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, self.parts
-
-
-def _filed(array: npt.NDArray[Any]) -> Any:
-    """A handle, for another process, of a file in memory that holds an array."""
-    from multiprocessing.reduction import DupFd  # not on every system
-
-    fd = os.memfd_create("kvbench")
-    try:
-        left = array.data.cast("B")
-        while left:
-            left = left[os.write(fd, left) :]
-        return DupFd(fd)
-    finally:
-        os.close(fd)
-
-
-def _unpacked(
-    held: Any, shape: tuple[int, ...], dtype: np.dtype[Any], labels: npt.NDArray[Any]
-) -> tuple[Tensor, Tensor]:
-    if isinstance(held, np.ndarray):
-        images = held
-    else:
-        fd = held.detach()
-        try:
-            images = np.frombuffer(mmap.mmap(fd, 0), dtype).reshape(shape)
-        finally:
-            os.close(fd)
-    return torch.from_numpy(images), torch.from_numpy(labels)
-
-
-class _Packing:
-    """Reads batches of images and labels, in a worker, and packs them; a class, so that it can be pickled.
-
-    ``folder`` is for the worker's sockets, which it does not remove where it is ended.
-    """
-
-    def __init__(self, read: Callable[[list[int]], tuple[Tensor, Tensor]], folder: str | None):
-        self.read, self.folder = read, folder
-
-    def __call__(self, indices: list[int]) -> _Packed:
-        tempfile.tempdir = self.folder
-        return _Packed(*self.read(indices))
-
-
 def batches(
     images: Images, batch_size: int, order: Sequence[int] | None = None, workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -212,4 +150,4 @@ def batches(
         with suppress(OSError):  # a full disk, say: the pipe needs none
             made = tempfile.TemporaryDirectory(prefix="kvbench-", ignore_cleanup_errors=True)
             folder = opened.enter_context(made)
-        yield from in_batches(_Packing(read, folder), order, batch_size, workers)
+        yield from in_batches(Packing(read, folder), order, batch_size, workers)
