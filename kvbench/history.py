@@ -47,7 +47,7 @@ def frame(rows: Iterable[Mapping[str, Any]], where: str = "history") -> pd.DataF
         _need_columns(given, where, lacking=False)
     if whole:
         _need_columns(given, where)
-    return _typed(pd.DataFrame(whole, columns=list(given)), where)
+    return _typed(pd.DataFrame(whole, columns=list(given), dtype=object), where)  # as they are: pandas may overflow
 
 
 def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: bool = True) -> pd.DataFrame:
