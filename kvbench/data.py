@@ -90,6 +90,7 @@ def in_batches(
     before = {*active_children()}
     started: list[BaseProcess] = []
     loader: DataLoader[Any] = DataLoader(_AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_whole)
+    found: Iterator[Any] = iter(())
     try:
         found = iter(loader)
         started += {*active_children()} - before
@@ -100,6 +101,9 @@ def in_batches(
     except BaseException:
         _end(started)
         raise
+    finally:
+        # Now: in a cycle with an error's frames, torch's iterator would close its pipes while it still writes to them.
+        del found
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:

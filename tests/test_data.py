@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -20,7 +21,7 @@ from conftest import ROOT
 from conftest_photographs import draw_folder
 
 from kvbench import data
-from kvbench.data import batches
+from kvbench.data import batches, in_batches
 from kvbench.errors import UserError
 from kvbench.listing import image_folder
 from kvbench.photographs import PhotoImages
@@ -117,7 +118,7 @@ def test_what_workers_hand_over_is_the_same_where_no_file_can_be_made(
 READING = """
 import sys, tempfile
 from pathlib import Path
-from kvbench.data import batches
+from kvbench.data import batches, in_batches
 from kvbench.listing import image_folder
 from kvbench.photographs import PhotoImages
 images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
@@ -178,6 +179,23 @@ def test_a_signal_ends_slow_readers_at_once(number: int, code: int, tmp_path: Pa
     assert time.monotonic() - start < 10  # each of the four would be waited for, up to five seconds
     assert "Traceback" not in told
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def fails(indices: list[int]) -> list[int]:
+    raise UserError("It cannot be read.")
+
+
+def test_after_an_error_nothing_of_the_readers_is_left_to_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(UserError, match="It cannot be read") as told:
+            list(in_batches(fails, range(40), 2, 2))
+        left = [one for one in gc.get_objects() if type(one).__name__ == "_MultiProcessingDataLoaderIter"]
+    finally:
+        gc.enable()
+    assert told.tb is not None
+    assert left == []
 
 
 class Drawn:
