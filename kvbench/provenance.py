@@ -35,10 +35,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware class, thread count and date, for files that hold results."""
     import torch
 
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "hardware": f"{device.type}, {hardware}, {os.cpu_count()} processors",
+        "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "numerics": numerics(),
         "random_numbers": stream(),
@@ -48,9 +47,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def maker(device: torch.device) -> dict[str, Any]:
     """What decides the bits of a bank beside its settings: `environment`'s versions, hardware and numerics, in part."""
-    here = environment(device)
-    versions = {name: here["versions"][name] for name in OF_FEATURES}
-    return {"versions": versions, "hardware": here["hardware"], "numerics": here["numerics"]}
+    versions = {name: version(name) for name in OF_FEATURES}
+    return {"versions": versions, "hardware": hardware(device), "numerics": numerics()}
+
+
+def hardware(device: torch.device) -> str:
+    """The device's class: its type, its name or the processor's architecture, and how many processors there are."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type}, {name}, {os.cpu_count()} processors"
 
 
 def numerics() -> dict[str, str]:

@@ -125,6 +125,7 @@ class Settings:
         chosen = self.teacher(images["train"].classes)
         made = {}
         settings = {}
+        here = provenance.maker(self.device)
         for split, part in images.items():
             taps = self.taps or self.workload.taps
             settings[split] = bank.BankSettings(part, chosen, taps, self.pooling, self.precision)
@@ -138,7 +139,7 @@ class Settings:
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
                 opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
                 made[split] = opened.to(self.device)
-            if odd := differences(opened.maker, provenance.maker(self.device)):
+            if odd := differences(opened.maker, here):
                 notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
                 say(f"Warning: {notes[-1]}.")
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))

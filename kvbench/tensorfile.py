@@ -7,7 +7,7 @@ full disk by an error that is no `OSError`. Reading is safetensors' affair.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,17 @@ def memory(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def ordered(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in a file's order: the widest numbers first, so that all are aligned, then by name."""
-    yield from sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0]))
-
-
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; raises `OSError` where it cannot be written, `KeyError` for a dtype not in `NAMES`."""
+    # The widest numbers first, so that all are aligned.
+    ordered = sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0]))
     described: dict[str, Any] = {}
     start = 0
-    for name, value in ordered(tensors):
+    for name, value in ordered:
         end = start + value.nbytes
         described[name] = {"dtype": NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
         start = end
     with path.open("wb") as file:
         file.write(header(metadata, described, 8))
-        for _, value in ordered(tensors):
+        for _, value in ordered:
             file.write(memory(value))

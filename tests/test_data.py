@@ -118,7 +118,7 @@ def test_what_workers_hand_over_is_the_same_where_no_file_can_be_made(
 READING = """
 import sys, tempfile
 from pathlib import Path
-from kvbench.data import batches, in_batches
+from kvbench.data import batches
 from kvbench.listing import image_folder
 from kvbench.photographs import PhotoImages
 images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
@@ -190,7 +190,7 @@ def test_after_an_error_nothing_of_the_readers_is_left_to_the_garbage_collector(
     gc.disable()
     try:
         with pytest.raises(UserError, match="It cannot be read") as told:
-            list(in_batches(fails, range(40), 2, 2))
+            list(in_batches(fails, range(40), 2, workers=1))
         left = [one for one in gc.get_objects() if type(one).__name__ == "_MultiProcessingDataLoaderIter"]
     finally:
         gc.enable()

@@ -24,7 +24,7 @@ from kvbench.locks import held, lock_on
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kvbench.locks import held, lock_on
+from kvbench.locks import held
 with held(Path(sys.argv[1]), "a", print):
     print("held", flush=True)
     sys.stdin.readline()
