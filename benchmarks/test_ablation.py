@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from kvbench.trainer import Training
+    from kvbench.core.trainer import Training
 
 
 def test_configuration(

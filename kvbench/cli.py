@@ -30,8 +30,8 @@ from kvbench.cli_options import (
     settings,
     tell,
 )
-from kvbench.errors import UserError
-from kvbench.stopping import SIGINT_CODE, SIGTERM_CODE, on_signals
+from kvbench.utils.errors import UserError
+from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,8 +58,8 @@ def report(
     finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
 ) -> None:
     """Print the two tables of a saved benchmark or of a reference, and the verdict on every finding."""
-    from kvbench.beside import beside
-    from kvbench.report import report_expected, report_saved
+    from kvbench.reporting.report import report_expected, report_saved
+    from kvbench.reporting.side_by_side import beside
 
     if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
@@ -81,7 +81,7 @@ def students(
     """Print the table of students: what they read, parameters, trainable ones, FLOPs of a sample's forward pass."""
     from tabulate import tabulate
 
-    from kvbench.models import STUDENTS, cost, student
+    from kvbench.core.models import STUDENTS, cost, student
 
     try:
         taps = [int(part) for part in widths.split(",")]
@@ -114,7 +114,7 @@ def extract(
     precision: PrecisionOption = "float32",
 ) -> None:
     """Make a workload's feature banks: one pass of the teacher over each split; an interrupted one goes on."""
-    from kvbench.cli_telling import Telling
+    from kvbench.cli_progress import Telling
 
     telling = Telling()
     made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable, precision)
@@ -142,11 +142,11 @@ def teacher_train(
 
     Writes fp16 weights and, beside them, a .json file that says where they come from.
     """
-    from kvbench.cli_telling import Telling
-    from kvbench.options import check_unreadable
-    from kvbench.scan import readable
-    from kvbench.settings import resolve_device
-    from kvbench.teacher_training import TeacherTask, train_teacher
+    from kvbench.cli_progress import Telling
+    from kvbench.data.validate import readable
+    from kvbench.features.train_teacher import TeacherTask, train_teacher
+    from kvbench.harness.options import check_unreadable
+    from kvbench.harness.setup import resolve_device
     from kvbench.workloads import workload as find
 
     row = find(workload)

@@ -16,11 +16,11 @@ from kvbench.cli_options import (
     settings,
     tell,
 )
-from kvbench.errors import UserError
+from kvbench.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from kvbench.detection import Trial
-    from kvbench.replays import Alarms
+    from kvbench.mutation.inject import Trial
+    from kvbench.mutation.replays import Alarms
 
 
 def detect(
@@ -35,15 +35,15 @@ def detect(
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
 ) -> None:
     """Measure what a run notices: inject each fault of the catalogue, and replay clean runs for false alarms."""
-    from kvbench import history
-    from kvbench.detection import Laboratory
-    from kvbench.faults import CATALOGUE
-    from kvbench.faults import fault as find
-    from kvbench.files import need_writable, write_whole
-    from kvbench.options import parse_seeds
-    from kvbench.proof import false_alarms, page, summary
-    from kvbench.provenance import environment
-    from kvbench.reference import load
+    from kvbench.harness.options import parse_seeds
+    from kvbench.mutation.faults import CATALOGUE
+    from kvbench.mutation.faults import fault as find
+    from kvbench.mutation.inject import Laboratory
+    from kvbench.mutation.report import false_alarms, page, summary
+    from kvbench.reference.store import load
+    from kvbench.results import history
+    from kvbench.utils.environment import environment
+    from kvbench.utils.files import need_writable, write_whole
 
     chosen = [find(name) for name in fault] if fault else list(CATALOGUE.values())
     seeds = parse_seeds(clean_seeds, 0)
@@ -86,10 +86,10 @@ def power(
     configuration: Annotated[Optional[list[str]], typer.Option(help="Only this one; may be repeated.")] = None,
 ) -> None:
     """Say how many seeds an effect of a size needs, and what a number of seeds can see, from a reference's spread."""
-    from kvbench import history
-    from kvbench.errors import unknown
-    from kvbench.power import clauses_table, gates_table
-    from kvbench.reference import load
+    from kvbench.reference.power import clauses_table, gates_table
+    from kvbench.reference.store import load
+    from kvbench.results import history
+    from kvbench.utils.errors import unknown
 
     reference = load(folder, expected)
     names = history.configurations(reference.histories)

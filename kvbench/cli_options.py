@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from kvbench.text import plain
+from kvbench.utils.text import plain
 
 if TYPE_CHECKING:
-    from kvbench.settings import Settings
+    from kvbench.harness.setup import Settings
 
 # Every option of pytest's is taken under its name there, too: sentences that name one are then true everywhere.
 WorkloadOption = Annotated[
@@ -61,8 +61,8 @@ def settings(
     precision: str = "float32",
 ) -> Settings:
     """Make settings of options; raises `UserError` where one makes no sense."""
-    from kvbench.options import check_unreadable, parse_taps
-    from kvbench.settings import Settings, resolve_device
+    from kvbench.harness.options import check_unreadable, parse_taps
+    from kvbench.harness.setup import Settings, resolve_device
     from kvbench.workloads import workload as find
 
     row = find(workload)

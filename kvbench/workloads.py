@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvbench.errors import unknown
-from kvbench.recipe import Recipe, TeacherRecipe
+from kvbench.core.recipe import Recipe, TeacherRecipe
+from kvbench.utils.errors import unknown
 
 if TYPE_CHECKING:
-    from kvbench.data import Images
+    from kvbench.data.base import Images
 
 Opener = Callable[["Workload", str, "Path | None", "int | None"], "Images"]  # workload, split, root, count
 
@@ -20,7 +20,7 @@ def generated(classes: int = 1000) -> Opener:
     """Open fractals of ``classes`` classes."""
 
     def open_split(row: Workload, split: str, _root: Path | None, count: int | None) -> Images:
-        from kvbench.fractals import FractalImages
+        from kvbench.data.fractals import FractalImages
 
         assert count is not None, "generated images have no natural number"
         return FractalImages(split, count, classes=classes, size=row.size)
@@ -29,11 +29,11 @@ def generated(classes: int = 1000) -> Opener:
 
 
 def photographs(lister: str) -> Opener:
-    """Open photographs in folders, listed by the function ``lister`` of `kvbench.listing`."""
+    """Open photographs in folders, listed by the function ``lister`` of `kvbench.data.layouts`."""
 
     def open_split(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
-        from kvbench import listing
-        from kvbench.photographs import PhotoImages
+        from kvbench.data import layouts as listing
+        from kvbench.data.photos import PhotoImages
 
         folder = listing.need_folder(root, row.name, row.layout)
         samples, classes = getattr(listing, lister)(folder, split)

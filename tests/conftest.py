@@ -9,28 +9,28 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest_banks import ROWS
-from conftest_small import SMALL
 from safetensors.torch import save_file
 
-import kvbench.session
-import kvbench.settings
-import kvbench.shards
-import kvbench.trainer
-from kvbench.teacher import shipped
+import kvbench.core.trainer
+import kvbench.features.shards
+import kvbench.harness.session
+import kvbench.harness.setup
+from kvbench.features.teacher import shipped
 from kvbench.workloads import WORKLOADS, Workload
+from tests.support import ROOT
+from tests.support.banks import ROWS
+from tests.support.project import Project
+from tests.support.small import SMALL
 
 if TYPE_CHECKING:
     from benchmarks.reliability.laboratory import Laboratory
 
-pytest_plugins = ["pytester", "conftest_commands", "conftest_resumption"]
-ROOT = Path(__file__).parent.parent
-Project = Callable[..., pytest.RunResult]  # runs the suite in a project of its own
+pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume"]
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it so for what it starts with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,7 +84,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one batch, so that small banks have several."""
-    monkeypatch.setattr(kvbench.shards, "SHARD", ROWS)
+    monkeypatch.setattr(kvbench.features.shards, "SHARD", ROWS)
 
 
 @pytest.fixture(scope="session")
@@ -117,19 +117,3 @@ def run(pytester: pytest.Pytester, small: object, small_checkpoint: Path, record
     else:
         shutil.copytree(recorded, pytester.path, dirs_exist_ok=True)
     return run
-
-
-def counts(result: pytest.RunResult, **expected: int) -> None:
-    """Check numbers of outcomes; those not named may be anything."""
-    outcomes = result.parseoutcomes()
-    assert {name: outcomes.get(name, 0) for name in expected} == expected, outcomes
-
-
-def shift_losses(project: Path, configuration: str, factor: float) -> None:
-    """Multiply every recorded training loss of a configuration."""
-    path = project / "expected" / "small" / "histories.csv"
-    lines = [line.split(",") for line in path.read_text().splitlines()]
-    for cells in lines:
-        if cells[0] == configuration:
-            cells[3] = f"{float(cells[3]) * factor:.6g}"
-    path.write_text("\n".join(",".join(cells) for cells in lines) + "\n")

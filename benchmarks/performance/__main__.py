@@ -13,8 +13,8 @@ from benchmarks.performance.growth import plot
 from benchmarks.performance.page import page
 from benchmarks.performance.parts import PARTS, measure, read
 from benchmarks.performance.scale import SCALES
-from kvbench.errors import UserError, unknown
-from kvbench.files import write_whole
+from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.files import write_whole
 
 
 def command(

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.performance.scale import Scale
 from benchmarks.performance.steps import step_phases
-from kvbench.errors import UserError
+from kvbench.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

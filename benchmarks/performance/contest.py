@@ -22,9 +22,9 @@ from benchmarks.performance.material import (
     teacher,
 )
 from benchmarks.performance.scale import Scale
-from kvbench.bank import FeatureBank
-from kvbench.recipe import Configuration
-from kvbench.trainer import Run, Training
+from kvbench.core.bank import FeatureBank
+from kvbench.core.recipe import Configuration
+from kvbench.core.trainer import Run, Training
 
 Steps = dict[str, Seconds]
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.performance.clock import Seconds, median, round_robin
 from benchmarks.performance.material import fractals, once, passed, synthetic
 from benchmarks.performance.scale import Scale
-from kvbench.trainer import Training
+from kvbench.core.trainer import Training
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

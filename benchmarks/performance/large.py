@@ -15,8 +15,8 @@ from safetensors import safe_open
 from benchmarks.performance.clock import Seconds, round_robin, stopwatch, threads
 from benchmarks.performance.material import CLASSES, WIDTHS, once, synthetic
 from benchmarks.performance.scale import Scale
-from kvbench.bank import FeatureBank
-from kvbench.trainer import PORTION, Run
+from kvbench.core.bank import FeatureBank
+from kvbench.core.trainer import PORTION, Run
 
 BLOCK = 4096  # rows drawn once, and written again and again
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.performance.scale import Scale
-from kvbench.bank import FeatureBank
-from kvbench.fractals import FractalImages
-from kvbench.models import student
-from kvbench.recipe import Configuration, Recipe, configurations
-from kvbench.settings import Settings
-from kvbench.teacher import shipped
-from kvbench.trainer import Run
-from kvbench.turns import take_turns
+from kvbench.core.bank import FeatureBank
+from kvbench.core.interleave import take_turns
+from kvbench.core.models import student
+from kvbench.core.recipe import Configuration, Recipe, configurations
+from kvbench.core.trainer import Run
+from kvbench.data.fractals import FractalImages
+from kvbench.features.teacher import shipped
+from kvbench.harness.setup import Settings
 from kvbench.workloads import WORKLOADS, Workload
 
 TAPS = WORKLOADS["fractals"].taps
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class InMemory:
-    """Rendered images (N, 3, size, size) and labels (N,), as `kvbench.data.Images`: nothing is decoded when read."""
+    """Rendered images (N, 3, size, size) and labels (N,), as `kvbench.data.base.Images`: nothing is decoded."""
 
     pixels: Tensor
     labels: Tensor

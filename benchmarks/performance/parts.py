@@ -18,9 +18,9 @@ from benchmarks.performance.precision import precision
 from benchmarks.performance.roofline import roofline
 from benchmarks.performance.scale import Scale
 from benchmarks.performance.steps import seeds_together, thread_use
-from kvbench.errors import UserError, unknown
-from kvbench.files import write_whole
-from kvbench.provenance import environment
+from kvbench.utils.environment import environment
+from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.files import write_whole
 
 PARTS: dict[str, Callable[[Scale], Any]] = {
     "contest": contest,

@@ -14,8 +14,8 @@ from benchmarks.performance.clock import median, round_robin
 from benchmarks.performance.material import fractals, passed
 from benchmarks.performance.scale import Scale
 from benchmarks.performance.steps import pair_rates
-from kvbench.data import batches
-from kvbench.photographs import PhotoImages
+from kvbench.data.loader import batches
+from kvbench.data.photos import PhotoImages
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}
 PIXELS = 256

@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.performance.material import InMemory, passed
 from benchmarks.performance.scale import Scale
-from kvbench.data import Images
-from kvbench.recipe import Configuration
-from kvbench.trainer import Training
+from kvbench.core.recipe import Configuration
+from kvbench.core.trainer import Training
+from kvbench.data.base import Images
 from kvbench.workloads import WORKLOADS
 
 SEEDS = range(3)

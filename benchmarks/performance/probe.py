@@ -39,9 +39,9 @@ def pytest_configure() -> None:
     """Put the stopwatches in."""
     from torchvision.models import ResNet
 
-    from kvbench.fractals import FractalImages
-    from kvbench.settings import Settings
-    from kvbench.trainer import Training
+    from kvbench.core.trainer import Training
+    from kvbench.data.fractals import FractalImages
+    from kvbench.harness.setup import Settings
     from kvbench.workloads import WORKLOADS
 
     places: list[tuple[Any, str, str]] = [

@@ -12,7 +12,7 @@ from benchmarks.performance.clock import median, round_robin, threads
 from benchmarks.performance.loops import teacher_pass
 from benchmarks.performance.material import WIDTHS, fractals, once, passed, synthetic, teacher
 from benchmarks.performance.scale import Scale
-from kvbench.trainer import Run, distillation_loss
+from kvbench.core.trainer import Run, distillation_loss
 
 PRODUCTS = {
     "64x512 @ 512x1000": (64, 512, 1000),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvbench.models import STUDENTS
+from kvbench.core.models import STUDENTS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from benchmarks.performance.clock import Seconds, median, round_robin, threads
 from benchmarks.performance.material import once, side_by_side, synthetic
 from benchmarks.performance.scale import Scale
-from kvbench.trainer import Run, Training, distillation_loss
+from kvbench.core.trainer import Run, Training, distillation_loss
 
 PHASES = ("gather", "forward", "backward", "optimiser")
 TOGETHER = 10  # seeds

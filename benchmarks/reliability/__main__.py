@@ -14,8 +14,8 @@ import typer
 
 from benchmarks.reliability import damages, interruptions
 from benchmarks.reliability.laboratory import Laboratory, Result
-from kvbench.provenance import environment
-from kvbench.text import item, markdown_table
+from kvbench.utils.environment import environment
+from kvbench.utils.text import item, markdown_table
 
 ABOUT = """\
 A small project (the suite on 640 generated images, 14 configurations, 2 seeds, 3 epochs) runs in its own process. A

@@ -22,7 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small matrices, many processes: more thre
 import pytest
 from safetensors.torch import save_file
 
-from kvbench.recipe import Recipe
+from kvbench.core.recipe import Recipe
 from kvbench.workloads import WORKLOADS, generated
 
 SUITE = Path(__file__).parent.parent / "test_ablation.py"
@@ -40,7 +40,12 @@ OUTPUT = "output.txt"
 Trouble = Callable[[], object]  # called in the new process before the suite starts; picklable
 _context = multiprocessing.get_context("forkserver")
 # Imported once: a try then costs what the suite does, not the seconds in which torch is loaded.
-_PRELOADED = ("benchmarks.reliability.troubles", "kvbench.session", "kvbench.trainer", "kvbench.plugin")
+_PRELOADED = (
+    "benchmarks.reliability.troubles",
+    "kvbench.harness.session",
+    "kvbench.core.trainer",
+    "kvbench.harness.plugin",
+)
 # Troubles, too: a module that is there in some runs only would make them runs of other code, which share no states.
 _context.set_forkserver_preload(["benchmarks.reliability.project", *_PRELOADED])
 
@@ -90,7 +95,7 @@ class Project:
             shutil.copy(model.folder / teacher.name, teacher)
             shutil.copytree(model.folder / "expected", self.folder / "expected")
             return
-        from kvbench.teacher import shipped
+        from kvbench.features.teacher import shipped
 
         state = shipped("fractals").module.state_dict()
         cut = {name: value[:CLASSES].contiguous() if name.startswith("fc.") else value for name, value in state.items()}

@@ -1,0 +1,82 @@
+"""The feature bank: what students see of a split, and all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Relative: more than platforms' passes differ by. In float32 8 units in the last place; in halves 1, which is what a
+# pass in bfloat16 was measured to differ by from one in float32 (0.003 to 0.004, RMS).
+ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """What students see of a split: ``taps`` (N, D) each, shallow to deep, ``logits`` (N, K), ``labels`` (N,).
+
+    Taps and logits are float32, or bfloat16 or float16, in which they take half the room. ``maker`` tells on what they
+    were made; see `kvbench.utils.environment.maker`.
+    """
+
+    taps: tuple[Tensor, ...]
+    logits: Tensor
+    labels: Tensor
+    maker: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of each tap, shallow to deep."""
+        return tuple(tap.shape[1] for tap in self.taps)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.logits.shape[1]
+
+    @property
+    def teacher_accuracy(self) -> float:
+        """The teacher's own top-1 accuracy, the ceiling of its students'."""
+        return float((self.logits.argmax(1) == self.labels).float().mean())
+
+    def to(self, device: torch.device) -> FeatureBank:
+        """Move all tensors; those already there stay memory-mapped."""
+        taps = tuple(tap.to(device) for tap in self.taps)
+        return replace(self, taps=taps, logits=self.logits.to(device), labels=self.labels.to(device))
+
+    def rounded_otherwise(self, seed: int = 0) -> FeatureBank:
+        """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""
+        noise = torch.Generator().manual_seed(seed)
+
+        def moved(x: Tensor) -> Tensor:
+            factor = 1 + ROUNDING[x.dtype] * torch.randn(x.shape, generator=noise)
+            return (x * factor.to(x.device)).to(x.dtype)
+
+        return FeatureBank(tuple(moved(tap) for tap in self.taps), moved(self.logits), self.labels)
+
+    @property
+    def digest(self) -> str:
+        """Names the contents, bit by bit."""
+        made = hashlib.sha256()
+        for tensor in (*self.taps, self.logits, self.labels):
+            made.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            for rows in torch.split(tensor, 65536):  # whole, a bank on an accelerator may not fit here a second time
+                made.update(memory(rows))
+        return made.hexdigest()[:16]
+
+    def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,)."""
+        return [tap[rows].float() for tap in self.taps], self.logits[rows].float(), self.labels[rows]
+
+
+def memory(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor (of any shape, on any device), contiguous; those of one on the CPU are no copy."""
+    # Through bytes, since numpy has no bfloat16.
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

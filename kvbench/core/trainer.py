@@ -1,0 +1,248 @@
+"""Distillation on feature banks, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kvbench.core.bank import FeatureBank
+from kvbench.core.interleave import take_turns
+from kvbench.core.models import student
+from kvbench.core.recipe import Configuration
+from kvbench.core.timer import Clock
+from kvbench.utils.errors import UserError
+from kvbench.utils.oom import enough_memory
+
+EVALUATION_BATCH = 1024
+PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
+MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on another device (--kvbench-device)."
+PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL divergence from the teacher's softmax to the student's in nats, mean over B; both logits (B, K)."""
+    return F.kl_div(
+        F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1), log_target=True, reduction="batchmean"
+    )
+
+
+class Run:
+    """One configuration trained with one seed on one pair of banks.
+
+    The seed fixes initialisation and batch order; both are drawn on the CPU, so they are the same on every device.
+
+    Args:
+        configuration: student and recipe.
+        train, val: banks on the device to train on.
+        seed: any integer.
+    """
+
+    def __init__(self, configuration: Configuration, train: FeatureBank, val: FeatureBank, seed: int):
+        self.configuration, self.train, self.val, self.seed = configuration, train, val, seed
+        recipe = configuration.recipe
+        self.device = train.logits.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = student(configuration.student).build(train.widths, train.classes).to(self.device)
+        self.order = torch.Generator().manual_seed(seed)
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        self.scheduler = (
+            torch.optim.lr_scheduler.StepLR(self.optimizer, recipe.step_size, recipe.gamma)
+            if recipe.step_size
+            else None
+        )
+        self.history: list[dict[str, Any]] = []
+        self.epochs_done = 0
+        self.diverged = False
+        self._latest: tuple[float, float] | None = None  # loss and seconds of an epoch not yet evaluated
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch of the recipe has been trained."""
+        return self.epochs_done >= self.configuration.recipe.epochs
+
+    def epoch(self) -> None:
+        """Train one epoch; after the recipe's last one, do nothing."""
+        for _ in self.portions():
+            pass
+
+    def portions(self) -> Iterator[None]:
+        """Train one epoch, pausing often; after the recipe's last one, do nothing.
+
+        Raises:
+            UserError: the loss is no finite number; tells configuration, seed, epoch and step.
+        """
+        if self.done:
+            return
+        synchronize = torch.get_device_module(self.device).synchronize
+        self.module.train()
+        rows = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        chosen = torch.split(rows, self.configuration.recipe.batch_size)
+        losses: list[Tensor] = []
+        seconds = 0.0
+        while len(losses) < len(chosen):
+            synchronize()
+            start = time.perf_counter()
+            for batch in chosen[len(losses) : len(losses) + PORTION]:
+                losses.append(self._step(batch))
+                if time.perf_counter() - start > PORTION_SECONDS:
+                    break
+            synchronize()
+            seconds += time.perf_counter() - start
+            yield
+        if self.scheduler:
+            self.scheduler.step()
+        steps = torch.stack(losses).cpu().double()  # not every accelerator has float64
+        self.epochs_done += 1
+        odd = (~steps.isfinite()).nonzero()
+        if len(odd):
+            self.diverged = True
+            step = int(odd[0])
+            raise UserError(
+                f"The training loss of {self.configuration.id} (seed {self.seed}) is {float(steps[step])} in epoch"
+                f" {self.epochs_done}, step {step + 1}: try a smaller lr, and look for values that are not finite in"
+                " the features."
+            )
+        self._latest = float(steps.mean()), seconds
+
+    def _step(self, rows: Tensor) -> Tensor:
+        """Train on one batch; returns its loss, a scalar on the device."""
+        xs, teacher_logits, _ = self.train.batch(rows)
+        loss = distillation_loss(self.module(xs), teacher_logits)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
+
+    def evaluate(self) -> None:
+        """Append the history row of the epoch just trained; without one, do nothing."""
+        for _ in self.evaluation():
+            pass
+
+    def evaluation(self) -> Iterator[None]:
+        """Append the history row of the epoch just trained, pausing after every batch; without one, do nothing."""
+        if self._latest is None:
+            return
+        self.module.eval()
+        loss, correct, agreeing = 0.0, 0, 0
+        for start in range(0, len(self.val), EVALUATION_BATCH):
+            with torch.inference_mode():
+                xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
+                logits = self.module(xs)
+                loss += float(distillation_loss(logits, teacher_logits)) * len(labels)
+                top = logits.argmax(1)
+                correct += int((top == labels).sum())
+                agreeing += int((top == teacher_logits.argmax(1)).sum())
+            yield
+        train_loss, seconds = self._latest
+        self._latest = None
+        n = len(self.val)
+        self.history.append(
+            {
+                "configuration": self.configuration.id,
+                "seed": self.seed,
+                "epoch": self.epochs_done,
+                "train_loss": train_loss,
+                "val_loss": loss / n,
+                "val_accuracy": correct / n,
+                "agreement": agreeing / n,
+                "seconds": seconds,
+            }
+        )
+
+
+class Training:
+    """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
+
+    On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
+    too small to share, and a history then depends on no number of threads. On an accelerator one portion at a time.
+
+    ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
+    alongside, whose rows are kept apart. ``clock`` is what seconds of whole epochs are read from.
+
+    Runs may have been restored, each at an epoch of its own: `epoch` then trains those that are behind, and sets the
+    clock to what the epoch took when all were trained.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        train: FeatureBank,
+        val: FeatureBank,
+        seeds: Sequence[int],
+        tick: Callable[[Run], object] = lambda _: None,
+        twins: Sequence[Run] = (),
+        clock: Clock | None = None,
+    ):
+        self.configuration, self.tick, self.clock = configuration, tick, clock or Clock()
+        self.device = train.logits.device
+        self.runs = [Run(configuration, train, val, seed) for seed in seeds]
+        self.twins = list(twins)
+        self.keep: Callable[[Run], object] = lambda _: None  # called with each run that has a new row, in its thread
+        self.epochs_asked = 0
+        self.epoch_seconds: list[float] = []  # of each epoch of all runs side by side, on the clock
+        self.reused = [0 for _ in self.runs]  # epochs of each seed that an earlier session trained
+        self.notes: list[str] = []  # what became of states that were or should be kept
+
+    @property
+    def everyone(self) -> list[Run]:
+        """All runs, twins last."""
+        return [*self.runs, *self.twins]
+
+    def epoch(self) -> None:
+        """Train one epoch of every seed; after the recipe's last one, do nothing."""
+        if self.epochs_asked >= self.configuration.recipe.epochs:
+            return
+        self.epochs_asked += 1
+        start = self.clock()
+        self._each([run for run in self.everyone if run.epochs_done < self.epochs_asked], Run.portions, self.tick)
+        seconds = self.clock() - start
+        if self.epochs_asked <= len(self.epoch_seconds):  # an earlier session trained it
+            self.clock.ahead += self.epoch_seconds[self.epochs_asked - 1] - seconds
+        else:
+            self.epoch_seconds.append(seconds)
+
+    def evaluate(self) -> None:
+        """Append the history rows of the epoch just trained."""
+
+        def settle(run: Run) -> Iterator[None]:
+            before = len(run.history)
+            yield from run.evaluation()
+            if len(run.history) > before:
+                self.keep(run)
+
+        self._each(self.everyone, settle)
+
+    def _each(
+        self,
+        runs: Sequence[Run],
+        act: Callable[[Run], Iterator[None]],
+        told: Callable[[Run], object] = lambda _: None,
+    ) -> None:
+        """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY):
+            take_turns([act(run) for run in runs], workers, lambda place: told(runs[place]))
+
+    def finish(self) -> None:
+        """Train and evaluate whatever epochs are left."""
+        self.evaluate()
+        while self.epochs_asked < self.configuration.recipe.epochs:
+            self.epoch()
+            self.evaluate()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """All runs' rows, one an epoch, with the history frame's columns."""
+        return [row for run in self.runs for row in run.history]
+
+    @property
+    def twin_history(self) -> list[dict[str, Any]]:
+        """The twins' rows, likewise."""
+        return [row for run in self.twins for row in run.history]

@@ -1,0 +1,219 @@
+"""Looking through the files of photographs before they are used: those that cannot be read, and those in both splits.
+
+What is found is kept in the cache as places in the listing, so that a file there can name no other image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from kvbench.data.base import Images
+from kvbench.data.loader import in_batches
+from kvbench.data.photos import PhotoImages, UnreadableError, decode
+from kvbench.utils.errors import UserError, some
+from kvbench.utils.files import need_writable, write_whole
+from kvbench.utils.locks import Say
+from kvbench.utils.text import shown
+
+FORMAT: Final = 2  # raise it when what is readable changes, or the files' layout
+BATCH: Final = 64  # images between two ticks of a scan
+TAIL: Final = 4096  # bytes at a file's end that tell most files of one size apart
+MAX_COMPARED: Final = 50_000  # files opened to look for the same one in both splits
+READERS: Final = 16  # threads: they wait for the disk
+
+Tick = Callable[[int, int], object]  # told how many images were looked at, of how many
+
+
+def readable(
+    images: Images, split: str, cache: Path, name: str, tick: Tick = lambda *_: None, say: Say = lambda _: None
+) -> tuple[Images, str]:
+    """Leave out the files that cannot be read; returns the others, and how many were left out or an empty text.
+
+    ``say`` is told which; a text file in ``cache`` lists all of them, with reasons. Every file is decoded once: what
+    was found is kept in ``cache`` and holds until a file changes. Images that are not in files are returned as they
+    are.
+
+    Raises:
+        UserError: of a class, or of all, nothing is left; the cache cannot be written.
+    """
+    if not isinstance(images, PhotoImages):
+        return images, ""
+    key, _ = _survey(images)
+    path = cache / f"{name}-{split}-{key[:16]}.scan.json"
+    found = _read(path, key, partial(_reasons, count=len(images)))
+    known = found is not None
+    if found is None:
+        need_writable(cache)  # told before the scan, not after it
+        found, lasting = _look(images, tick)
+        if lasting:
+            _write(path, key, sorted(found.items()))
+    if not found:
+        return images, ""
+    listed = cache / f"{name}-{split}-{key[:16]}.unreadable.txt"
+    lines = [f"{shown(images.name(i))}: {shown(found[i])}\n" for i in sorted(found)]
+    if not (known and listed.exists()):  # as it is beside whole banks, where nothing has to be writable
+        with write_whole(listed) as aside:
+            aside.write_text("".join(lines), encoding="utf-8")
+    note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
+    say(f"{note}: {some([images.name(i) for i in sorted(found)])}. All of them, and why: {shown(listed)}")
+    left = [sample for i, sample in enumerate(images.samples) if i not in found]
+    lost = {label for _, label in images.samples} - {label for _, label in left}
+    if lost:
+        names = some([images.classes[label] for label in sorted(lost)])
+        raise UserError(f"No image in {split} can be read of {names}. All files, and why: {shown(listed)}")
+    return replace(images, samples=left), note
+
+
+def _look(images: PhotoImages, tick: Tick) -> tuple[dict[int, str], bool]:
+    """Decode every file; returns why some cannot be read, by their places, and whether that is going to stay so."""
+    found: dict[int, str] = {}
+    lasting, done = True, 0
+    for tried in in_batches(partial(_try, images), range(len(images)), BATCH):
+        for index, error in tried:
+            if error is not None:
+                found[index] = error.reason
+                lasting &= error.lasting
+        done += len(tried)
+        tick(done, len(images))
+    return found, lasting
+
+
+def _try(images: PhotoImages, indices: list[int]) -> list[tuple[int, UnreadableError | None]]:
+    return [(index, _refusal(images.samples[index][0], images.size)) for index in indices]
+
+
+def _refusal(path: str, size: int) -> UnreadableError | None:
+    try:
+        decode(path, size)
+    except UnreadableError as error:
+        return error
+    return None
+
+
+def in_both(train: Images, val: Images, cache: Path, name: str, say: Say = lambda _: None) -> str:
+    """Say which validation images are training images, too, byte for byte; empty where there are none.
+
+    Only files that have a size in common are opened, at most `MAX_COMPARED` of them; what was found is kept in
+    ``cache``. Generated images are not compared.
+    """
+    if not (isinstance(train, PhotoImages) and isinstance(val, PhotoImages)):
+        return ""
+    (key, sizes), (val_key, val_sizes) = _survey(train), _survey(val)
+    key = hashlib.sha256(f"{key} {val_key}".encode()).hexdigest()
+    path = cache / f"{name}-{key[:16]}.duplicates.json"
+    chosen, val_chosen, whole = _alike(sizes, val_sizes)
+    pairs = _read(path, key, partial(_pairs, counts=(len(train), len(val))))
+    if pairs is None:
+        pairs = _same(train, chosen, val, val_chosen)
+        with suppress(UserError):  # beside whole banks nothing has to be writable
+            _write(path, key, pairs)
+    if not pairs:
+        return ""
+    first = some([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])
+    looked = "" if whole else f" {len(chosen) + len(val_chosen):,} files were compared, not all."
+    note = f"{len(pairs):,} of {len(val):,} val images are train images, too, byte for byte: {first}.{looked}"
+    say(f"Warning: {note}")
+    return note
+
+
+def _alike(sizes: npt.NDArray[np.int64], val_sizes: npt.NDArray[np.int64]) -> tuple[list[int], list[int], bool]:
+    """Places in both splits of files whose size both have, rare sizes first, and whether those are all of them."""
+    common = np.intersect1d(sizes[sizes > 0], val_sizes[val_sizes > 0])
+    counts = np.array([0] * len(common))
+    for part in (sizes, val_sizes):
+        kept = part[np.isin(part, common)]
+        counts += np.bincount(np.searchsorted(common, kept), minlength=len(common))
+    order = np.argsort(counts, kind="stable")
+    few = common[order[np.cumsum(counts[order]) <= MAX_COMPARED]]
+    chosen, val_chosen = (np.flatnonzero(np.isin(part, few)).tolist() for part in (sizes, val_sizes))
+    return chosen, val_chosen, len(few) == len(common)
+
+
+def _same(train: PhotoImages, chosen: Sequence[int], val: PhotoImages, val_chosen: Sequence[int]) -> list[list[int]]:
+    """Pairs of places (train, val) of files with the same content, one for each file of the validation split."""
+    ends = _digests(train, chosen, TAIL), _digests(val, val_chosen, TAIL)
+    both = {*ends[0].values()} & {*ends[1].values()}
+    close = [[i for i, end in part.items() if end in both] for part in ends]
+    first: dict[bytes, int] = {}
+    for i, digest in _digests(train, close[0]).items():
+        first.setdefault(digest, i)
+    return [[first[digest], j] for j, digest in _digests(val, close[1]).items() if digest in first]
+
+
+def _digests(images: PhotoImages, chosen: Sequence[int], tail: int = 0) -> dict[int, bytes]:
+    """A digest of each chosen file, or of its size and its last ``tail`` bytes; none of what cannot be read."""
+
+    def digest(index: int) -> bytes:
+        made = hashlib.blake2b()
+        try:
+            with Path(images.samples[index][0]).open("rb") as file:
+                if tail:
+                    size = os.fstat(file.fileno()).st_size
+                    made.update(b"%d " % size)
+                    file.seek(max(0, size - tail))
+                while block := file.read(1 << 20):
+                    made.update(block)
+        except OSError:
+            return b""
+        return made.digest()
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {i: made for i, made in zip(chosen, pool.map(digest, chosen), strict=True) if made}
+
+
+def _survey(images: PhotoImages) -> tuple[str, npt.NDArray[np.int64]]:
+    """What tells one state of the files from another, on this machine, and their sizes in bytes (-1: not there)."""
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, images.size, len(images)]).encode())
+    sizes = np.full(len(images), -1, np.int64)
+    for index, (path, label) in enumerate(images.samples):
+        try:
+            facts = os.stat(path)  # noqa: PTH116 (as in `kvbench.data.photos.file_facts`)
+        except (OSError, ValueError) as error:
+            told: tuple[object, ...] = (type(error).__name__, getattr(error, "errno", None))
+        else:
+            sizes[index] = facts.st_size
+            told = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_mode)
+        digest.update(f"{images.name(index)}\0{label}\0{told}\n".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest(), sizes
+
+
+def _write(path: Path, key: str, found: Sequence[Sequence[object]]) -> None:
+    with write_whole(path) as aside:
+        aside.write_text(json.dumps({"key": key, "found": found}) + "\n", encoding="utf-8")
+
+
+def _read(path: Path, key: str, check: Callable[[Iterable[Any]], Any]) -> Any:
+    """What `_write` kept under ``key``, as ``check`` returns it; None where that is not there or not sound."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return check(kept["found"]) if kept["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _reasons(found: Iterable[Any], count: int) -> dict[int, str]:
+    return {_place(index, count): str(reason) for index, reason in found}
+
+
+def _pairs(found: Iterable[Any], counts: tuple[int, int]) -> list[list[int]]:
+    return [[_place(i, counts[0]), _place(j, counts[1])] for i, j in found]
+
+
+def _place(index: object, count: int) -> int:
+    """``index`` if it is a place among ``count``; raises `ValueError` otherwise."""
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise ValueError(index)
+    return index

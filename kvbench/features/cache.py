@@ -1,0 +1,230 @@
+"""The cache of banks: a bank is opened where it is whole, and made, gone on with or mended where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from kvbench.core.bank import FeatureBank
+from kvbench.features import extract as extraction
+from kvbench.features.partial import Unfinished, discard, shard_names
+from kvbench.features.safetensors_io import NAMES
+from kvbench.features.shards import DamagedError, Filler, Layout, damaged, read_header, spans
+from kvbench.features.spec import BankSettings
+from kvbench.utils.environment import maker
+from kvbench.utils.errors import UserError
+from kvbench.utils.files import need_writable, sweep
+from kvbench.utils.locks import Say, held
+
+Tick = Callable[[int], object]  # told how many more images are done
+
+
+class _OtherBitsError(Exception):
+    """A shard came out otherwise than it was recorded."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bank of a cache: where it lies, what it is made of, and whom to tell.
+
+    Args:
+        settings: all that decides it.
+        cache: the folder.
+        name: begins the file's name and every sentence about it.
+        device: the teacher's.
+        tick, say: told of images done, and sentences for the user.
+    """
+
+    settings: BankSettings
+    cache: Path
+    name: str
+    device: torch.device
+    tick: Tick = lambda _: None
+    say: Say = lambda _: None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.settings.path(self.cache, self.name)
+
+    def open(self, *, fresh: bool = False) -> FeatureBank:
+        """Open the bank, memory-mapped, made or mended first where need be; only then the folder must be writable.
+
+        ``fresh`` throws away what an interrupted pass left, instead of going on with it.
+
+        Raises:
+            UserError: it was made by other settings, cannot be read or written, or the pass fails.
+        """
+        opened, wrong = self._look()
+        if opened is None:
+            try:
+                need_writable(self.cache)  # told before the pass, not after it
+            except UserError as error:
+                raise UserError(f"{self.path} cannot be used: {wrong}. {error}" if wrong else str(error)) from error
+            extraction.check(self.settings)
+            with _written(self.path):
+                self.cache.mkdir(parents=True, exist_ok=True)
+                with held(self.path.with_suffix(".lock"), self.name, self.say):
+                    sweep(self.cache)
+                    opened = self._look()[0]  # whoever held the lock may have made it
+                    if opened is None:
+                        self._repair(fresh)
+                        opened, wrong = self._look()
+        if opened is None:
+            raise UserError(f"{self.path} cannot be used right after it was made: {wrong}. Is the disk failing?")
+        return opened
+
+    def _look(self) -> tuple[FeatureBank | None, str]:
+        """Open the bank if it is whole; else say what is wrong (nothing where there is none)."""
+        try:
+            with _reading(self.path) as fd:
+                layout, digests = self._header(fd)
+                odd = damaged(fd, layout, dict(enumerate(digests)))
+            if odd:
+                return None, f"{shard_names(layout, odd)} is damaged"
+            with suppress(OSError):  # a process that died after its last step
+                self.path.with_suffix(".journal").unlink(missing_ok=True)
+            with safe_open(self.path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except (DamagedError, SafetensorError) as error:
+            return None, f"it is no whole bank ({error})"
+        except FileNotFoundError:
+            return None, ""
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"Cannot read {self.path}: {why}. Remove it, and it is made again.") from error
+        taps = tuple(tensors[f"tap{i}"] for i in range(len(self.settings.taps)))
+        return FeatureBank(taps, tensors["logits"], tensors["labels"], json.loads(layout.maker)), ""
+
+    def _header(self, fd: int) -> tuple[Layout, list[str]]:
+        """Read an open bank's header; raises `DamagedError` where it is none of these settings' columns."""
+        layout, digests = read_header(fd)
+        made, wanted = json.loads(layout.fingerprint), self.settings.fingerprint
+        differing = [key for key in sorted({*made, *wanted}) if made.get(key) != wanted.get(key)]
+        if differing:
+            raise UserError(
+                f"{self.path} was made with other settings ({', '.join(differing)}): remove it, and it is made again."
+            )
+        dtype = NAMES[self.settings.dtype]
+        names = [f"tap{i}" for i in range(len(self.settings.taps))]
+        found = [(one.name, one.dtype, len(one.shape)) for one in layout.columns]
+        if found != [("labels", "I64", 0), *((name, dtype, 1) for name in (*names, "logits"))]:
+            raise DamagedError("it has other columns")
+        if layout.rows != len(self.settings.images) or layout.columns[-1].shape != (len(self.settings.images.classes),):
+            raise DamagedError("it has other numbers of images or classes")
+        return layout, digests
+
+    def _repair(self, fresh: bool) -> None:
+        """Make the bank whole: its damaged shards alone where all else is in order, else from the beginning."""
+        if self.path.exists():
+            try:
+                self._mend()
+                return
+            except _OtherBitsError:
+                self.say(f"{self.name}: another machine or version made {self.path}; all of it is made again.")
+            except DamagedError as error:
+                self.say(f"{self.name}: {self.path} is no whole bank ({error}); it is made again.")
+            self.path.unlink()
+        self._make(fresh)
+
+    def _mend(self) -> None:
+        """Make damaged shards again, in place: whoever has the bank open sees the same bits as before the damage."""
+        fd = os.open(self.path, os.O_RDWR)
+        try:
+            layout, digests = self._header(fd)
+            odd = damaged(fd, layout, dict(enumerate(digests)))
+            again = "it is made again" if len(odd) == 1 else "they are made again"
+            self.say(f"{self.name}: {self.path}: {shard_names(layout, odd)}: damaged; {again}.")
+
+            def compare(shard: int, told: str) -> None:
+                if told != digests[shard]:
+                    raise _OtherBitsError
+
+            self.tick(layout.rows - sum(len(layout.shards[shard]) for shard in odd))
+            self._fill(odd, lambda _: Filler(fd, layout, odd, compare))
+        finally:
+            os.close(fd)
+
+    def _make(self, fresh: bool) -> None:
+        """Make the bank, going on with what an interrupted pass left unless ``fresh``."""
+        made_by = json.dumps(maker(self.device), sort_keys=True)
+        rows = len(self.settings.images)
+        fingerprint = json.dumps(self.settings.fingerprint, sort_keys=True)
+        missing = [*range(len(spans(rows)))]
+        unfinished = None if fresh else Unfinished.find(self.path, fingerprint, made_by, rows)
+        if unfinished is None:
+            if discard(self.path) and not fresh:
+                self.say(f"{self.name}: an interrupted pass left nothing that can be gone on with here; starting over.")
+        else:
+            odd = unfinished.check()
+            missing = unfinished.missing
+            if odd:
+                self.say(f"{self.name}: unfinished, {shard_names(unfinished.layout, odd)}: damaged; made again.")
+            if unfinished.done:
+                self.say(f"{self.name}: going on after {unfinished.done:,} of {rows:,} images.")
+                self.tick(unfinished.done)
+
+        def filler(batch: extraction.Rows) -> Filler:
+            nonlocal unfinished
+            unfinished = unfinished or Unfinished.begin(self.path, Layout.of(fingerprint, made_by, rows, batch))
+            return unfinished.filler()
+
+        try:
+            self._fill(missing, filler)
+            assert unfinished is not None, "there are images"
+            unfinished.finish()
+        finally:
+            if unfinished is not None:
+                unfinished.close()
+
+    def _fill(self, missing: Sequence[int], filler: Callable[[extraction.Rows], Filler]) -> None:
+        """Pass the images of the ``missing`` shards through the teacher; ``filler`` is made of the first batch."""
+        if not missing:
+            return
+        shards = spans(len(self.settings.images))
+        rows = [row for shard in missing for row in shards[shard]]
+        filling: Filler | None = None
+        for batch in extraction.extract(self.settings, self.device, rows, self.tick):
+            filling = filling or filler(batch)
+            filling.add(batch)
+
+
+def open_bank(
+    settings: BankSettings,
+    cache: Path,
+    name: str,
+    device: torch.device,
+    tick: Tick = lambda _: None,
+    say: Say = lambda _: None,
+    *,
+    fresh: bool = False,
+) -> FeatureBank:
+    """Open the bank of ``settings`` in ``cache``, made or mended first where need be; see `Entry.open`."""
+    return Entry(settings, cache, name, device, tick, say).open(fresh=fresh)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Tell in a sentence that a bank cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except DamagedError as error:  # the teacher's output changed its shape under way
+        raise UserError(f"Cannot write {path}: {error}. Start over with --kvbench-fresh.") from error

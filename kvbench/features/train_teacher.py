@@ -1,0 +1,203 @@
+"""Training a teacher from scratch: the command behind the weights that the package ships."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from kvbench.core.recipe import TeacherRecipe
+from kvbench.data.base import Images, need_classes
+from kvbench.data.fractals import mix
+from kvbench.data.loader import batches
+from kvbench.features import safetensors_io as tensorfile
+from kvbench.features.teacher import build, from_checkpoint
+from kvbench.utils.environment import environment
+from kvbench.utils.errors import UserError
+from kvbench.utils.files import need_writable, write_whole
+from kvbench.utils.oom import OTHER_PLACE, enough_memory
+
+CHECKPOINT_EVERY = 200  # steps: a few minutes on two cores
+SHIFT = 4  # pixels that augmentation may move a 64-pixel image, in proportion for others
+
+
+@dataclass(frozen=True)
+class TeacherTask:
+    """What to train: everything that decides the weights, apart from the machine."""
+
+    arch: str
+    train: Images
+    val: Images
+    recipe: TeacherRecipe
+    seed: int
+
+
+def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: str) -> dict[str, Any]:
+    """Train, and write ``out`` (fp16 safetensors) and ``out`` with suffix ``.json`` (provenance, returned).
+
+    Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one.
+
+    Raises:
+        UserError: the checkpoint belongs to another task, the validation split has other classes, or ``out`` does not
+            end in ``.safetensors``.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
+    need_writable(out.parent)
+    need_classes(task.train, task.val, None)
+    with enough_memory(f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}", OTHER_PLACE):
+        module = _fit(task, out.with_suffix(".checkpoint"), device)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
+    with write_whole(out) as path:
+        tensorfile.write(path, state, {})
+    # Accuracy is that of the file as it ships, half precision and all.
+    teacher = from_checkpoint(out, task.arch, task.train.classes).module.to(device)
+    facts = {
+        "command": command,
+        "arch": task.arch,
+        "seed": task.seed,
+        "recipe": asdict(task.recipe),
+        "images_seen": _steps(task) * task.recipe.batch_size,
+        **accuracy(teacher, task.val, device),
+        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+        "data": task.train.fingerprint,
+        **environment(device),
+        "classes": list(task.train.classes),
+    }
+    with write_whole(out.with_suffix(".json")) as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    out.with_suffix(".checkpoint").unlink(missing_ok=True)
+    return facts
+
+
+def _steps(task: TeacherTask) -> int:
+    return task.recipe.epochs * (len(task.train) // task.recipe.batch_size)
+
+
+def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module:
+    recipe = task.recipe
+    torch.manual_seed(task.seed)
+    module = build(task.arch, len(task.train.classes)).to(memory_format=torch.channels_last).to(device)
+    optimizer = torch.optim.SGD(
+        module.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    total = _steps(task)
+    if total < 1:
+        raise UserError(f"{len(task.train)} training images are fewer than one batch of {recipe.batch_size}.")
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total, pct_start=0.2)
+    identity = json.dumps([task.arch, asdict(recipe), task.seed, task.train.fingerprint], sort_keys=True)
+    parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
+    step = _resume(checkpoint, identity, parts, total)
+    per_epoch = total // recipe.epochs
+    progress = tqdm(total=total, initial=step, unit="step", mininterval=1, desc="teacher", disable=None)
+    module.train()
+    while step < total:
+        epoch, within = divmod(step, per_epoch)
+        order = torch.randperm(len(task.train), generator=_generator(task.seed, 0, epoch))
+        rest = order[within * recipe.batch_size : per_epoch * recipe.batch_size].tolist()
+        for images, labels in batches(task.train, recipe.batch_size, rest):
+            images, labels = images.to(device), labels.to(device)
+            if recipe.augment:
+                images = augment(images, _generator(task.seed, 1, step))
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = F.cross_entropy(module(images.contiguous(memory_format=torch.channels_last)), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+            step += 1
+            progress.update()
+            progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}", refresh=False)
+            if step % CHECKPOINT_EVERY == 0 or step % per_epoch == 0:
+                states = {name: part.state_dict() for name, part in parts.items()}
+                whole = io.BytesIO()  # into a file, torch tells a full disk by an error like any other
+                torch.save({"identity": identity, "step": step, **states}, whole)
+                with write_whole(checkpoint) as path:
+                    path.write_bytes(whole.getbuffer())
+                if progress.disable and step % CHECKPOINT_EVERY == 0:  # no terminal: a line now and then, for a log
+                    print(f"step {step} of {total}, loss {loss.item():.3f}", flush=True)
+    progress.close()
+    return module
+
+
+def _generator(*keys: int) -> torch.Generator:
+    """A generator for one epoch or step alone, so that a resumed training draws what an undisturbed one would."""
+    return torch.Generator().manual_seed(int(mix(*keys)))
+
+
+def _resume(checkpoint: Path, identity: str, parts: dict[str, Any], total: int) -> int:
+    """Load ``parts`` from ``checkpoint`` and return its step, or 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    try:
+        saved = torch.load(checkpoint, "cpu", weights_only=True)
+    except Exception as error:  # as in `kvbench.features.teacher.read_state_dict`
+        raise UserError(f"{checkpoint} is damaged: remove it, and the training starts again.") from error
+    if not isinstance(saved, dict) or saved.get("identity") != identity:
+        raise UserError(
+            f"{checkpoint} is left from a training with other settings: remove it, or write to another file."
+        )
+    step = saved.get("step")
+    if type(step) is not int or not 0 < step <= total or not _fits(saved, step, parts):
+        raise UserError(f"{checkpoint} holds no state of this training: remove it, and the training starts again.")
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return step
+
+
+def _fits(saved: dict[str, Any], step: int, parts: dict[str, Any]) -> bool:
+    """Whether saved states have the names, types and shapes that these parts have after ``step`` steps."""
+    module, optimizer, scheduler = (parts[name].state_dict() for name in ("module", "optimizer", "scheduler"))
+    weights = [p for group in parts["optimizer"].param_groups for p in group["params"]]
+    momenta = {place: {"momentum_buffer": value} for place, value in enumerate(weights)}
+    return (
+        _outline(saved.get("module")) == _outline(dict(module))
+        and _outline(saved.get("optimizer")) == _outline({**optimizer, "state": momenta})
+        and _outline(saved.get("scheduler")) == _outline(scheduler)
+        and saved["scheduler"].get("last_epoch") == step
+    )
+
+
+def _outline(value: Any) -> object:
+    """Names, types and shapes without the numbers; of what is no plain data, its type."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(value.shape), value.layout
+    if isinstance(value, dict):
+        return {key: _outline(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_outline(inner) for inner in value]
+    return type(value)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip each image (B, C, H, W) left to right with probability 1/2 and shift it by up to a sixteenth of its side."""
+    batch, _, height, width = images.shape
+    reach = max(1, height * SHIFT // 64)
+    flip = (torch.rand(batch, generator=generator) < 0.5).to(images.device)
+    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+    padded = F.pad(images, [reach] * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).to(images.device)
+    rows = (top[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+    index = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return padded[index, channel, rows, columns]
+
+
+@torch.inference_mode()
+def accuracy(module: nn.Module, images: Images, device: torch.device) -> dict[str, float]:
+    """Top-1 accuracy on ``images``, their number, and the mean entropy of the module's soft targets in nats."""
+    correct, entropy = 0, 0.0
+    for batch, labels in batches(images, 256):
+        log_p = F.log_softmax(module(batch.to(device)).float(), 1)
+        correct += int((log_p.argmax(1).cpu() == labels).sum())
+        entropy -= float((log_p.exp() * log_p).sum())
+    return {"val_accuracy": correct / len(images), "val_count": len(images), "val_entropy_nats": entropy / len(images)}

@@ -1,0 +1,169 @@
+"""The part of the pytest plugin that lets an interrupted session go on: clocks, what came to its end, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from kvbench.core.timer import Clock
+from kvbench.harness.options import FRESH
+from kvbench.utils.signals import SIGTERM_CODE, on_signals
+from kvbench.utils.text import plain
+
+if TYPE_CHECKING:
+    from kvbench.harness.session import Session
+
+# The reason of a session's end by a signal, and its exit code: pytest's own for Ctrl-C, else as shells have it.
+STOPPED = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
+CLOCK: pytest.StashKey[Clock] = pytest.StashKey()
+
+
+class Resuming:
+    """Hooks that keep the states of unfinished trainings until every collected one has come to its end.
+
+    Args:
+        config: pytest's.
+        started: gives the session, or None before anything needed one.
+    """
+
+    def __init__(self, config: pytest.Config, started: Callable[[], Session | None]):
+        self.config, self.started = config, started
+        self.ahead: set[str] = set()  # tests that train, in this process or in workers
+        self.through: set[str] = set()  # those that came to their end
+        self.places: set[Path] = set()  # where workers left states
+        self.left = ""  # what to say about states that stay
+        self._open = contextlib.ExitStack()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        timer = self.config.getoption("benchmark_timer", None)
+        if timer is None:  # pytest-benchmark is switched off
+            return
+        for item in _training(items):
+            marker = item.get_closest_marker("benchmark")
+            given = dict(marker.kwargs) if marker else {}
+            named = str(timer).replace("pep418.", "time.")
+            item.stash[CLOCK] = Clock(given.get("timer") or pkgutil.resolve_name(named))
+            item.add_marker(pytest.mark.benchmark(**{**given, "timer": item.stash[CLOCK]}), append=False)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.ahead |= {item.nodeid for item in _training(session.items)}
+
+    def listen(self) -> None:
+        """From now on SIGTERM and Ctrl-C end the session in order."""
+
+        def end(number: signal.Signals) -> NoReturn:
+            reason, code = STOPPED[number]
+            pytest.exit(reason, returncode=code)
+
+        # Ctrl-C of a worker is its master's affair, and whoever asked for a debugger has it at Ctrl-C.
+        theirs = hasattr(self.config, "workerinput") or self.config.getoption("usepdb")
+        self._open.enter_context(on_signals(end, signal.SIGTERM, *([] if theirs else [signal.SIGINT])))
+
+    def say(self, text: str) -> None:
+        """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None:
+            with uncaptured(self.config):
+                reporter.ensure_newline()
+                reporter.write_line(plain(f"kvbench: {text}"))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seen: dict[str, Any] = getattr(report, "kvbench", {})
+        if not seen.get("configuration"):
+            return
+        from kvbench.harness.collector import ended
+
+        record = seen["record"]
+        untrained = not record and (report.when == "call" or report.outcome == "skipped")
+        if untrained or (record and (ended(record) or record["diverged"])):
+            self.through.add(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        told = getattr(node, "workeroutput", {}).get("kvbench", {})
+        self.ahead |= {*told.get("ahead", ())}
+        self.places |= {Path(place) for place in told.get("places", ())}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        session = self.started()
+        if session is None:
+            return
+        reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
+        session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
+        if session.stopped:  # half a second: pytest reads every frame's source for what it does not show
+            excinfo.traceback = excinfo.traceback[-3:]
+
+    @contextlib.contextmanager
+    def stops(self, session: pytest.Session) -> Iterator[None]:
+        """A block that a signal ends without ending what comes after it."""
+        try:
+            yield
+        except pytest.exit.Exception as stop:
+            started = self.started()
+            if started is not None:
+                started.stopped = str(stop.msg)
+            session.exitstatus = stop.returncode or pytest.ExitCode.INTERRUPTED
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
+        session = self.started()
+        suite = session.opened_suite if session is not None else None
+        kept = suite.kept if suite is not None else []
+        worker = getattr(self.config, "workeroutput", None)
+        if worker is not None:
+            worker["kvbench"] = {"ahead": sorted(self.ahead), "places": [str(place) for place in kept]}
+        self.places |= {*kept}
+        stopped = session.stopped if session is not None else ""
+        whole = bool(self.ahead) and self.ahead <= self.through and not stopped
+        goes_on = f"the same command goes on with what {_count(len(self.places))} left" if self.places else ""
+        then = goes_on or "nothing was kept, the same command starts over"
+        if stopped and worker is None:
+            self.say(f"stopped by {stopped}; {then}.")
+        elif goes_on and not whole:
+            self.left = f"UNFINISHED: {goes_on}, or anew with {FRESH}."
+        if worker is not None or not whole:
+            if suite is not None:
+                suite.release()
+            return (yield)
+        try:
+            result = yield  # the run is saved first
+        except pytest.exit.Exception as stop:
+            self.say(f"stopped by {stop.msg}; {then}.")
+            raise
+        if suite is not None:
+            suite.clear()
+        elif self.places:
+            from kvbench.harness.resume import clear
+
+            clear(self.places)
+        return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.left:
+            terminalreporter.line(self.left)
+
+    def pytest_unconfigure(self) -> None:
+        self._open.close()
+
+
+def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
+    """A block whose output reaches the terminal, also where pytest would show a failing test's only."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    return capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+
+
+def _training(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """The tests that train."""
+    return [item for item in items if "kvbench_training" in getattr(item, "fixturenames", ())]
+
+
+def _count(trainings: int) -> str:
+    return f"{trainings} training{'s' if trainings > 1 else ''}"

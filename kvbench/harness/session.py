@@ -1,0 +1,179 @@
+"""A benchmark session: what the pytest plugin knows, apart from pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvbench.core.recipe import POOLINGS, PRECISIONS, Configuration, configurations
+from kvbench.findings import registry as findings
+from kvbench.harness.collector import Ledger
+from kvbench.harness.options import check_unreadable, command, parse_seeds, parse_taps
+from kvbench.harness.outcome import Outcome
+from kvbench.results import history
+from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.files import need_writable
+from kvbench.workloads import workload
+
+if TYPE_CHECKING:
+    from kvbench.core.timer import Clock
+    from kvbench.core.trainer import Run, Training
+    from kvbench.harness.resume import Suite
+    from kvbench.harness.setup import Banks, Settings
+    from kvbench.utils.progress import Progress
+
+TWINS = 6  # seeds that an update trains a second time, on banks rounded otherwise
+
+
+class Session:
+    """Opens the banks and trains; what comes of it goes to the `Ledger`.
+
+    Args:
+        values: every option's value, by its name in `kvbench.harness.options.OPTIONS`.
+        paths: the values that are paths, by the same names, with the folders that they start from.
+        progress: where to show it.
+        update: write references instead of comparing with them.
+        fresh: use nothing that an interrupted session left.
+
+    Raises:
+        UserError: a workload, device or number of seeds makes no sense.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, str],
+        paths: Mapping[str, Path],
+        progress: Progress,
+        *,
+        update: bool = False,
+        fresh: bool = False,
+    ):
+        self.values, self.paths, self.progress, self.fresh = values, paths, progress, fresh
+        self.workload = workload(values["workload"])
+        self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
+        if values["pooling"] not in POOLINGS:
+            raise unknown("pooling", values["pooling"], POOLINGS)
+        check_unreadable(values["unreadable"])
+        if values["precision"] not in PRECISIONS:
+            raise unknown("precision", values["precision"], PRECISIONS)
+        path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
+        self.ledger = Ledger(
+            self.workload.name,
+            self.seeds,
+            paths["expected"],
+            path,
+            command(values),
+            command(values, paths=False),
+            self.names,
+            update=update,
+        )
+        self.trainings_ahead = 0
+        self.test_folders: set[Path] = set()  # whose code is part of what is trained
+        self.stopped = ""  # by what, from outside
+        self.opened_suite: Suite | None = None  # of this process, once something is trained
+        self._epochs_done = 0
+
+    @property
+    def finding_ids(self) -> list[str]:
+        """The findings that tests are made for."""
+        return list(findings.FINDINGS)
+
+    def configurations(self) -> list[Configuration]:
+        """Every student with both recipes, at this workload's scale."""
+        from kvbench.core.models import STUDENTS
+
+        return configurations(list(STUDENTS), self.workload.recipe)
+
+    def names(self) -> list[str]:
+        """The configurations' ids."""
+        return [row.id for row in self.configurations()]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What decides the banks."""
+        from kvbench.harness.setup import Settings, resolve_device
+
+        return Settings(
+            self.workload,
+            resolve_device(self.values["device"]),
+            self.paths["cache"],
+            self.paths.get("root"),
+            self.values["pooling"],
+            parse_taps(self.values["taps"]),
+            self.values["teacher"],
+            self.paths.get("checkpoint"),
+            self.values["unreadable"],
+            self.values["precision"],
+            fresh=self.fresh,
+        )
+
+    @cached_property
+    def banks(self) -> Banks:
+        """Both splits' banks, made where the cache lacks them."""
+
+        def tick(split: str, done: int, total: int) -> None:
+            self.progress.show("image", f"{self.workload.name}: teacher pass, {split}", done, total)
+
+        def scanned(split: str, done: int, total: int) -> None:
+            self.progress.show("file", f"{self.workload.name}: looking for unreadable files, {split}", done, total)
+
+        try:
+            need_writable(self.ledger.report_path.parent)  # told before training, not after it
+        except UserError as error:
+            raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
+        banks = self.settings.open_banks(tick, self.progress.say, scanned)
+        self.progress.close()
+        return banks
+
+    @property
+    def _twins(self) -> tuple[int, ...]:
+        """Seeds that are trained a second time."""
+        return self.seeds[:TWINS] if self.ledger.update else ()
+
+    @cached_property
+    def suite(self) -> Suite:
+        """Where the states of this suite's trainings are kept until it is through."""
+        from kvbench.harness.record import decisive
+        from kvbench.harness.resume import Suite
+        from kvbench.utils.environment import code
+
+        facts = decisive(self.workload, self.banks, self.seeds, len(self._twins), code(self.test_folders))
+        self.opened_suite = Suite(self.paths["cache"], self.workload.name, facts)
+        return self.opened_suite
+
+    def training(self, configuration: Configuration, test: str, clock: Clock) -> Training:
+        """Make a configuration's training with all seeds, and with twins where references are updated.
+
+        It goes on where an interrupted session left the same ``test``; ``clock`` times its epochs.
+        """
+        from kvbench.core.trainer import MORE_MEMORY, Run, Training
+        from kvbench.utils.oom import enough_memory
+
+        banks = self.banks
+        with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
+            twins = [Run(configuration, *banks.rounded_otherwise, seed) for seed in self._twins]
+            training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, twins, clock)
+        self.suite.attach(training, test, fresh=self.fresh)
+        self._epochs_done += sum(run.epochs_done for run in training.everyone)
+        return training
+
+    def _tick(self, run: Run) -> None:
+        epochs = run.configuration.recipe.epochs
+        total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._twins)) * epochs
+        self._epochs_done += 1
+        text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
+        self.progress.show("epoch", text, min(self._epochs_done, total), total)
+
+    def record(self, training: Training, moved: Sequence[str] | None = None) -> dict[str, Any]:
+        """What a training leaves for a saved benchmark: enough to make every table again."""
+        from kvbench.harness.record import record
+
+        return record(training, self.workload, self.banks, self.seeds, moved)
+
+    def compare(self, training: Training) -> Outcome:
+        """Compare a finished training's curves with the reference; raises `UserError` where there is none."""
+        made = self.record(training)
+        rows = history.frame(training.history)
+        return self.ledger.compare(rows, training.configuration.id, made["fingerprints"], made["random_numbers"])

@@ -1,0 +1,163 @@
+"""What a session works on, as chosen by options: workload, device, cache and the rest; and opening its banks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvbench.core.bank import FeatureBank
+from kvbench.data import validate as scan
+from kvbench.data.base import SPLITS, Images, need_classes
+from kvbench.features import cache, teacher
+from kvbench.features.spec import BankSettings
+from kvbench.utils import environment as provenance
+from kvbench.utils.environment_diff import differences
+from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.locks import Say
+from kvbench.utils.oom import OTHER_PLACE, enough_memory
+from kvbench.workloads import Workload
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+BankTick = Callable[[str, int, int], object]  # told the split, how many images have gone through, of how many
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto`` or a device's name (``cuda``, ``cuda:1``) into a device that can be used here.
+
+    Raises:
+        UserError: the name is not known, or this machine or this build of torch has no such device.
+    """
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return here or torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if (
+        kind not in DEVICES[1:]
+        or (index and not (index.isascii() and index.isdigit()))
+        or name.endswith(":")
+        or len(index) > 4
+    ):
+        raise unknown("device", name, [*DEVICES, "cuda:0"])
+    count = 1 if kind == "cpu" else torch.accelerator.device_count() if here and here.type == kind else 0
+    if int(index or 0) >= count:
+        raise UserError(
+            f"No usable device {name!r}: torch {torch.__version__} finds {count} {kind} devices on this machine."
+            " Choose --kvbench-device cpu, or install a driver and a build of torch that fit the hardware."
+        )
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Banks:
+    """The banks of both splits on the device, and what they were made of."""
+
+    train: FeatureBank
+    val: FeatureBank
+    fingerprints: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what a reader of the tables should know of the data
+
+    @cached_property
+    def rounded_otherwise(self) -> tuple[FeatureBank, FeatureBank]:
+        """Both splits as another platform might have left them."""
+        return self.train.rounded_otherwise(seed=1), self.val.rounded_otherwise(seed=2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the banks of a session.
+
+    ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps. ``unreadable`` is what becomes of
+    files that cannot be read: `kvbench.harness.options.UNREADABLE`. ``fresh`` throws away what an interrupted teacher
+    pass left, instead of going on with it.
+    """
+
+    workload: Workload
+    device: torch.device
+    cache: Path
+    root: Path | None = None
+    pooling: str = "global"
+    taps: tuple[str, ...] = ()
+    arch: str = ""
+    checkpoint: Path | None = None
+    unreadable: str = "stop"
+    precision: str = "float32"
+    fresh: bool = False
+
+    def images(self, split: str) -> Images:
+        """Open what the students see of a split."""
+        row = self.workload
+        return row.images(split, self.root, row.train_count if split == "train" else row.val_count)
+
+    def teacher(self, classes: tuple[str, ...]) -> teacher.Teacher:
+        """Load the teacher; ``classes`` are the data's, which a checkpoint is taken to have been trained on."""
+        arch = self.arch or self.workload.arch
+        teacher.check_arch(arch)
+        if arch != self.workload.arch and not self.taps:
+            raise UserError(f"Which modules of {arch} are tapped? Name three, shallow to deep, with --kvbench-taps.")
+        if self.checkpoint:
+            return teacher.from_checkpoint(self.checkpoint, arch, classes)
+        if self.workload.teacher == "shipped" and not self.arch:
+            return teacher.shipped(self.workload.name)
+        return teacher.pretrained(arch)
+
+    def open_banks(
+        self,
+        tick: BankTick = lambda *_: None,
+        say: Say = lambda _: None,
+        scanned: BankTick = lambda *_: None,
+    ) -> Banks:
+        """Open the banks of both splits, making those that the cache lacks.
+
+        ``say`` is told what is odd about the data and what is reused or mended, ``scanned`` how far a look for
+        unreadable files is.
+        """
+        images = {split: self.images(split) for split in SPLITS}
+        need_classes(images["train"], images["val"], self.root)
+        notes = []
+        if self.unreadable == "skip":
+            for split, part in images.items():
+                look = partial(scanned, split)
+                images[split], note = scan.readable(part, split, self.cache, self.workload.name, look, say)
+                notes.append(note)
+        chosen = self.teacher(images["train"].classes)
+        made = {}
+        settings = {}
+        here = provenance.maker(self.device)
+        for split, part in images.items():
+            taps = self.taps or self.workload.taps
+            settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
+            total, done = len(part), [0]
+
+            def count(n: int, split: str = split, total: int = total, done: list[int] = done) -> None:
+                done[0] += n
+                tick(split, done[0], total)
+
+            name = f"{self.workload.name}-{split}"
+            with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
+                opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
+                made[split] = opened.to(self.device)
+            if odd := differences(opened.maker, here):
+                notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
+                say(f"Warning: {notes[-1]}.")
+        notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))
+        return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
+
+
+def fingerprints(settings: dict[str, BankSettings]) -> dict[str, Any]:
+    """What must agree for two runs to be comparable: short texts, for provenance files."""
+    made = settings["train"].fingerprint
+    data = {split: json.dumps(one.fingerprint["data"], sort_keys=True).encode() for split, one in settings.items()}
+    return {
+        **{f"{split} images": hashlib.sha256(text).hexdigest()[:16] for split, text in data.items()},
+        "teacher": f"{made['teacher']['name']} {made['teacher']['sha256'][:16]}",
+        "taps": " ".join(made["taps"]),
+        "pooling": made["pooling"],
+        "precision": made["precision"],
+    }

@@ -1,0 +1,36 @@
+"""What a user can get wrong, told in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from kvbench.utils.text import line, shown
+
+TOLD = 5  # names in a message
+LONGEST = 4000  # characters of a sentence that anyone would read
+
+
+class UserError(ValueError):
+    """Something outside kvbench is wrong: an option, a folder, a file. The message is all that the user sees.
+
+    It is one line, safe for a terminal whatever a file or its name put into it.
+    """
+
+    def __init__(self, message: str):
+        said = line(message[:LONGEST])
+        super().__init__(said if len(message) <= LONGEST else f"{said} ... ({len(message):,} characters)")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
+    return ", ".join(shown(name) for name in names[:TOLD]) + more
+
+
+def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
+    """An error for a ``value`` that is not among the ``valid`` ones: names the nearest, then all of them."""
+    names = list(valid)
+    close = difflib.get_close_matches(value[:200], names, n=3, cutoff=0.5)  # its time grows with the lengths' product
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return UserError(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names) or 'none'}.")

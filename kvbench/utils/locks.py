@@ -1,0 +1,75 @@
+"""Locks between processes: one makes, the others wait and are told for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from errno import ENOLCK, ENOSYS, EOPNOTSUPP
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kvbench.utils.errors import UserError
+from kvbench.utils.files import LONGEST_NAME, read_json
+from kvbench.utils.text import shown
+
+PATIENCE = 0.5  # seconds before a wait is worth a sentence
+NO_LOCKS = {ENOSYS, ENOLCK, EOPNOTSUPP}  # what a file system without locks says
+POLL = 0.2  # seconds between two tries
+Say = Callable[[str], object]  # told a sentence for the user
+
+
+@contextmanager
+def held(path: Path, what: str, say: Say) -> Iterator[None]:
+    """Hold the lock ``path`` inside the block; the operating system frees it when its process dies, however it dies.
+
+    Where another process holds it, ``say`` is told once who makes ``what`` and since when. The file stays: to remove it
+    would part those who wait for it from those who come later.
+
+    Raises:
+        UserError: the file cannot be written, or its file system has no locks.
+    """
+    lock = lock_on(path)
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            say(f"{what} is being made by {_owner(path)}; waiting.")
+            lock.acquire()
+    except OSError as error:
+        remedy = " Choose a folder on a file system that has locks with --kvbench-cache."
+        raise UserError(
+            f"Cannot lock {path}: {error.strerror or error}.{remedy if error.errno in NO_LOCKS else ''}"
+        ) from error
+    try:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        _write(path, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": now}))
+        yield
+    finally:
+        _write(path, "")
+        lock.release()
+
+
+def lock_on(path: Path) -> FileLock:
+    """A lock that its file system keeps, or none: a file that stands for one would outlive a killed process."""
+    return FileLock(path, poll_interval=POLL, thread_local=False, fallback_to_soft=False)
+
+
+def _write(path: Path, text: str) -> None:
+    with suppress(OSError):  # who holds it is news for those who wait, no more
+        path.write_text(text)
+
+
+def _owner(path: Path) -> str:
+    try:
+        told = read_json(path)
+        since = datetime.fromisoformat(told["since"]).astimezone()
+        form = "%H:%M" if since.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M"
+        host = shown(str(told["host"])[:LONGEST_NAME])
+        return f"process {int(told['pid'])} on {host} since {since:{form}}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return "another process"

@@ -1,0 +1,36 @@
+"""Memory that runs out, told in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from kvbench.utils.errors import UserError
+
+# What torch says whose memory on the CPU runs out, in a RuntimeError like any other.
+CPU_ALLOCATOR = (
+    "DefaultCPUAllocator",
+    "not enough memory: you tried to allocate",
+    "can't allocate memory",
+    "Cannot allocate memory",  # of a file that cannot be mapped
+)
+OTHER_PLACE = "Close what else uses it, or choose another device with --kvbench-device."
+
+
+@contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Tell in a sentence when memory runs out inside the block: ``what`` needed it, and ``remedy`` says what to do.
+
+    Raises:
+        UserError: an accelerator's memory or this machine's ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error)
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(m in told for m in CPU_ALLOCATOR)):
+            raise
+        first = told.partition("\n")[0].rstrip(". ")
+        raise UserError(f"There is not enough memory for {what}{f' ({first})' if first else ''}. {remedy}") from error

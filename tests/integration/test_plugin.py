@@ -1,0 +1,282 @@
+"""The plugin, run as a user runs it: in another project's folder, on a small workload."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kvbench.core import models, trainer
+from kvbench.workloads import WORKLOADS
+from tests.support import ROOT
+from tests.support.project import Project, counts, shift_losses
+from tests.support.small import SMALL
+
+
+def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pytest.Pytester) -> None:
+    result = run("--benchmark-save=first")
+    counts(result, failed=0, errors=0)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*kvbench: small*", "*Training loss*", "| lr_Model1 *", "*Validation accuracy*", "*simple-converges-faster*"]
+    )
+    assert (pytester.path / ".kvbench" / "report-small.md").read_text().startswith("# kvbench: small")
+    unsettled = result.parseoutcomes().get("xfailed", 0)
+    assert ("NOT SETTLED" in result.stdout.str()) == (unsettled > 0)
+    (saved,) = (pytester.path / ".benchmarks").glob("*/0001_first.json")
+    content = json.loads(saved.read_text())
+    assert content["kvbench"] == {"workload": "small", "outcome": "passed", "reasons": []}
+    assert len(content["benchmarks"]) == 14
+    for benchmark in content["benchmarks"]:
+        assert benchmark["stats"]["rounds"] == SMALL.recipe.epochs
+        record = benchmark["extra_info"]["kvbench"]
+        assert [(row["seed"], row["epoch"]) for row in record["history"]] == [(s, e) for s in (0, 1) for e in (1, 2, 3)]
+        # A round is one epoch of every seed: what pytest-benchmark timed is what the histories say.
+        total = sum(row["seconds"] for row in record["history"])
+        assert total == pytest.approx(benchmark["stats"]["total"], rel=0.5)
+    told = subprocess.run(
+        [sys.executable, "-m", "kvbench", "report", str(saved)], capture_output=True, text=True, check=True
+    )
+    assert "This run passed" in told.stdout
+    assert "| lr_Model7" in told.stdout
+
+
+def test_a_selection_trains_that_alone_and_says_what_findings_lack(run: Project) -> None:
+    result = run("-k", "test_configuration and Model1 or scheduler-helps", "-rs")
+    counts(result, passed=2, skipped=1, failed=0)
+    result.stdout.fnmatch_lines(["*lacks*Model2*"])
+    assert result.ret == 0
+
+
+def test_a_second_run_makes_no_teacher_pass(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the teacher ran again")
+
+    monkeypatch.setattr("kvbench.features.extract.extract", refuse)
+    counts(run("-k", "[Model1]"), passed=1, failed=0)
+
+
+def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Project, pytester: pytest.Pytester) -> None:
+    (path,) = (pytester.path / ".kvbench").glob("small-val-*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    result = run("-k", "[Model1]")
+    counts(result, passed=1, failed=0)
+    result.stderr.fnmatch_lines([f"small-val: {path}: shard 1 (images 1 to 100) of 1: damaged; it is made again."])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("switch", ["--benchmark-disable", "-n2", "--benchmark-cprofile=cumtime"])
+def test_however_it_is_run_training_ends_and_is_compared(run: Project, pytester: pytest.Pytester, switch: str) -> None:
+    if switch == "-n2":
+        # Workers are processes of their own: they learn of the small workload as a user's would.
+        pytester.makeconftest(
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from tests.support.small import SMALL\n"
+            "from kvbench.workloads import WORKLOADS\nWORKLOADS['small'] = SMALL\n"
+        )
+    shift_losses(pytester.path, "lr_Model1", 20)
+    result = run("-k", "test_configuration and Model1", switch)
+    counts(result, passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*>>*train_loss, last epoch*"])
+
+
+def test_benchmark_only_still_judges_the_findings(run: Project, pytester: pytest.Pytester) -> None:
+    path = pytester.path / "expected" / "small" / "verdicts.csv"
+    path.write_text(path.read_text().replace(",holds,", ",fails,"))
+    result = run("--benchmark-only", "--kvbench-seeds", "6")
+    counts(result, passed=14, skipped=8, failed=0)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*FAILED at the end of the session*recorded as fails, now holds*"])
+
+
+def test_benchmark_skip_says_that_nothing_was_compared(run: Project) -> None:
+    result = run("--benchmark-skip", "-k", "test_configuration and Model1")
+    result.stdout.fnmatch_lines(["NOT COMPARED with the reference: lr_Model1, *Model1, *scheduler-helps."])
+
+
+def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    result = run("-k", "[Model1]", "--benchmark-json=run.json")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*Model1 on small: train_loss, whole curve*outside the reference*",
+            "*obtained*expected*difference*",
+            "*--kvbench-update-expected*",
+            "WHERE TO LOOK: 1 of 1 configurations moved. Look first at Model1, the one student that moved.",
+        ]
+    )
+
+
+def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Project) -> None:
+    slight = ("-k", "[Model3]", "--kvbench-seeds")
+    counts(run(*slight, "2"), passed=1, failed=0)
+    plain = F.gelu
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "gelu", lambda x: 1.005 * plain(x))
+        result = run(*slight, "2")
+        counts(result, failed=1)
+        result.stdout.fnmatch_lines(["*each with its own recorded run*(6 twins)*"])
+        counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
+
+
+def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    run("-k", "[Model1]", "--benchmark-json=run.json")
+    (benchmark,) = json.loads((pytester.path / "run.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["kvbench"]["compared"]
+    assert "train_loss" in benchmark["extra_info"]["kvbench"]["moved"]
+
+
+def test_a_failed_run_says_so_in_its_save(
+    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    run("-k", "[Model1]", "--benchmark-json=run.json")
+    saved = json.loads((pytester.path / "run.json").read_text())
+    assert saved["kvbench"]["outcome"] == "failed"
+    assert "test_configuration[Model1]" in saved["kvbench"]["reasons"][0]
+
+
+def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "small", replace(SMALL, recipe=replace(SMALL.recipe, lr=3 * SMALL.recipe.lr)))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*made from something else*recipe lr (0.009, recorded 0.003)*"])
+
+
+def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = trainer.Run.evaluation
+    monkeypatch.setattr(trainer.Run, "evaluation", lambda run: iter(()) if run.epochs_done == 2 else evaluation(run))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*lacks seed 0, epoch 2*"])
+
+
+def test_a_student_that_is_recorded_and_gone_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(models.STUDENTS, "Model6")
+    result = run("-k", "test_configuration")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*Model6 is in the reference but was not run*"])
+
+
+def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*training loss of Model1 (seed 0) is nan in epoch 1*"])
+
+
+def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(
+    run: Project, pytester: pytest.Pytester
+) -> None:
+    shutil.rmtree(pytester.path / "expected")
+    result = run("-k", "[Model1]")
+    counts(result, failed=1)
+    result.stdout.fnmatch_lines(["*no reference for small*--kvbench-update-expected*"])
+    assert not (pytester.path / "expected").exists()
+
+
+def test_the_expected_folder_can_be_named(run: Project, pytester: pytest.Pytester) -> None:
+    (pytester.path / "expected").rename(pytester.path / "elsewhere")
+    counts(run("-k", "[Model1]", "--kvbench-expected", "elsewhere"), passed=1, failed=0)
+
+
+def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Project, pytester: pytest.Pytester) -> None:
+    path = pytester.path / "expected" / "small" / "histories.csv"
+    before = path.read_text().splitlines()
+    result = run("-k", "[Model1]", "--kvbench-update-expected", "--kvbench-seeds", "2:5")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*fails by design*", "*changed  Model1: train_loss * -> *(n = 3)*"])
+    after = path.read_text().splitlines()
+    assert [line for line in before if not line.startswith("Model1,")] == [
+        line for line in after if not line.startswith("Model1,")
+    ]
+    assert {line.split(",")[1] for line in after if line.startswith("Model1,")} == {"2", "3", "4"}
+
+
+def test_a_failed_run_updates_nothing(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (pytester.path / "expected" / "small" / "histories.csv").read_text()
+    plain = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    result = run("-k", "[Model1]", "--kvbench-update-expected")
+    result.stdout.fnmatch_lines(["*References NOT updated*"])
+    assert (pytester.path / "expected" / "small" / "histories.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("workload", "fractal", "Unknown workload 'fractal'. Did you mean fractals?"),
+        ("device", "gpu", "Unknown device 'gpu'.*Valid: auto, cpu, cuda"),
+        ("seeds", "none", "Cannot read the seeds 'none'"),
+        ("seeds", "0", "Cannot read the seeds '0'"),
+        ("pooling", "max", "Unknown pooling 'max'*Valid: global, pyramid"),
+        ("precision", "half", "Unknown precision 'half'*Valid: float32, bfloat16"),
+        ("taps", "layer3.1,layer4.9,layer4.1", "No tap 'layer4.9'*layer4.1"),
+        ("checkpoint", "gone.pt", "No checkpoint file *gone.pt"),
+        ("teacher", "resnet19", "Unknown torchvision model 'resnet19'. Did you mean*resnet18"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_no_traceback(run: Project, option: str, value: str, told: str) -> None:
+    result = run("-k", "[Model1]", f"--kvbench-{option}", value)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (result.stderr if result.stderr.str().strip() else result.stdout).fnmatch_lines([f"*{told}*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_missing_folder_of_images_stops_the_session_with_a_sentence(run: Project, small: object) -> None:
+    result = run("-k", "Model1", "--kvbench-workload", "tiny-imagenet", "--kvbench-root", "nowhere")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*No folder *nowhere: workload tiny-imagenet expects*"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(run: Project) -> None:
+    result = run("--kvbench-device", "cuda")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: No usable device 'cuda': *"])
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_without_kvbenchs_fixtures_the_plugin_is_silent_and_imports_neither_torch_nor_pandas(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\ndef test_nothing():\n    assert not {'torch', 'pandas', 'scipy'} & set(sys.modules)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "kvbench:" not in told.stdout
+
+
+def test_help_tells_every_option_with_its_default(pytester: pytest.Pytester) -> None:
+    told = pytester.runpytest_inprocess("--help").stdout.str()
+    for name in (
+        "workload",
+        "root",
+        "device",
+        "seeds",
+        "cache",
+        "expected",
+        "report",
+        "pooling",
+        "precision",
+        "update-expected",
+    ):
+        assert f"--kvbench-{name}" in told
+    assert "default: fractals" in " ".join(told.split())

@@ -1,0 +1,83 @@
+"""The plugin on photographs that are not as they should be, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kvbench.data import validate as scan
+from kvbench.features import extract as extraction
+from tests.support import ROOT
+from tests.support.photos import draw, draw_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, small_checkpoint: Path) -> pytest.Pytester:
+    """A project with photographs of ten classes: one file cannot be read, one lies in both splits."""
+    shutil.copytree(ROOT / "benchmarks", pytester.path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    photographs = draw_folder(pytester.path / "photographs", tuple(f"c{i}" for i in range(10)), each=2)
+    (photographs / "train" / "c3" / "1.png").write_bytes(b"hello")
+    draw(photographs / "val" / "c4" / "1.png", (1, 2, 3))
+    shutil.copy(photographs / "val" / "c4" / "1.png", photographs / "train" / "c5" / "1.png")
+    pytester.makeini(
+        "[pytest]\nkvbench_workload = folder\nkvbench_root = photographs\nkvbench_seeds = 2\n"
+        f"kvbench_checkpoint = {small_checkpoint}\n"
+    )
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return project.runpytest_inprocess("benchmarks", "-p", "no:cacheprovider", "-k", "[Model1]", *arguments)
+
+
+def test_an_unreadable_image_stops_the_session_with_a_sentence_that_names_the_way_out(project: pytest.Pytester) -> None:
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(
+        ["*Cannot read the image *train/c3/1.png: it is none of JPEG, PNG*--kvbench-unreadable skip.*"]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert not list((project.path / ".kvbench").glob("*.safetensors")), "no bank is there"
+
+
+def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project, "--kvbench-unreadable", "skip", "--kvbench-update-expected")
+    recorded = json.loads((project.path / "expected" / "folder" / "provenance.json").read_text())
+    assert recorded["train_count"] == 19
+    assert "1 of 20 train images are left out" in recorded["notes"]
+    assert "--kvbench-unreadable skip" in recorded["command"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("was done once already")
+
+    monkeypatch.setattr(scan, "in_batches", refuse)
+    monkeypatch.setattr(extraction, "batches", refuse)
+    with (project.path / "tox.ini").open("a") as ini:
+        ini.write("\nkvbench_unreadable = skip\n")
+    result = run(project, "--benchmark-json=run.json")
+    assert result.parseoutcomes()["passed"] == 1
+    told = (
+        "1 of 20 train images are left out, since they cannot be read; 1 of 20 val images are train images, too, byte"
+        " for byte: val/c4/1.png is train/c5/1.png."
+    )
+    result.stdout.fnmatch_lines(["- train count: 19", f"DATA: {told}"])
+    report = (project.path / ".kvbench" / "report-folder.md").read_text()
+    assert "- train count: 19" in report
+    assert f"- notes: {told}" in report
+    (benchmark,) = json.loads((project.path / "run.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["kvbench"]["notes"] == told
+    (listed,) = (project.path / ".kvbench").glob("folder-train-*.unreadable.txt")
+    assert listed.read_text() == "train/c3/1.png: it is none of JPEG, PNG, GIF, WEBP, TIFF, BMP, PPM\n"
+
+
+def test_another_way_with_unreadable_images_is_unknown(project: pytest.Pytester) -> None:
+    result = run(project, "--kvbench-unreadable", "mend")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*Unknown way with unreadable images 'mend'. Valid: stop, skip."])

@@ -1,0 +1,89 @@
+"""Saved runs of any content: read and reported, or refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kvbench.core.trainer import Training
+from kvbench.harness.record import record
+from kvbench.harness.setup import Banks
+from kvbench.reporting import report
+from kvbench.workloads import WORKLOADS
+from tests.slow.test_fuzz_files import HOSTILE, anything, edited, edits, fuzz, safe, said, spoil, spoilt
+from tests.support.trainer import config, random_bank
+from tests.unit.results.test_saved import benchmark, content
+
+
+def recorded() -> Any:
+    """The record of a training that went on where another left it, as it is saved."""
+    banks = Banks(random_bank(), random_bank(40, seed=1), {"train": "0123"}, ("a note",))
+    training = Training(config(epochs=2), banks.train, banks.val, [0])
+    training.finish()
+    training.reused = [1]
+    training.notes = ["a note"]
+    return json.loads(json.dumps(record(training, WORKLOADS["fractals"], banks, [0], ["train_loss"])))
+
+
+RECORD = recorded()
+RUN = content(benchmark(), benchmark("Model3", **RECORD | {"configuration": "Model3"}), benchmark("lr_Model1"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("strange")
+
+
+@fuzz
+@given(anything)
+def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
+    (place / "run.json").write_text(json.dumps(value))
+    safe(said(lambda: report.report_saved(place / "run.json")))
+
+
+@fuzz
+@given(edits)
+@example([("replace", 3, HOSTILE)])
+def test_an_edited_saved_run(place: Path, changes: list[Any]) -> None:
+    (place / "run.json").write_text(json.dumps(edited(RUN, changes)))
+    safe(said(lambda: report.report_saved(place / "run.json")))
+
+
+def keys(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where everything lies in a JSON value; of a list's elements, the first."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*above, key)
+        yield from keys(one, (*above, key))
+
+
+@pytest.mark.parametrize("place_in_record", list(keys(RECORD)), ids=lambda place: ".".join(map(str, place)))
+def test_a_record_without_a_key_or_with_an_odd_value_there(tmp_path: Path, place_in_record: tuple[Any, ...]) -> None:
+    missing = object()
+    for value in (missing, None, [], {}, "x", -1, 10**4299, float("nan"), [None], {"a": [{}]}):
+        changed = copy.deepcopy(RECORD)
+        *above, key = place_in_record
+        parent = functools.reduce(lambda part, name: part[name], above, changed)
+        if value is missing:
+            del parent[key]
+        else:
+            parent[key] = value
+        (tmp_path / "run.json").write_text(json.dumps(content({"extra_info": {"kvbench": changed}})))
+        safe(said(lambda: report.report_saved(tmp_path / "run.json")))
+
+
+@fuzz
+@given(st.binary() | spoilt.map(lambda changes: spoil(json.dumps(RUN).encode(), changes)))
+@example(b"[" * 100_000)
+@example(json.dumps(RUN).encode("utf-16"))
+def test_a_saved_run_of_any_bytes(place: Path, whole: bytes) -> None:
+    (place / "run.json").write_bytes(whole)
+    safe(said(lambda: report.report_saved(place / "run.json")))

@@ -1,0 +1,209 @@
+"""A small teacher and its banks, for tests and for processes that tests start.
+
+As a program, ``python -m tests.support.banks CACHE COUNT PRECISION [ACT AFTER]`` opens the tiny bank in shards of 128
+rows and says what it is told. ACT is ``kill`` or ``wait`` (for a line) after AFTER images, or a function of `os` in
+whose AFTERth call it kills itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kvbench.core.bank import FeatureBank
+from kvbench.features import shards
+from kvbench.features.cache import open_bank
+from kvbench.features.extract import extract
+from kvbench.features.spec import BankSettings
+from kvbench.features.teacher import Teacher, frozen
+from tests.support import ROOT
+
+CPU = torch.device("cpu")
+TEN = tuple(f"ifs{k:04d}" for k in range(10))
+ROWS = 128  # of a small shard
+
+
+class Dots:
+    """Images of 32 pixels that are noise, a function of their index: quicker than any that are drawn."""
+
+    classes = TEN
+    stamp = ""
+
+    def __init__(self, count: int, seed: int = 0):
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        drawn = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(self.seed + i)) for i in indices]
+        return torch.stack(drawn), torch.tensor(indices) % 10
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {"images": "dots", "count": self.count, "seed": self.seed}
+
+
+class TinyNet(nn.Module):
+    """Two maps and logits, small enough to compute again by hand; counts its passes."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=4)
+        self.second = nn.Conv2d(4, 6, 3, stride=2)
+        self.fc = nn.Linear(6, classes)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        out: Tensor = self.fc(self.second(self.first(x)).mean((2, 3)))
+        return out
+
+
+def tiny_teacher(classes: int = 10, names: tuple[str, ...] | None = TEN) -> Teacher:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return frozen("tiny", TinyNet(classes), names)
+
+
+def tiny_settings(count: int = 150, **changes: Any) -> BankSettings:
+    settings = BankSettings(Dots(count), tiny_teacher(), ("first", "second"))
+    return replace(settings, **changes)
+
+
+def passes(settings: BankSettings) -> int:
+    """How often the settings' teacher has been called."""
+    net = settings.teacher.module
+    assert isinstance(net, TinyNet)
+    return net.passes
+
+
+def in_memory(settings: BankSettings) -> FeatureBank:
+    """What one undisturbed pass gives."""
+    batches = list(extract(settings, CPU, range(len(settings.images))))
+    whole = {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
+    taps = tuple(whole[f"tap{i}"] for i in range(len(settings.taps)))
+    return FeatureBank(taps, whole["logits"], whole["labels"])
+
+
+def assert_equal(one: FeatureBank, other: FeatureBank) -> None:
+    assert len(one.taps) == len(other.taps)
+    pairs = zip((*one.taps, one.logits, one.labels), (*other.taps, other.logits, other.labels), strict=True)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def content(folder: Path) -> str:
+    """Checksum of the one bank in a folder."""
+    (path,) = folder.glob("*.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip a bit."""
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int) -> None:
+    """Let a function of `os` fail with an error number after some calls."""
+    works, calls = getattr(os, name), iter(range(10**6))
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) >= after:
+            raise OSError(number, os.strerror(number))
+        return works(*arguments)
+
+    monkeypatch.setattr(os, name, failing)
+
+
+def left(folder: Path) -> list[str]:
+    """The kinds of files in a folder, apart from locks."""
+    return sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def other_process(cache: Path, count: int, *arguments: object) -> subprocess.Popen[str]:
+    """Start this file as a program."""
+    command = [sys.executable, "-m", "tests.support.banks", str(cache), str(count), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[Callable[[str], object]]:
+    """A file system of a size in ``folder``, and a function that mounts it again with other options; skips without."""
+    folder.mkdir(exist_ok=True)
+
+    def mount(options: str) -> int:
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode
+        except OSError:
+            return 1
+
+    if mount(f"size={size}"):
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A block in which the system lets no file of this process grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _main(cache: str, count: str, precision: str = "float32", act: str = "", after: str = "0") -> None:
+    torch.set_num_threads(1)
+    shards.SHARD = ROWS
+    if act and act not in {"kill", "wait"}:
+        before, calls = getattr(os, act), iter(range(1, 1000))
+
+        def last(*arguments: Any) -> Any:
+            if next(calls) == int(after):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return before(*arguments)
+
+        setattr(os, act, last)
+    seen, waited = 0, False
+
+    def tick(images: int) -> None:
+        nonlocal seen, waited
+        seen += images
+        if act == "kill" and seen >= int(after):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if act == "wait" and seen >= int(after) and not waited:
+            waited = True
+            print("waiting", flush=True)
+            sys.stdin.readline()
+
+    settings = tiny_settings(int(count), precision=precision)
+    made = open_bank(settings, Path(cache), "a", CPU, tick, lambda text: print(text, flush=True))
+    print(f"{len(made)} rows in {passes(settings)} passes", flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,72 @@
+"""Suites that are interrupted in-process, and what they left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvbench.core import trainer
+from tests.support.project import Project
+from tests.support.small import SMALL
+
+TWO = ("-k", "test_configuration and (Model1 or Model2) and not lr_")
+EPOCHS = SMALL.recipe.epochs
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """The histories of a saved run, without the seconds."""
+    rows = [
+        row for one in json.loads(path.read_text())["benchmarks"] for row in one["extra_info"]["kvbench"]["history"]
+    ]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def records(path: Path) -> dict[str, dict[str, Any]]:
+    found = [one["extra_info"]["kvbench"] for one in json.loads(path.read_text())["benchmarks"]]
+    return {record["configuration"]: record for record in found}
+
+
+def states(project: Path) -> list[str]:
+    """The states in the cache: folder and file, without digests."""
+    found = (project / ".kvbench").glob("unfinished/*/*/*.safetensors")
+    return sorted(f"{path.parent.name.rpartition('-')[0]}/{path.name}" for path in found)
+
+
+class Interruption:
+    """Counts epochs trained, and interrupts after some."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.trained, self.after = 0, 10**9
+        plain = trainer.Run.portions
+
+        def portions(run: trainer.Run) -> Iterator[None]:
+            if run.done:
+                return
+            if self.trained >= self.after:
+                raise KeyboardInterrupt
+            self.trained += 1
+            yield from plain(run)
+
+        patch.setattr(trainer.Run, "portions", portions)
+
+
+@pytest.fixture
+def interruption(monkeypatch: pytest.MonkeyPatch) -> Interruption:
+    return Interruption(monkeypatch)
+
+
+@pytest.fixture
+def interrupted(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> Project:
+    """A project in which Model1 is finished and Model2 was interrupted in its third epoch."""
+    interruption.after = 2 * EPOCHS + 2 * 2
+    result = run(*TWO)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["kvbench: stopped by Ctrl-C; the same command goes on with what 2 trainings left."])
+    kept = ["Model1/seed-0", "Model1/seed-1", "Model2/seed-0", "Model2/seed-1"]
+    assert states(pytester.path) == [f"{name}.safetensors" for name in kept]
+    interruption.trained, interruption.after = 0, 10**9
+    return run

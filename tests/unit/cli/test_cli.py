@@ -1,0 +1,242 @@
+"""The commands, as a user types them: what they print, what they leave, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kvbench.core.recipe import TeacherRecipe
+from kvbench.features import extract as extraction
+from kvbench.workloads import WORKLOADS
+from tests.support import ROOT
+from tests.support.commands import Call
+from tests.support.small import SMALL
+
+STUDENTS = """
+Model1 |  last tap   |   513,000 |   513,000 | 1,024,000
+Model2 | last 2 taps | 1,026,000 | 1,026,000 | 2,048,000
+Model3 | last 3 taps | 2,260,664 | 2,260,664 | 4,513,792
+Model4 | last 3 taps | 2,260,664 | 1,867,448 | 4,513,792
+Model5 | last 3 taps | 2,260,664 | 2,260,664 | 4,513,792
+Model6 | last 3 taps | 2,260,664 | 1,867,448 | 4,513,792
+Model7 | last 3 taps | 2,481,640 | 2,481,640 | 4,956,160
+"""
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a workload that takes a moment."""
+    recipe = TeacherRecipe(epochs=1, count=32, batch_size=16)
+    row = replace(SMALL, name="tiny", size=32, train_count=40, val_count=20, teacher_recipe=recipe)
+    monkeypatch.setitem(WORKLOADS, "tiny", replace(row, arch="shufflenet_v2_x0_5", taps=("conv5",)))
+    monkeypatch.setitem(WORKLOADS, "small", replace(row, name="small", arch="resnet18", taps=SMALL.taps))
+    return "tiny"
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+# Help and reports
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "report --help", "extract --help", "teacher train --help", "report --expected imagenet"]
+)
+def test_help_and_report_import_no_torch(command: str) -> None:
+    code = (
+        "import sys; sys.argv = ['kvbench', *sys.argv[1:]]\n"
+        "from kvbench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'torchvision'} & sys.modules.keys()"
+    )
+    result = python("-c", code, *command.split())
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert len(result.stdout) > 100
+
+
+def test_help_names_every_command() -> None:
+    result = python("-m", "kvbench", "--help")
+    assert result.returncode == 0
+    assert all(re.search(rf"\b{name}\b", result.stdout) for name in ("report", "students", "extract", "teacher"))
+
+
+def test_a_process_ends_with_code_2_and_one_sentence() -> None:
+    result = python("-m", "kvbench", "report", "--expected", "imagnet")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert "imagenet" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_reference_of_imagenet_shows_the_sources_numbers(call: Call) -> None:
+    told = call("report", "--expected", "imagenet", "--folder", ROOT / "expected")
+    assert told.code == 0
+    cells = re.findall(r"\b\d\.\d{3}\b", told.out)
+    assert len(cells) >= 140
+    assert "lr_Model7" in told.out.replace("\\", "")
+
+
+def test_a_finding_on_one_seed_says_that_nothing_was_tested(call: Call) -> None:
+    told = call("report", "--expected", "imagenet", "--folder", ROOT / "expected", "--finding", "gelu-beats-relu")
+    assert told.code == 0
+    assert told.out.startswith("gelu-beats-relu (StepLR): holds by sign (one seed, no test): 4 of 4 clauses hold\n")
+    assert "p = " not in told.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.json", "--expected", "imagenet"]])
+def test_a_report_needs_a_file_or_a_workload(arguments: list[str], call: Call) -> None:
+    told = call("report", *arguments)
+    assert told.code == 2
+    assert told.err.startswith("Error: Name either a saved benchmark")
+
+
+# Students
+
+
+def test_students_prints_the_designs_numbers(call: Call) -> None:
+    told = call("students")
+    assert told.code == 0
+    _head, _line, *rows = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in told.out.splitlines()]
+    expected = [[cell.strip() for cell in row.split("|")] for row in STUDENTS.strip().splitlines()]
+    assert [row[:2] + row[3:] for row in rows] == expected
+
+
+def test_students_takes_names_widths_and_classes(call: Call) -> None:
+    told = call("students", "Model1", "Model2", "--widths", "8, 16", "--classes", "10")
+    assert [re.findall(r"[\d,]+(?= )", row)[-3:] for row in told.out.splitlines()[2:]] == [
+        ["170", "170", "320"],
+        ["260", "260", "480"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["Model8"], r"Unknown student 'Model8'\. .*Valid: Model1, .*Model7"),
+        (["--widths", "a,b"], r"Cannot read the widths 'a,b'"),
+        (["--widths", "512,0"], r"Cannot read the widths '512,0'"),
+        (["Model3", "--widths", "512"], r"Model3 reads 3 taps"),
+        (["Model7", "--classes", "0"], r"classes"),
+    ],
+)
+def test_students_that_make_no_sense_are_told(arguments: list[str], sentence: str, call: Call) -> None:
+    told = call("students", *arguments)
+    assert told.code == 2
+    assert re.search(sentence, told.err)
+    assert told.out == ""
+
+
+# Banks
+
+
+def test_extract_makes_two_banks_and_a_second_call_reuses_them(
+    call: Call, tiny: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["extract", "--workload", "small", "--checkpoint", small_checkpoint, "--device", "cpu"]
+    first = call(*arguments, "--cache", tmp_path / "banks")
+    assert first.code == 0, first.err
+    assert "train: 40 images, taps 256 512 512 wide, 10 classes" in first.out
+    assert "val: 20 images, taps 256 512 512 wide, 10 classes" in first.out
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")}
+    assert sorted(name.rpartition("-")[0] for name in written) == ["small-train", "small-val"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a cached bank needs no teacher pass")
+
+    monkeypatch.setattr(extraction, "extract", refuse)
+    second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
+    assert second == first
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")} == written
+
+
+def test_extract_in_bfloat16_makes_banks_half_as_large(
+    call: Call, tiny: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ["extract", "--workload", "small", "--checkpoint", small_checkpoint, "--device", "cpu"]
+    sizes = []
+    for precision in ("float32", "bfloat16"):
+        told = call(*arguments, "--cache", tmp_path / precision, "--kvbench-precision", precision)
+        assert told.code == 0, told.err
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / precision).glob("*.safetensors")))
+    assert 0.45 < sizes[1] / sizes[0] < 0.55
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workload", "fractal"], r"Unknown workload 'fractal'\. Did you mean fractals\? Valid: fractals, "),
+        (["--workload", "small", "--device", "gpu"], r"Unknown device 'gpu'\. .*auto, cpu, cuda, mps, xpu"),
+        (["--workload", "small", "--precision", "half"], r"Unknown precision 'half'\. .*float32, bfloat16"),
+        (["--workload", "small", "--pooling", "max"], r"Unknown pooling 'max'\. .*global, pyramid"),
+        (["--workload", "small", "--taps", "layer3.1,layer4.2"], r"No tap 'layer4\.2': .*layer4\.1"),
+        (["--workload", "small", "--teacher", "resnet34", "--taps", "layer3,layer4"], r"does not fit resnet34"),
+        (["--workload", "small", "--checkpoint", "gone.pt"], r"No checkpoint file gone\.pt"),
+        (["--workload", "folder"], r"--kvbench-root DIR"),
+        (["--workload", "folder", "--root", "gone"], r"No folder gone"),
+        (["--workload", "folder", "--root", "."], r"No folder train: expected \. to hold train/ and val/"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_code_2_and_nothing_is_written(
+    arguments: list[str], sentence: str, call: Call, tiny: str, small_checkpoint: Path
+) -> None:
+    if "--checkpoint" not in arguments:
+        arguments = [*arguments, "--checkpoint", str(small_checkpoint)]
+    told = call("extract", *arguments)
+    assert told.code == 2
+    assert re.match(rf"Error: .*{sentence}", told.err)
+    assert "Traceback" not in told.err
+    assert told.out == ""
+    assert list(Path().iterdir()) == []
+
+
+# Teachers
+
+
+def test_teacher_train_writes_weights_and_their_record_that_extract_can_use(call: Call, tiny: str) -> None:
+    told = call("teacher", "train", "--workload", tiny, "--epochs", 2, "--seed", 3, "--device", "cpu")
+    assert told.code == 0, told.err
+    assert told.out.startswith("teachers/tiny.safetensors: accuracy ")
+    assert sorted(path.name for path in Path("teachers").iterdir()) == ["tiny.json", "tiny.safetensors"]
+    facts = json.loads(Path("teachers/tiny.json").read_text())
+    assert facts["command"] == "kvbench teacher train --workload tiny --epochs 2 --seed 3"
+    assert (facts["images_seen"], facts["seed"], facts["val_count"]) == (64, 3, 20)
+    told = call("extract", "--workload", tiny, "--checkpoint", "teachers/tiny.safetensors", "--device", "cpu")
+    assert told.code == 0, told.err
+    assert "val: 20 images, taps 1024 wide, 10 classes" in told.out
+    assert f"teacher's accuracy {facts['val_accuracy']:.1%}" in told.out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workload", "fractal"], r"Unknown workload 'fractal'"),
+        (["--workload", "tiny", "--device", "gpu"], r"Unknown device 'gpu'"),
+        (["--workload", "tiny", "--out", "weights.pt"], r"name a file that ends in \.safetensors"),
+        (["--workload", "tiny-imagenet"], r"--kvbench-root DIR"),
+        (["--workload", "tiny", "--epochs", "0"], r"epochs"),
+    ],
+)
+def test_a_teacher_that_cannot_be_trained_is_told(arguments: list[str], sentence: str, call: Call, tiny: str) -> None:
+    told = call("teacher", "train", *arguments)
+    assert told.code == 2
+    assert re.search(sentence, told.err)
+    assert "Traceback" not in told.err
+    assert list(Path().iterdir()) == []
+
+
+def test_an_unknown_finding_names_the_valid_ones(call: Call) -> None:
+    told = call("report", "--expected", "imagenet", "--folder", ROOT / "expected", "--finding", "gelu-beats-rleu")
+    assert told.code == 2
+    assert "Did you mean gelu-beats-relu" in told.err
+    assert "simple-is-best" in told.err
+    assert told.out == ""

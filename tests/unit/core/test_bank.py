@@ -1,0 +1,103 @@
+"""Feature banks: what they hold, gather and tell, and what they are keyed by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvbench.core.bank import ROUNDING, FeatureBank
+from kvbench.features.teacher import frozen
+from kvbench.utils.errors import UserError
+from tests.support.banks import TEN, Dots, tiny_settings, tiny_teacher
+
+
+def half_bank(dtype: torch.dtype) -> FeatureBank:
+    g = torch.Generator().manual_seed(0)
+    taps = (torch.randn(500, 40, generator=g).to(dtype), torch.randn(500, 6, generator=g).to(dtype))
+    return FeatureBank(taps, torch.randn(500, 30, generator=g).to(dtype), torch.arange(500) % 30)
+
+
+def test_a_bank_gathers_rows_and_tells_the_teachers_accuracy() -> None:
+    made = FeatureBank(
+        (torch.arange(6.0).reshape(3, 2), torch.arange(3.0)[:, None]),
+        torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([1, 1, 1]),
+    )
+    assert made.teacher_accuracy == pytest.approx(2 / 3)
+    xs, logits, labels = made.batch(torch.tensor([2, 0]))
+    assert [x.tolist() for x in xs] == [[[4.0, 5.0], [0.0, 1.0]], [[2.0], [0.0]]]
+    assert logits.tolist() == [[0.0, 1.0], [0.0, 1.0]]
+    assert labels.tolist() == [1, 1]
+    assert made.batch(slice(1, 3))[0][1].tolist() == [[1.0], [2.0]]
+
+
+def test_every_setting_leads_to_another_file(tmp_path: Path) -> None:
+    other_weights = tiny_teacher()
+    with torch.no_grad():
+        other_weights.module.get_parameter("fc.bias")[0] += 1
+    every = [
+        tiny_settings(),
+        tiny_settings(count=151),
+        tiny_settings(images=Dots(150, seed=1)),
+        tiny_settings(teacher=frozen("tiny", other_weights.module, TEN)),
+        tiny_settings(teacher=frozen("tinier", tiny_teacher().module, TEN)),
+        tiny_settings(taps=("second", "first")),
+        tiny_settings(pooling="pyramid"),
+        tiny_settings(precision="bfloat16"),
+    ]
+    assert len({settings.path(tmp_path, "a") for settings in every}) == len(every)
+    assert tiny_settings().path(tmp_path, "a") == tiny_settings().path(tmp_path, "a")
+    assert all(json.loads(json.dumps(settings.fingerprint)) == settings.fingerprint for settings in every)
+
+
+def test_a_bank_rounded_otherwise_differs_in_the_last_places_of_what_is_computed() -> None:
+    g = torch.Generator().manual_seed(0)
+    made = FeatureBank((torch.randn(50, 4, generator=g),), torch.randn(50, 3, generator=g), torch.arange(50) % 3)
+    before = made.taps[0].clone()
+    moved = made.rounded_otherwise(seed=1)
+    for one, other in ((made.taps[0], moved.taps[0]), (made.logits, moved.logits)):
+        relative = ((other - one) / one).abs()
+        assert 0 < float(relative.max()) < 6 * ROUNDING[torch.float32]
+        assert float(relative.square().mean().sqrt()) == pytest.approx(ROUNDING[torch.float32], rel=0.2)
+    assert torch.equal(moved.labels, made.labels)
+    assert torch.equal(made.taps[0], before)
+    assert torch.equal(made.rounded_otherwise(seed=1).logits, moved.logits)
+    assert not torch.equal(made.rounded_otherwise(seed=2).logits, moved.logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_bank_is_handed_out_in_float32(dtype: torch.dtype) -> None:
+    made = half_bank(dtype)
+    assert (made.widths, made.classes) == ((40, 6), 30)
+    for rows in (torch.tensor([7, 3, 7]), slice(2, 9)):
+        xs, logits, labels = made.batch(rows)
+        assert {x.dtype for x in (*xs, logits)} == {torch.float32}
+        assert torch.equal(xs[1], made.taps[1].float()[rows])
+        assert torch.equal(logits, made.logits.float()[rows])
+        assert torch.equal(labels, made.labels[rows])
+    assert made.teacher_accuracy == float((made.logits.float().argmax(1) == made.labels).float().mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_bank_is_rounded_otherwise_in_its_own_last_place(dtype: torch.dtype) -> None:
+    made = half_bank(dtype)
+    moved = made.rounded_otherwise(seed=1)
+    for one, other in ((made.taps[0], moved.taps[0]), (made.logits, moved.logits)):
+        assert other.dtype == dtype
+        relative = (other.float() / one.float() - 1).square().mean().sqrt()
+        assert ROUNDING[dtype] / 2 < float(relative) < 2 * ROUNDING[dtype]
+
+
+def test_the_teachers_accuracy_needs_no_copy_of_the_logits() -> None:
+    made = FeatureBank((), torch.zeros(4000, 500, dtype=torch.bfloat16), torch.zeros(4000, dtype=torch.int64))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        assert made.teacher_accuracy == 1
+    assert max(event.cpu_memory_usage for event in seen.key_averages()) < made.logits.nbytes / 4
+
+
+def test_an_unknown_precision_names_the_valid_ones() -> None:
+    with pytest.raises(UserError, match=r"Unknown precision 'float61'\. .*Valid: float32, bfloat16\."):
+        tiny_settings(precision="float61")

@@ -1,0 +1,222 @@
+"""Batches of images: with and without worker processes, and what stops them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from kvbench.data import loader as data
+from kvbench.data.layouts import image_folder
+from kvbench.data.loader import batches, in_batches
+from kvbench.data.photos import PhotoImages
+from kvbench.utils.errors import UserError
+from kvbench.workloads import WORKLOADS
+from tests.support import ROOT
+from tests.support.photos import draw_folder
+
+
+def photos(root: Path) -> PhotoImages:
+    return PhotoImages(*image_folder(draw_folder(root), "train"), 8, root)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one processor
+def test_batches_are_the_same_with_and_without_worker_processes(tmp_path: Path) -> None:
+    images = photos(tmp_path)
+    alone, helped = list(batches(images, 4, workers=0)), list(batches(images, 4, workers=2))
+    assert [len(labels) for _, labels in helped] == [4, 2]
+    for (x, y), (x2, y2) in zip(alone, helped, strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+
+
+def test_batches_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    images = photos(tmp_path)
+    order = [5, 0, 3]
+    (x, y), (x2, y2) = batches(images, 2, order, workers=0)
+    whole, labels = images.__getitems__(order)
+    assert torch.equal(torch.cat([x, x2]), whole)
+    assert torch.equal(torch.cat([y, y2]), labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_sentence_from_workers_too(workers: int, tmp_path: Path) -> None:
+    images = photos(tmp_path)
+    Path(images.samples[4][0]).write_bytes(b"hello")
+    with pytest.raises(UserError) as told:
+        list(batches(images, 4, workers=workers))
+    assert str(told.value).startswith(f"Cannot read the image {images.samples[4][0]}")
+    assert "Traceback" not in str(told.value)
+
+
+def test_all_that_a_spawned_worker_gets_can_be_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = SimpleNamespace(arguments=(), options={})
+
+    def loader(*arguments: Any, **options: Any) -> list[Any]:
+        given.arguments, given.options = arguments, options
+        return []
+
+    monkeypatch.setattr(data, "DataLoader", loader)
+    assert list(batches(photos(tmp_path), 4, workers=2)) == []
+    assert given.options["num_workers"] == 2
+    assert pickle.dumps((given.arguments, given.options))
+
+
+def test_files_are_read_by_worker_processes_and_generated_images_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[int] = []
+
+    def loader(*_: object, num_workers: int, **__: object) -> list[Any]:
+        workers.append(num_workers)
+        return []
+
+    monkeypatch.setattr(data, "DataLoader", loader)
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)  # of the machine; a container may have 64 of them, or 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(64)}, raising=False)
+    list(batches(photos(tmp_path), 4))
+    list(batches(WORKLOADS["fractals"].images("val", None, 3), 4))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
+    list(batches(photos(tmp_path), 4))
+    assert workers == [16, 0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("without", ["memfd_create", "mkdir"])
+def test_what_workers_hand_over_is_the_same_where_no_file_can_be_made(
+    without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    images = PhotoImages(
+        *image_folder(draw_folder(tmp_path), "train"), 300
+    )  # large: small arrays are pickled otherwise
+    alone = list(batches(images, 4, workers=0))
+    monkeypatch.setattr(os, without, refuse)
+    helped = list(batches(images, 4, workers=1))
+    for (x, y), (x2, y2) in zip(alone, helped, strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+        x2 += 1  # whoever gets them may write to them
+
+
+READING = """
+import sys, tempfile
+from pathlib import Path
+from kvbench.data import batches
+from kvbench.listing import image_folder
+from kvbench.photographs import PhotoImages
+images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
+pixels = sum(x.numel() for _ in range(20) for x, _ in batches(images, 6, workers=1))
+print(pixels, *Path(tempfile.gettempdir()).glob("kvbench-*"), *Path(tempfile.gettempdir()).glob("pymp-*"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+def test_workers_hand_images_over_without_shared_memory(tmp_path: Path) -> None:
+    space = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    small = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if not shutil.which("unshare") or subprocess.call([*space, "sh", "-c", small], stderr=subprocess.DEVNULL):
+        pytest.skip("a /dev/shm of another size cannot be mounted here")
+    draw_folder(tmp_path / "photos")
+    (tmp_path / "temporary").mkdir()
+    words = [*space, "sh", "-c", f'{small} && exec "$@"', "sh", sys.executable, "-c", READING, str(tmp_path / "photos")]
+    told = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}, timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.stdout == f"{20 * 6 * 3 * 224 * 224}\n", told.stderr  # and nothing of ours is left
+
+
+SLOW = """
+import os, sys, time
+import kvbench.data.photos as p
+from kvbench.cli import main
+sound = p.decode
+def slow(*given):
+    os.write(1, b".")
+    time.sleep(.2)
+    return sound(*given)
+p.decode = slow
+os.sched_getaffinity = lambda _: range(4)
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processors as Linux does")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_slow_readers_at_once(number: int, code: int, tmp_path: Path) -> None:
+    root = draw_folder(tmp_path / "photos", each=300)
+    (tmp_path / "temporary").mkdir()
+    words = [sys.executable, "-c", SLOW, "extract", "--workload", "folder", "--root", str(root), "--device", "cpu"]
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    torch.save(state, tmp_path / "teacher.pt")
+    process = subprocess.Popen(
+        [*words, "--checkpoint", str(tmp_path / "teacher.pt")], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(40)  # ten images of each worker
+    start = time.monotonic()
+    process.send_signal(number)
+    told = process.communicate()[1].decode()
+    assert process.returncode == code, told
+    assert time.monotonic() - start < 10  # each of the four would be waited for, up to five seconds
+    assert "Traceback" not in told
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def fails(indices: list[int]) -> list[int]:
+    raise UserError("It cannot be read.")
+
+
+def test_after_an_error_nothing_of_the_readers_is_left_to_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(UserError, match="It cannot be read") as told:
+            list(in_batches(fails, range(40), 2, workers=1))
+        left = [one for one in gc.get_objects() if type(one).__name__ == "_MultiProcessingDataLoaderIter"]
+    finally:
+        gc.enable()
+    assert told.tb is not None
+    assert left == []
+
+
+class Drawn:
+    """Images of a user's own, one of which went wrong."""
+
+    classes, fingerprint, stamp = ("a", "b"), {"images": "drawn"}, ""
+
+    def __init__(self, wrong: float):
+        self.wrong = wrong
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.zeros(len(indices), 3, 4, 4)
+        images[[index == 4 for index in indices], 1, 2, 3] = self.wrong
+        return images, torch.tensor([index % 2 for index in indices])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_an_image_with_values_that_are_not_finite_is_named(wrong: float) -> None:
+    assert len(list(batches(Drawn(0.5), 3))) == 2
+    with pytest.raises(UserError, match=r"Image 4 of Drawn has values that are not finite"):
+        list(batches(Drawn(wrong), 3))

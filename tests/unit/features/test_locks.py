@@ -1,0 +1,151 @@
+"""Several processes and one bank: one makes it, the others wait, are told for whom, and open it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kvbench.core.bank import FeatureBank
+from kvbench.features.cache import open_bank
+from kvbench.utils.errors import UserError
+from kvbench.utils.locks import held, lock_on
+from tests.support.banks import CPU, assert_equal, content, left, other_process, passes, tiny_settings
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from kvbench.locks import held
+with held(Path(sys.argv[1]), "a", print):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock until it reads a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_who_waits_is_told_once_who_holds_it_and_gets_it_after(tmp_path: Path) -> None:
+    process = holder(tmp_path / "lock")
+    told: list[str] = []
+    ending = threading.Timer(1.5, lambda: process.communicate("\n"))
+    ending.start()
+    started = time.monotonic()
+    with held(tmp_path / "lock", "fractals-train", told.append):
+        assert time.monotonic() - started > 1
+        ending.join(10)
+        assert process.returncode == 0
+    pattern = rf"fractals-train is being made by process {process.pid} on \S+ since \d\d:\d\d; waiting\."
+    assert len(told) == 1
+    assert re.fullmatch(pattern, told[0]), told
+
+
+@pytest.mark.parametrize(
+    ("written", "owner"),
+    [
+        ("", "another process"),
+        ("[" * 100_000, "another process"),
+        ("[3]", "another process"),
+        ('{"pid": Infinity, "host": "a", "since": "2026-01-02T03:04:05+00:00"}', "another process"),
+        ('{"pid": 1, "host": "a", "since": "0001-01-01T00:00:00+14:00"}', "another process"),
+        ('{"pid": 1, "host": "a", "since": 3}', "another process"),
+        (
+            json.dumps({"pid": 1, "host": "\x1b[2J\x1b]0;evil\x07\r\n" + "a" * 10**6, "since": "2026-01-02T12:00:00"}),
+            r"process 1 on \x1b[2J\x1b]0;evil\x07\r\n" + "a" * 185 + " since 2026-01-02 12:00",
+        ),
+    ],
+    ids=range(7),
+)
+def test_who_holds_a_lock_is_told_in_one_line_whatever_its_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, owner: str
+) -> None:
+    monkeypatch.setattr("kvbench.utils.locks.PATIENCE", 0.01)
+    lock, told = lock_on(tmp_path / "lock"), list[str]()
+    lock.acquire()
+    (tmp_path / "lock").write_text(written)
+
+    def say(text: str) -> None:
+        told.append(text)
+        lock.release()
+
+    with held(tmp_path / "lock", "a", say):
+        assert told == [f"a is being made by {owner}; waiting."]
+
+
+def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+    process = holder(tmp_path / "lock")
+    process.kill()
+    process.communicate()
+    told: list[str] = []
+    with held(tmp_path / "lock", "a", told.append):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    assert told == []
+    assert (tmp_path / "lock").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(
+        UserError, match=r"^Cannot lock .*Choose a folder on a file system that has locks with --kvbench-cache\.$"
+    ):
+        open_bank(tiny_settings(20), tmp_path, "a", CPU)
+    assert left(tmp_path) == []
+
+
+def test_a_lock_that_is_denied_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(UserError, match=r"^Cannot lock .*lock: Is a directory\.$"), held(tmp_path / "lock", "a", print):
+        pass
+
+
+def test_two_processes_at_once_make_one_bank_with_one_pass(tmp_path: Path) -> None:
+    """The first stops in the middle until the second has said that it waits."""
+    first = other_process(tmp_path, 512, "float32", "wait", 200)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "waiting\n"
+    second = other_process(tmp_path, 512)
+    assert second.stdout is not None
+    told = second.stdout.readline()
+    assert re.fullmatch(rf"a is being made by process {first.pid} on \S+ since \d\d:\d\d; waiting\.\n", told), told
+    assert first.communicate("\n", 60)[0] == "512 rows in 4 passes\n"
+    assert second.communicate(timeout=60)[0] == "512 rows in 0 passes\n"
+    assert left(tmp_path) == [".safetensors"]
+
+
+def test_threads_of_one_process_share_a_bank_too(tmp_path: Path) -> None:
+    every = [tiny_settings(300) for _ in range(4)]
+    made: dict[int, FeatureBank] = {}
+
+    def make(n: int) -> None:
+        made[n] = open_bank(every[n], tmp_path, "a", CPU)
+
+    threads = [threading.Thread(target=make, args=(n,)) for n in range(len(every))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(passes(settings) for settings in every) == 3
+    assert len(made) == len(every)
+    for one in made.values():
+        assert_equal(one, made[0])
+    assert content(tmp_path)

@@ -1,0 +1,49 @@
+"""The options' values, read from texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvbench.harness.options import OPTIONS, command, parse_seeds, parse_taps
+from kvbench.utils.errors import UserError, unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("", (0, 1, 2)), (" ", (0, 1, 2)), ("1", (0,)), (" 4 ", (0, 1, 2, 3)), ("5:8", (5, 6, 7))]
+)
+def test_seeds_are_a_number_or_a_range(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text, 3) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "three", "1.5", "8:5", "5:5", "-2:3", ":", "3:", ":3", "1:2:3"])
+def test_other_seeds_are_told_in_a_sentence(text: str) -> None:
+    with pytest.raises(UserError, match=r"give a number from 1, such as 3, or a range such as 5:8") as told:
+        parse_seeds(text, 3)
+    assert repr(text) in str(told.value)
+
+
+def test_taps_are_module_paths_with_commas_between() -> None:
+    assert parse_taps("layer3.1, layer4.0 ,layer4.1,") == ("layer3.1", "layer4.0", "layer4.1")
+    assert parse_taps("") == ()
+
+
+def test_the_command_names_what_is_not_the_default_and_decides_what_is_trained() -> None:
+    given = {row.name: row.default for row in OPTIONS}
+    assert command(given) == "pytest benchmarks/"
+    given |= {"workload": "folder", "root": "my images", "seeds": "5", "cache": "elsewhere"}
+    assert command(given) == "pytest benchmarks/ --kvbench-workload folder --kvbench-root 'my images'"
+    assert command(given, paths=False) == "pytest benchmarks/ --kvbench-workload folder --kvbench-root ROOT"
+
+
+def test_options_have_one_prefix_an_ini_twin_and_no_double() -> None:
+    assert all(row.flag == f"--kvbench-{row.name}" for row in OPTIONS)
+    assert all(row.ini == "kvbench_" + row.name.replace("-", "_") for row in OPTIONS)
+    assert len({row.name for row in OPTIONS}) == len(OPTIONS)
+
+
+def test_an_unknown_value_names_the_nearest_and_all_valid_ones() -> None:
+    assert str(unknown("student", "Modle3", ["Model3", "Teacher"])) == (
+        "Unknown student 'Modle3'. Did you mean Model3? Valid: Model3, Teacher."
+    )
+    assert str(unknown("student", "zzz", ["Model3"])) == "Unknown student 'zzz'. Valid: Model3."
+    assert str(unknown("student", "zzz", [])) == "Unknown student 'zzz'. Valid: none."

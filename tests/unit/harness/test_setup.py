@@ -1,0 +1,245 @@
+"""Settings: devices, teachers and banks, as options choose them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from kvbench.core.bank import FeatureBank
+from kvbench.features import extract as extraction
+from kvbench.features import teacher as teacher_module
+from kvbench.features.teacher import Teacher
+from kvbench.harness.setup import Settings, resolve_device
+from kvbench.utils import environment as provenance
+from kvbench.utils.errors import UserError
+from kvbench.workloads import WORKLOADS, workload
+from tests.support.small import SMALL
+
+CPU = torch.device("cpu")
+TINY = replace(SMALL, size=32, train_count=40, val_count=20)
+
+
+def small_settings(cache: Path, checkpoint: Path) -> Settings:
+    return Settings(TINY, CPU, cache, checkpoint=checkpoint)
+
+
+# Devices
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, kind: str = "", count: int = 0) -> None:
+    """Let torch find ``count`` accelerators of ``kind``."""
+    device = torch.device(kind) if kind else None
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: device)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+
+def test_auto_is_an_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    assert resolve_device("auto") == CPU
+    pretend(monkeypatch, "cuda", 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    pretend(monkeypatch, "mps", 1)
+    assert resolve_device("auto") == torch.device("mps")
+
+
+def test_a_device_may_have_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "cuda", 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"No usable device 'cuda:2': .*finds 2 cuda devices"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "xpu"])
+def test_a_device_that_is_not_there_is_told_with_the_way_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(UserError, match=rf"No usable device '{name}': .*finds 0 .*--kvbench-device cpu"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "CUDA", "cuda:x", "cuda:-1", "meta", ""])
+def test_an_unknown_device_names_the_valid_ones(name: str) -> None:
+    with pytest.raises(UserError, match=r"Unknown device .*auto, cpu, cuda, mps, xpu"):
+        resolve_device(name)
+
+
+# Workloads
+
+
+def test_an_unknown_workload_names_the_valid_ones() -> None:
+    with pytest.raises(UserError, match=r"Did you mean fractals\? Valid: fractals, tiny-imagenet, imagenet, folder\."):
+        workload("fractal")
+
+
+def test_the_imagenet_workload_is_the_sources() -> None:
+    row = workload("imagenet")
+    assert (row.size, row.arch, row.teacher) == (256, "resnet18", "torchvision")
+    assert (row.recipe.epochs, row.recipe.batch_size, row.recipe.lr, row.recipe.weight_decay) == (10, 64, 1e-4, 1e-4)
+    assert (row.train_count, row.val_count) == (None, None)
+    assert not row.differs
+
+
+@pytest.mark.parametrize("name", ["fractals", "tiny-imagenet", "imagenet", "folder"])
+def test_students_read_the_last_three_blocks(name: str) -> None:
+    row = workload(name)
+    assert row.taps == ("layer3.1", "layer4.0", "layer4.1")
+    assert row.name == name
+    assert bool(row.differs) == (row.recipe.lr != 1e-4)
+
+
+# Teachers
+
+
+def test_which_teacher_is_loaded(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(kind: str) -> object:
+        return lambda *what: Teacher(f"{kind} {' '.join(map(str, what))}", torch.nn.Identity(), None, "")
+
+    for kind in ("shipped", "pretrained", "from_checkpoint"):
+        monkeypatch.setattr(teacher_module, kind, told(kind))
+
+    def name(row: str, **changes: Any) -> str:
+        return replace(Settings(WORKLOADS[row], CPU, Path()), **changes).teacher(("a",)).name
+
+    assert name("fractals") == "shipped fractals"
+    assert name("imagenet") == "pretrained resnet18"
+    assert name("fractals", arch="resnet34", taps=("layer4",)) == "pretrained resnet34"
+    with pytest.raises(UserError, match=r"Which modules of resnet34 are tapped\?.*--kvbench-taps"):
+        name("fractals", arch="resnet34")  # the workload's taps are other blocks there
+    assert name("folder", checkpoint=Path("w.pt")) == "from_checkpoint w.pt resnet18 ('a',)"
+    assert (
+        name("fractals", checkpoint=Path("w.pt"), arch="vgg11", taps=("features.28",))
+        == "from_checkpoint w.pt vgg11 ('a',)"
+    )
+
+
+# Banks
+
+
+def test_both_banks_are_made_once_and_reused(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[tuple[str, int, int]] = []
+    made = small_settings(tmp_path, small_checkpoint).open_banks(lambda *tick: ticks.append(tick))
+    assert (len(made.train), len(made.val)) == (40, 20)
+    assert made.train.widths == made.val.widths == (256, 512, 512)
+    assert (made.train.classes, made.val.classes) == (10, 10)
+    assert ticks == [("train", 40, 40), ("val", 20, 20)]
+    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
+        "small-train",
+        "small-val",
+    ]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a cached bank needs no teacher pass")
+
+    monkeypatch.setattr(extraction, "extract", refuse)
+    again = small_settings(tmp_path, small_checkpoint).open_banks(lambda *tick: ticks.append(tick))
+    assert torch.equal(again.train.logits, made.train.logits)
+    assert torch.equal(again.val.taps[0], made.val.taps[0])
+    assert again.fingerprints == made.fingerprints
+    assert len(ticks) == 2
+    assert again.notes == made.notes == ()
+
+
+def test_features_that_were_made_elsewhere_are_noted(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
+        assert small_settings(tmp_path, small_checkpoint).open_banks().notes == ()
+    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
+    said: list[str] = []
+    notes = small_settings(tmp_path, small_checkpoint).open_banks(say=said.append).notes
+    assert notes == tuple(
+        f"The {split} features were made elsewhere; what could change them: instructions AVX2 (recorded: ABACUS)"
+        for split in ("train", "val")
+    )
+    assert said == [f"Warning: {note}." for note in notes]
+
+
+def test_banks_that_find_no_room_on_the_device_are_told_with_a_remedy(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FeatureBank, "to", lambda *_: torch.empty(2**60))
+    with pytest.raises(UserError, match=r"not enough memory for the train features on cpu .*--kvbench-device"):
+        small_settings(tmp_path, small_checkpoint).open_banks()
+
+
+def test_fingerprints_tell_what_changed(small_checkpoint: Path, tmp_path: Path) -> None:
+    base = small_settings(tmp_path, small_checkpoint)
+    told = base.open_banks().fingerprints
+    assert json.loads(json.dumps(told)) == told
+    assert told["taps"] == "layer3.1 layer4.0 layer4.1"
+    assert told["pooling"] == "global"
+    assert str(tmp_path) not in json.dumps(told)
+
+    def changed(other: Settings) -> set[str]:
+        made = other.open_banks().fingerprints
+        return {key for key in told if told[key] != made[key]}
+
+    assert changed(replace(base, pooling="pyramid")) == {"pooling"}
+    assert changed(replace(base, taps=("layer2.1", "layer4.0", "layer4.1"))) == {"taps"}
+    assert changed(replace(base, workload=replace(TINY, val_count=21))) == {"val images"}
+    assert changed(replace(base, precision="bfloat16")) == {"precision"}
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("fresh", [False, True])
+def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
+    fresh: bool, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, train_count=256), fresh=fresh)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        settings.open_banks(stop)
+    told: list[str] = []
+    ticks: list[tuple[str, int, int]] = []
+    settings.open_banks(lambda *tick: ticks.append(tick), told.append)
+    assert told == ([] if fresh else ["small-train: going on after 128 of 256 images."])
+    assert ticks == [("train", 128, 256), ("train", 256, 256), ("val", 20, 20)]
+
+
+def draw_classes(root: Path, **splits: list[str]) -> Path:
+    for split, classes in splits.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), (50, 100, 150)).save(root / split / name / "a.png")
+    return root
+
+
+def test_a_folder_of_ones_own_with_a_checkpoint(small_checkpoint: Path, tmp_path: Path) -> None:
+    classes = [f"c{i}" for i in range(10)]
+    root = draw_classes(tmp_path / "data", train=classes, val=classes)
+    row = replace(WORKLOADS["folder"], size=32)
+    made = Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
+    assert (len(made.train), made.train.classes) == (10, 10)
+    assert made.val.labels.tolist() == list(range(10))
+
+
+def test_other_classes_in_val_than_in_train_are_named_and_nothing_is_written(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    root = draw_classes(tmp_path / "data", train=["cat", "dog"], val=["cat", "horse"])
+    chosen = Settings(WORKLOADS["folder"], CPU, tmp_path / "cache", root, checkpoint=small_checkpoint)
+    with pytest.raises(UserError, match=r"different classes in .*only in train: dog; only in val: horse\."):
+        chosen.open_banks()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_unreadable_image_is_named_and_no_bank_is_left(small_checkpoint: Path, tmp_path: Path) -> None:
+    classes = [f"c{i}" for i in range(10)]
+    root = draw_classes(tmp_path / "data", train=classes, val=classes)
+    (root / "train" / "c7" / "a.png").write_bytes(b"hello")
+    row = replace(WORKLOADS["folder"], size=32)
+    with pytest.raises(UserError, match=r"^Cannot read the image .*c7/a\.png"):
+        Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -1,0 +1,109 @@
+"""Clean replays: how they are made of seeds, what counts as an alarm, and what can be said about the rate."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from scipy.stats import binom
+
+import tests.support.synthetic as made_up
+from kvbench.mutation import replays
+from kvbench.mutation.report import alarms_table
+from kvbench.reference.store import Reference
+from kvbench.results import history
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return made_up.reference(tmp_path_factory.mktemp("replays"))
+
+
+def test_replays_apart_share_no_seed_and_leave_a_rest_out(recorded: Reference) -> None:
+    clean = made_up.runs(range(100, 111))
+    made = [history.seeds(fresh) for _, fresh, _ in replays.apart(recorded, clean, 4)]
+    assert made == [[100, 101, 102, 103], [104, 105, 106, 107]]
+
+
+def test_drawn_replays_have_as_many_seeds_and_are_the_same_every_time(recorded: Reference) -> None:
+    clean = made_up.runs(range(100, 110))
+    made = [history.seeds(fresh) for _, fresh, _ in replays.drawn(recorded, clean, 4, 5)]
+    assert all(len(seeds) == 4 for seeds in made)
+    assert made == [history.seeds(fresh) for _, fresh, _ in replays.drawn(recorded, clean, 4, 5)]
+    assert len({tuple(seeds) for seeds in made}) > 1
+
+
+def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Reference) -> None:
+    clean = made_up.runs(range(100, 106))
+    for against, fresh, stream in replays.redrawn(recorded, clean, 4, 5):
+        assert stream == ""
+        assert len(history.seeds(fresh)) == 4
+        assert sorted([*history.seeds(fresh), *history.seeds(against.histories)]) == [*range(20), *range(100, 106)]
+        assert against.twins.empty
+
+
+def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
+    clean, moved = made_up.runs(range(100, 120)), made_up.runs(range(100, 120), shift=0.2)
+    quiet = replays.count("clean", recorded, replays.apart(recorded, clean, 4), independent=True)
+    assert (quiet.runs, quiet.gates, quiet.verdicts, quiet.any) == (5, 0, 0, 0)
+    assert 0 < quiet.nearest < 1
+    loud = replays.count("moved", recorded, replays.apart(recorded, moved, 4), independent=True)
+    assert (loud.runs, loud.gates, loud.any) == (5, 5, 5)
+    assert loud.nearest > 1
+    assert loud.bound == 1
+
+
+def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: Reference) -> None:
+    names = history.configurations(recorded.histories)
+    again = [made_up.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
+    quiet = replays.count("same", recorded, replays.rounded_otherwise(recorded, again, "here"), independent=True)
+    assert (quiet.runs, quiet.any) == (3, 0)
+    shifted = [made_up.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
+    loud = replays.count("same", recorded, replays.rounded_otherwise(recorded, shifted, "here"), independent=True)
+    assert loud.gates == 1
+    hidden = replays.count("new", recorded, replays.rounded_otherwise(recorded, shifted, ""), independent=True)
+    assert hidden.gates == 0
+
+
+def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
+    made = [*replays.halved(recorded)]
+    assert len(made) == 20
+    for against, fresh, stream in made:
+        assert stream == recorded.stream == "here"
+        assert sorted([*history.seeds(fresh), *history.seeds(against.twins)]) == [*range(6)]
+    quiet = replays.count("halved", recorded, iter(made), independent=False)
+    assert (quiet.runs, quiet.gates) == (20, 0)
+
+
+def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -> None:
+    fresh = made_up.runs(range(100, 104))
+    swap = {"Model1": "Model3", "Model3": "Model1"}
+    turned = fresh.assign(configuration=[swap.get(name, name) for name in fresh["configuration"]])
+    counted = replays.count("turned", recorded, iter([(recorded, turned, "")]), independent=True)
+    assert (counted.gates, counted.verdicts, counted.any) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("alarms", "runs"), [(0, 5), (0, 300), (2, 40)])
+def test_the_bound_is_clopper_and_pearsons(alarms: int, runs: int) -> None:
+    bound = replays.Alarms("", runs, alarms, 0, alarms, 0.0, 0.5, True).bound
+    # At the bound, as few alarms as were seen have a chance of 5%.
+    assert binom.cdf(alarms, runs, bound) == pytest.approx(0.05)
+
+
+def test_runs_that_share_seeds_get_no_bound() -> None:
+    shared = replays.Alarms("drawn", 200, 1, 0, 1, 0.0, 1.2, False)
+    assert math.isnan(shared.bound)
+    assert "none: runs share seeds" in alarms_table([shared])
+    assert "1 (0.5%)" in alarms_table([shared])
+
+
+def test_no_runs_are_no_evidence(recorded: Reference) -> None:
+    none = replays.count("none", recorded, iter([]), independent=True)
+    assert (none.runs, none.any) == (0, 0)
+    assert math.isnan(none.bound)
+
+
+def test_a_reference_of_drawn_numbers_is_whole(recorded: Reference, tmp_path: Path) -> None:
+    assert history.seeds(recorded.twins) == [*range(6)]
+    assert len(recorded.judgements) == 15

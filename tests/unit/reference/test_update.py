@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kvbench.reference.store import load
+from kvbench.reference.update import update
+from kvbench.results import history
+from kvbench.utils.errors import UserError
+from tests.support.references import MEMORY, PRINTS, made, rounded_otherwise
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    update(tmp_path, "fractals", made(), {"fingerprints": PRINTS})
+    return tmp_path
+
+
+def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
+    before = load(folder, "fractals")
+    fresh = made(["Model5", "Model9"], shift=0.5)
+    text = update(folder, "fractals", fresh, {"fingerprints": PRINTS, "note": "x"})
+    after = load(folder, "fractals")
+    assert history.configurations(after.histories) == [*MEMORY, "Model9"]
+    for name in ("Model3", "Model4", "Model6"):
+        one, other = (
+            side.histories[side.histories["configuration"] == name].reset_index(drop=True) for side in (before, after)
+        )
+        pd.testing.assert_frame_equal(one, other)
+    assert f"Reference written to {folder / 'fractals'}" in text
+    assert "new      Model9: train_loss" in text
+    assert "changed  Model5: train_loss 0.4" in text
+    assert "verdict  gelu-beats-relu (constant lr), Model3-Model5-loss: holds -> fails" in text
+    assert "3 configurations unchanged" in text
+    # What the other configurations were made with still stands; the update is told beside it.
+    assert "note" not in after.provenance
+    assert after.provenance["partial_updates"][-1]["note"] == "x"
+    assert after.provenance["partial_updates"][-1]["configurations"] == ["Model5", "Model9"]
+    assert after.provenance["epochs"] == [1, 2, 3]
+    assert sorted(path.name for path in (folder / "fractals").iterdir()) == [
+        "histories.csv",
+        "provenance.json",
+        "verdicts.csv",
+    ]
+
+
+def test_an_update_with_other_seconds_alone_changes_nothing_to_tell(folder: Path) -> None:
+    fresh = made()
+    fresh["seconds"] += 1
+    text = update(folder, "fractals", fresh, {"fingerprints": PRINTS})
+    assert "4 configurations unchanged" in text
+    assert "changed " not in text
+
+
+def test_a_full_update_removes_what_was_not_run(folder: Path) -> None:
+    fresh = made(["Model3"])
+    text = update(folder, "fractals", fresh, {"fingerprints": {"teacher": "new"}}, full=True)
+    assert history.configurations(load(folder, "fractals").histories) == ["Model3"]
+    assert "removed  Model4" in text
+    assert "Model3-Model5-loss: holds -> no longer judged" in text
+
+
+def test_seeds_may_differ_after_a_partial_update(folder: Path) -> None:
+    update(folder, "fractals", made(["Model5"], seeds=2), {"fingerprints": PRINTS})
+    after = load(folder, "fractals")
+    assert after.provenance["seeds"] == {name: [0, 1] if name == "Model5" else [0, 1, 2, 3, 4] for name in MEMORY}
+    assert set(after.recorded["n"]) == {2}  # pairs need a seed on both sides
+
+
+def test_costs_are_kept_for_the_reports(folder: Path) -> None:
+    update(folder, "fractals", made(["Model3"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model3": 7}})
+    update(folder, "fractals", made(["Model4"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model4": 8}})
+    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "facts", "said"),
+    [
+        (made(["Model5"]), {"fingerprints": {**PRINTS, "teacher": "new"}}, "teacher (new, recorded aaaaaaaaaaaa...)"),
+        (made(["Model5"], epochs=4), {"fingerprints": PRINTS}, "the run has 4 epochs, the reference 3"),
+        (made().drop(index=[4]), {"fingerprints": PRINTS}, "Model3 lacks seed 1, epoch 2"),
+        (made().assign(train_loss=math.nan), {"fingerprints": PRINTS}, "train_loss is nan"),
+        (history.frame([]), {}, "holds no rows"),
+    ],
+)
+def test_an_update_that_would_not_fit_writes_nothing(
+    folder: Path, fresh: pd.DataFrame, facts: dict[str, object], said: str
+) -> None:
+    home = folder / "fractals"
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    with pytest.raises(UserError) as error:
+        update(folder, "fractals", fresh, facts)
+    assert said in str(error.value)
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
+# Twins
+
+
+def with_twins(folder: Path, names: Sequence[str] = MEMORY, *, stream: str = "abc", **other: bool) -> None:
+    """Update some configurations, with twins of their first four seeds."""
+    facts = {"fingerprints": PRINTS, "random_numbers": stream}
+    update(folder, "fractals", made(names), facts, twins=rounded_otherwise(made(names)), **other)
+
+
+def twins_of(folder: Path) -> list[str]:
+    """The configurations that have twins."""
+    return history.configurations(load(folder, "fractals").twins)
+
+
+def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
+    assert not (folder / "fractals" / "twins.csv").exists()
+    with_twins(folder)
+    after = load(folder, "fractals")
+    pd.testing.assert_frame_equal(after.twins, history.rounded(rounded_otherwise(made())))
+    assert after.stream == "abc"
+    written = (folder / "fractals" / "twins.csv").read_bytes()
+    with_twins(folder)
+    assert (folder / "fractals" / "twins.csv").read_bytes() == written
+
+
+def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Path) -> None:
+    with_twins(folder)
+    before = load(folder, "fractals").twins
+    fresh = made(["Model5"], shift=0.9)
+    new = rounded_otherwise(fresh, seeds=2)
+    update(folder, "fractals", fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, twins=new)
+    after = load(folder, "fractals").twins
+    assert history.configurations(after) == list(MEMORY)
+    for name in MEMORY:
+        expected = history.rounded(new) if name == "Model5" else before[before["configuration"] == name]
+        pd.testing.assert_frame_equal(
+            after[after["configuration"] == name].reset_index(drop=True), expected.reset_index(drop=True)
+        )
+
+
+def test_a_new_configuration_brings_its_twins_with_it(folder: Path) -> None:
+    with_twins(folder)
+    with_twins(folder, ["Model9"])
+    assert twins_of(folder) == [*MEMORY, "Model9"]
+
+
+def test_a_full_update_without_twins_removes_them(folder: Path) -> None:
+    with_twins(folder)
+    update(folder, "fractals", made(), {"fingerprints": PRINTS}, full=True)
+    assert not (folder / "fractals" / "twins.csv").exists()
+    assert load(folder, "fractals").twins.empty
+
+
+def test_a_full_update_removes_the_twins_of_what_was_not_run(folder: Path) -> None:
+    with_twins(folder)
+    with_twins(folder, ["Model3", "Model4"], full=True)
+    assert twins_of(folder) == ["Model3", "Model4"]
+
+
+def test_a_partial_update_without_twins_leaves_those_of_the_others(folder: Path) -> None:
+    with_twins(folder)
+    update(folder, "fractals", made(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
+    assert twins_of(folder) == ["Model3", "Model4", "Model6"]
+
+
+def test_configurations_that_draw_other_random_numbers_can_not_join_the_reference(folder: Path) -> None:
+    with_twins(folder)
+    with pytest.raises(UserError, match="random"):
+        with_twins(folder, ["Model5"], stream="other")
+
+
+@pytest.mark.parametrize(
+    ("twins", "said"),
+    [
+        (rounded_otherwise(made()).assign(train_loss=math.nan), "train_loss is nan"),
+        (rounded_otherwise(made()).drop(index=[4]), "lacks seed 1, epoch 2"),
+        (rounded_otherwise(made(first=7)), "seed 7"),
+        (rounded_otherwise(made(["Model9"])), "Model9"),
+        (rounded_otherwise(made(epochs=4)), "epoch"),
+    ],
+)
+def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(folder: Path, twins: pd.DataFrame, said: str) -> None:
+    home = folder / "fractals"
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    with pytest.raises(UserError) as error:
+        update(folder, "fractals", made(shift=0.9), {"fingerprints": PRINTS}, twins=twins)
+    assert said in str(error.value)
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
+def test_written_files_are_stable(folder: Path) -> None:
+    home = folder / "fractals"
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    again = load(folder, "fractals")
+    update(folder, "fractals", again.histories, {"fingerprints": PRINTS})
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    assert json.loads(before["provenance.json"])["seeds"] == [0, 1, 2, 3, 4]
