@@ -59,14 +59,14 @@ def report(
 ) -> None:
     """Print the two tables of a saved benchmark or of a reference, and the verdict on every finding."""
     from kvbench.reporting.report import report_expected, report_saved
-    from kvbench.reporting.side_by_side import beside
+    from kvbench.reporting.side_by_side import side_by_side
 
     if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
     if expected and len(expected) > 1:
         if finding:
             raise UserError("--finding shows one workload: name one --expected.")
-        told = beside(folder, expected)
+        told = side_by_side(folder, expected)
     else:
         told = report_expected(folder, expected[0], finding) if expected else report_saved(saved or Path(), finding)
     tell(told)

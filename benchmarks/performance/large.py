@@ -60,7 +60,7 @@ def large(scale: Scale) -> dict[str, Any]:
 
     ``anonymous``: growth of resident anonymous memory while training from the file. ``gather``: seconds a batch.
     """
-    small = synthetic(scale.beside)
+    small = synthetic(scale.side_by_side)
     memory = FeatureBank(tuple(t.half() for t in small.taps), small.logits.half(), small.labels)
     del small
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def large(scale: Scale) -> dict[str, Any]:
         return {
             "rows": scale.large,
             "bytes": path.stat().st_size,
-            "beside": scale.beside,
+            "beside": scale.side_by_side,
             "wrote": wrote,
             "steps": steps,
             "sample": scale.portions * PORTION,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.performance.scale import Scale
 from kvbench.core.bank import FeatureBank
-from kvbench.core.interleave import take_turns
+from kvbench.core.interleave import interleave
 from kvbench.core.models import student
 from kvbench.core.recipe import Configuration, Recipe, configurations
 from kvbench.core.trainer import Run
@@ -53,7 +53,7 @@ class InMemory:
         return {"images": "in memory", "count": len(self), "size": self.pixels.shape[-1]}
 
     @property
-    def stamp(self) -> str:
+    def mtime_digest(self) -> str:
         return ""
 
     def part(self, first: int, count: int) -> InMemory:
@@ -130,4 +130,4 @@ def to_the_end(run: Run) -> Iterator[None]:
 
 def side_by_side(runs: list[Run]) -> None:
     """Train runs to their ends, as many at once as torch has threads, as processes of ``pytest -n`` would."""
-    take_turns([to_the_end(run) for run in runs], torch.get_num_threads())
+    interleave([to_the_end(run) for run in runs], torch.get_num_threads())

@@ -19,7 +19,7 @@ class Scale:
         students: trained with both recipes.
         rounds: round robins of a comparison.
         rows: rows of a synthetic bank whose epoch is timed.
-        large: rows of the bank in a file; ``beside``: of the bank in memory that it is compared with.
+        large: rows of the bank in a file; ``side_by_side``: of the bank in memory that it is compared with.
         portions: portions of 32 batches that are trained on each of these two.
         counts: (train, val) images whose bank is made in both precisions; None: the workload's own.
         cold: options of the cold ``pytest benchmarks/``.
@@ -38,7 +38,7 @@ class Scale:
     rounds: int = 5
     rows: int = 1024
     large: int = 1_281_167
-    beside: int = 65_536
+    side_by_side: int = 65_536
     portions: int = 6
     counts: tuple[int, int] | None = None
     cold: tuple[str, ...] = ("--kvbench-seeds", "5")
@@ -58,7 +58,7 @@ QUICK = Scale(
     rounds=2,
     rows=128,
     large=6_000,
-    beside=6_000,
+    side_by_side=6_000,
     portions=1,
     counts=(128, 64),
     cold=("--kvbench-seeds", "1", "-k", "Model1"),

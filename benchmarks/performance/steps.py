@@ -87,14 +87,14 @@ def thread_use(scale: Scale) -> dict[str, Any]:
         with threads(count):
             run.epoch()
 
-    def beside() -> None:
+    def side_by_side() -> None:
         with threads(2):
             pair.epoch()
 
     acts: dict[str, Callable[[], object]] = {
         "one thread": lambda: on(1, runs[0]),
         "two threads": lambda: on(2, runs[1]),
-        "two side by side": beside,
+        "two side by side": side_by_side,
     }
     seconds = round_robin(acts, scale.rounds)
     count = {"one thread": steps, "two threads": steps, "two side by side": 2 * steps}

@@ -19,14 +19,14 @@ ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0
 class FeatureBank:
     """What students see of a split: ``taps`` (N, D) each, shallow to deep, ``logits`` (N, K), ``labels`` (N,).
 
-    Taps and logits are float32, or bfloat16 or float16, in which they take half the room. ``maker`` tells on what they
-    were made; see `kvbench.utils.environment.maker`.
+    Taps and logits are float32, or bfloat16 or float16, in which they take half the room.
+    ``built_with`` says on what they were computed; see `kvbench.utils.environment.built_with`.
     """
 
     taps: tuple[Tensor, ...]
     logits: Tensor
     labels: Tensor
-    maker: Mapping[str, Any] = field(default_factory=dict)
+    built_with: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +51,7 @@ class FeatureBank:
         taps = tuple(tap.to(device) for tap in self.taps)
         return replace(self, taps=taps, logits=self.logits.to(device), labels=self.labels.to(device))
 
-    def rounded_otherwise(self, seed: int = 0) -> FeatureBank:
+    def perturbed(self, seed: int = 0) -> FeatureBank:
         """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""
         noise = torch.Generator().manual_seed(seed)
 

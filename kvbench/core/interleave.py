@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def take_turns(works: Sequence[Iterator[None]], workers: int, told: Callable[[int], object] = lambda _: None) -> None:
+def interleave(works: Sequence[Iterator[None]], workers: int, told: Callable[[int], object] = lambda _: None) -> None:
     """Exhaust every iterator of ``works``, in ``workers`` threads with one torch thread each.
 
     After every item the work goes to the end of the queue, so that three works share two threads evenly. ``told`` is

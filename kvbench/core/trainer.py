@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.interleave import take_turns
+from kvbench.core.interleave import interleave
 from kvbench.core.models import student
 from kvbench.core.recipe import Configuration
 from kvbench.core.timer import Clock
@@ -163,8 +163,8 @@ class Training:
     On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
     too small to share, and a history then depends on no number of threads. On an accelerator one portion at a time.
 
-    ``tick`` is called after every epoch of every seed with the `Run` that made it. ``twins`` are further runs, trained
-    alongside, whose rows are kept apart. ``clock`` is what seconds of whole epochs are read from.
+    ``tick`` is called after every epoch of every seed with the `Run` that made it. ``replicates`` are further runs,
+    trained alongside, whose rows are kept apart. ``clock`` is what seconds of whole epochs are read from.
 
     Runs may have been restored, each at an epoch of its own: `epoch` then trains those that are behind, and sets the
     clock to what the epoch took when all were trained.
@@ -177,13 +177,13 @@ class Training:
         val: FeatureBank,
         seeds: Sequence[int],
         tick: Callable[[Run], object] = lambda _: None,
-        twins: Sequence[Run] = (),
+        replicates: Sequence[Run] = (),
         clock: Clock | None = None,
     ):
         self.configuration, self.tick, self.clock = configuration, tick, clock or Clock()
         self.device = train.logits.device
         self.runs = [Run(configuration, train, val, seed) for seed in seeds]
-        self.twins = list(twins)
+        self.replicates = list(replicates)
         self.keep: Callable[[Run], object] = lambda _: None  # called with each run that has a new row, in its thread
         self.epochs_asked = 0
         self.epoch_seconds: list[float] = []  # of each epoch of all runs side by side, on the clock
@@ -192,8 +192,8 @@ class Training:
 
     @property
     def everyone(self) -> list[Run]:
-        """All runs, twins last."""
-        return [*self.runs, *self.twins]
+        """All runs, replicates last."""
+        return [*self.runs, *self.replicates]
 
     def epoch(self) -> None:
         """Train one epoch of every seed; after the recipe's last one, do nothing."""
@@ -228,7 +228,7 @@ class Training:
         """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY):
-            take_turns([act(run) for run in runs], workers, lambda place: told(runs[place]))
+            interleave([act(run) for run in runs], workers, lambda place: told(runs[place]))
 
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""
@@ -243,6 +243,6 @@ class Training:
         return [row for run in self.runs for row in run.history]
 
     @property
-    def twin_history(self) -> list[dict[str, Any]]:
-        """The twins' rows, likewise."""
-        return [row for run in self.twins for row in run.history]
+    def replicate_history(self) -> list[dict[str, Any]]:
+        """The replicates' rows, likewise."""
+        return [row for run in self.replicates for row in run.history]

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
-from kvbench.utils.errors import UserError, some
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.text import shown
 
 SPLITS: Final = ("train", "val")
@@ -17,8 +17,8 @@ class Images(Protocol):
     """One split of a data set, read in batches.
 
     ``__getitems__`` takes indices and returns normalised images (B, 3, size, size) float32 and class indices (B,).
-    ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine; ``stamp`` changes
-    where files of the same name and size were written again.
+    ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine; ``mtime_digest``
+    changes where files of the same name and size were written again.
     """
 
     @property
@@ -28,7 +28,7 @@ class Images(Protocol):
     @property
     def fingerprint(self) -> dict[str, Any]: ...
     @property
-    def stamp(self) -> str: ...
+    def mtime_digest(self) -> str: ...
 
 
 def need_classes(train: Images, val: Images, root: Path | None) -> None:
@@ -36,11 +36,11 @@ def need_classes(train: Images, val: Images, root: Path | None) -> None:
     where = f" in {shown(root)}" if root else ""
     if train.classes != val.classes:
         sides = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
-        only = [f"only in {split}: {some(sorted(names))}" for split, names in sides.items() if names]
+        only = [f"only in {split}: {shorten(sorted(names))}" for split, names in sides.items() if names]
         told = "; ".join(only) or "the same ones in another order"
         raise UserError(f"train and val have different classes{where}; {told}.")
     if len(train.classes) < 2:
         raise UserError(
-            f"There is one class{where}, {some(train.classes)}: every student is right from the start. At least two"
+            f"There is one class{where}, {shorten(train.classes)}: every student is right from the start. At least two"
             " are needed."
         )

@@ -188,6 +188,6 @@ class FractalImages:
         }
 
     @property
-    def stamp(self) -> str:
+    def mtime_digest(self) -> str:
         """Nothing can change but what the fingerprint holds."""
         return ""

@@ -9,7 +9,7 @@ import torch
 from torchvision.datasets import ImageNet
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kvbench.utils.errors import UserError, some
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import read_bytes
 from kvbench.utils.text import shown
 
@@ -49,7 +49,7 @@ def image_folder(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
     if empty := [name for k, name in enumerate(found) if k not in filled]:
         raise UserError(
             f"No images in {shown(folder)} for {'a class' if len(empty) == 1 else f'{len(empty):,} classes'}:"
-            f" {some(empty)}. Valid suffixes: {', '.join(IMG_EXTENSIONS)}."
+            f" {shorten(empty)}. Valid suffixes: {', '.join(IMG_EXTENSIONS)}."
         )
     return samples, tuple(found)
 

@@ -78,7 +78,7 @@ class PhotoImages:
         }
 
     @property
-    def stamp(self) -> str:
+    def mtime_digest(self) -> str:
         """Times of change of all files: a bank is made again when a file was written since."""
         return self._digest(lambda stat: stat.st_mtime_ns)
 

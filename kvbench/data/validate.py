@@ -23,7 +23,7 @@ import PIL
 from kvbench.data.base import Images
 from kvbench.data.loader import in_batches
 from kvbench.data.photos import PhotoImages, UnreadableError, decode
-from kvbench.utils.errors import UserError, some
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import need_writable, write_whole
 from kvbench.utils.locks import Say
 from kvbench.utils.text import shown
@@ -68,11 +68,11 @@ def readable(
         with write_whole(listed) as aside:
             aside.write_text("".join(lines), encoding="utf-8")
     note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
-    say(f"{note}: {some([images.name(i) for i in sorted(found)])}. All of them, and why: {shown(listed)}")
+    say(f"{note}: {shorten([images.name(i) for i in sorted(found)])}. All of them, and why: {shown(listed)}")
     left = [sample for i, sample in enumerate(images.samples) if i not in found]
     lost = {label for _, label in images.samples} - {label for _, label in left}
     if lost:
-        names = some([images.classes[label] for label in sorted(lost)])
+        names = shorten([images.classes[label] for label in sorted(lost)])
         raise UserError(f"No image in {split} can be read of {names}. All files, and why: {shown(listed)}")
     return replace(images, samples=left), note
 
@@ -122,7 +122,7 @@ def in_both(train: Images, val: Images, cache: Path, name: str, say: Say = lambd
             _write(path, key, pairs)
     if not pairs:
         return ""
-    first = some([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])
+    first = shorten([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])
     looked = "" if whole else f" {len(chosen) + len(val_chosen):,} files were compared, not all."
     note = f"{len(pairs):,} of {len(val):,} val images are train images, too, byte for byte: {first}.{looked}"
     say(f"Warning: {note}")

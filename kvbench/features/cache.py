@@ -18,7 +18,7 @@ from kvbench.features.partial import Unfinished, discard, shard_names
 from kvbench.features.safetensors_io import NAMES
 from kvbench.features.shards import DamagedError, Filler, Layout, damaged, read_header, spans
 from kvbench.features.spec import BankSettings
-from kvbench.utils.environment import maker
+from kvbench.utils.environment import built_with
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import need_writable, sweep
 from kvbench.utils.locks import Say, held
@@ -101,7 +101,7 @@ class Entry:
             why = error.strerror or error
             raise UserError(f"Cannot read {self.path}: {why}. Remove it, and it is made again.") from error
         taps = tuple(tensors[f"tap{i}"] for i in range(len(self.settings.taps)))
-        return FeatureBank(taps, tensors["logits"], tensors["labels"], json.loads(layout.maker)), ""
+        return FeatureBank(taps, tensors["logits"], tensors["labels"], json.loads(layout.built_with)), ""
 
     def _header(self, fd: int) -> tuple[Layout, list[str]]:
         """Read an open bank's header; raises `DamagedError` where it is none of these settings' columns."""
@@ -154,7 +154,7 @@ class Entry:
 
     def _make(self, fresh: bool) -> None:
         """Make the bank, going on with what an interrupted pass left unless ``fresh``."""
-        made_by = json.dumps(maker(self.device), sort_keys=True)
+        made_by = json.dumps(built_with(self.device), sort_keys=True)
         rows = len(self.settings.images)
         fingerprint = json.dumps(self.settings.fingerprint, sort_keys=True)
         missing = [*range(len(spans(rows)))]

@@ -52,7 +52,7 @@ class Unfinished:
         return cls(path, layout, fd, notes, {})
 
     @classmethod
-    def find(cls, path: Path, fingerprint: str, maker: str, rows: int) -> Unfinished | None:
+    def find(cls, path: Path, fingerprint: str, built_with: str, rows: int) -> Unfinished | None:
         """Open what an earlier process left of the same bank; None where that is nothing to go on with here.
 
         Raises:
@@ -66,7 +66,7 @@ class Unfinished:
                     lines = file.read(LONGEST_HEADER).splitlines(keepends=True)
                 described = json.loads(lines[0])["columns"]
                 columns = tuple(Column(str(name), str(kind), tuple(map(int, shape))) for name, kind, shape in described)
-                layout = Layout(fingerprint, maker, rows, columns)
+                layout = Layout(fingerprint, built_with, rows, columns)
                 if lines[0] != _head(layout) or os.fstat(fd).st_size != layout.size:
                     return None
             except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
@@ -141,7 +141,12 @@ def _open(path: Path, flags: int, opened: ExitStack) -> int:
 def _head(layout: Layout) -> bytes:
     """A journal's first line."""
     described = [[one.name, one.dtype, [*one.shape]] for one in layout.columns]
-    facts = {"fingerprint": layout.fingerprint, "maker": layout.maker, "rows": layout.rows, "columns": described}
+    facts = {
+        "fingerprint": layout.fingerprint,
+        "built_with": layout.built_with,
+        "rows": layout.rows,
+        "columns": described,
+    }
     return json.dumps(facts).encode() + b"\n"
 
 

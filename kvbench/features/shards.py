@@ -55,21 +55,21 @@ class Layout:
 
     Args:
         fingerprint: of the settings, as JSON.
-        maker: what else decided the bits, as JSON; see `kvbench.utils.environment.maker`.
+        maker: what else decided the bits, as JSON; see `kvbench.utils.environment.built_with`.
         rows: N.
         columns: in the file's order, the widest numbers first, so that all are aligned.
     """
 
     fingerprint: str
-    maker: str
+    built_with: str
     rows: int
     columns: tuple[Column, ...]
 
     @staticmethod
-    def of(fingerprint: str, maker: str, rows: int, batch: Mapping[str, Tensor]) -> Layout:
+    def of(fingerprint: str, built_with: str, rows: int, batch: Mapping[str, Tensor]) -> Layout:
         """Lay out ``rows`` rows like those of ``batch``."""
         columns = tuple(Column(name, NAMES[t.dtype], tuple(t.shape[1:])) for name, t in batch.items())
-        return Layout(fingerprint, maker, rows, columns)
+        return Layout(fingerprint, built_with, rows, columns)
 
     @cached_property
     def shards(self) -> list[range]:
@@ -85,7 +85,7 @@ class Layout:
             shape = [self.rows, *column.shape]
             described[column.name] = {"dtype": column.dtype, "shape": shape, "data_offsets": [start, end]}
             start = end
-        facts = {"fingerprint": self.fingerprint, "maker": self.maker, "shards": " ".join(digests)}
+        facts = {"fingerprint": self.fingerprint, "built_with": self.built_with, "shards": " ".join(digests)}
         own = hashlib.sha256(json.dumps([facts, described]).encode()).hexdigest()
         return header({**facts, "header": own}, described, ALIGNMENT)
 
@@ -132,11 +132,11 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
         )
         digests = facts["shards"].split()
         rows = int(next(iter(described.values()))["shape"][0])
-        layout = Layout(facts["fingerprint"], facts["maker"], rows, columns)
+        layout = Layout(facts["fingerprint"], facts["built_with"], rows, columns)
         # Sizes first: made-up ones would ask for much memory below.
         total = layout.rows * sum(column.row for column in columns)
         whole = total == size - len(raw) and len(digests) == -(-layout.rows // SHARD)
-        told = json.loads(layout.fingerprint), json.loads(layout.maker)
+        told = json.loads(layout.fingerprint), json.loads(layout.built_with)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError, OverflowError) as error:
         raise DamagedError("its header cannot be read") from error
     if not (whole and all(isinstance(one, dict) for one in told)):

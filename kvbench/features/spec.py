@@ -15,7 +15,7 @@ from kvbench.data.base import Images
 from kvbench.features.teacher import Teacher
 from kvbench.utils.errors import unknown
 
-FORMAT = 3  # raise it when a bank's layout changes
+FORMAT = 4  # raise it when a bank's layout changes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BankSettings:
         return {
             "format": FORMAT,
             "data": self.images.fingerprint,
-            "files": self.images.stamp,
+            "files": self.images.mtime_digest,
             "teacher": self.teacher.fingerprint,
             "taps": list(self.taps),
             "pooling": self.pooling,

@@ -77,7 +77,7 @@ class Evidence:
     fails: float
 
 
-def weigh(claim: Claim, finest: float) -> Evidence:
+def evaluate_claim(claim: Claim, finest: float) -> Evidence:
     """Test a claim's margins from both sides; ``finest`` is the smallest level that a p-value has to reach."""
     # Rounded so that 0.646 - 0.636 - 0.01 is the tie that it is; + 0.0 turns -0 into 0.
     margins = np.round(claim.margins, 12) + 0.0
@@ -145,8 +145,8 @@ class Clause:
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
-        beside = "" if self.gating else " (reported beside, does not count)"
-        return f"{self.verdict:<9}  {self.id}{beside}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
+        aside = "" if self.gating else " (reported beside, does not count)"
+        return f"{self.verdict:<9}  {self.id}{aside}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
 
     def describe_margin(self) -> str:
         """The mean margin with interval, n and test, for the reader: log ratios as ratios."""

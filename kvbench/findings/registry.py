@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvbench.core.recipe import SCHEDULED
 from kvbench.findings import claims, convergence
-from kvbench.findings.clauses import FAILS, HOLDS, UNDECIDED, Claim, Clause, Evidence, decide, weigh
+from kvbench.findings.clauses import FAILS, HOLDS, UNDECIDED, Claim, Clause, Evidence, decide, evaluate_claim
 from kvbench.findings.curves import Curves, curves
 from kvbench.results import history
 from kvbench.stats.significance import SIGN, holm
@@ -142,7 +142,7 @@ def judge(
                 taken = curves(histories, needed, prefixes.get(recipe, ""))
                 made = finding.claims(taken, costs or {})
                 siblings = sum(claim.gating for claim in made)
-                evidence = [weigh(claim, finest / siblings / len(claim.rivals)) for claim in made]
+                evidence = [evaluate_claim(claim, finest / siblings / len(claim.rivals)) for claim in made]
                 weighed.append((finding, recipe, taken.notes, evidence))
     levels = holm([_p_value(evidence) for *_, evidence in weighed], FAMILY_ERROR)
     judged = []

@@ -13,7 +13,7 @@ from kvbench.harness.summary import remarks
 from kvbench.reference import store as reference
 from kvbench.reference import update as updating
 from kvbench.reference.compare import compare
-from kvbench.reference.timing import Pace, paces
+from kvbench.reference.timing import Timing, timings
 from kvbench.reporting import report
 from kvbench.results import history, saved
 from kvbench.utils.environment import FACTS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Ledger:
+class Collector:
     """Collects the records of all trainings, in this process or in workers, compares and judges them.
 
     Args:
@@ -105,11 +105,13 @@ class Ledger:
         """FLOPs per sample of each configuration."""
         return {name: record["flops_per_sample"] for name, record in self.records.items()}
 
-    def compare(self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any], stream: str) -> Outcome:
+    def compare(
+        self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any], rng_fingerprint: str
+    ) -> Outcome:
         """Compare a configuration's fresh histories with the reference; raises `UserError` where there is none."""
         if self.update:
             return Outcome()  # the session fails at its end, when the references are written
-        made = compare(self.reference, fresh, configuration, fingerprints, self.seeds, stream)
+        made = compare(self.reference, fresh, configuration, fingerprints, self.seeds, rng_fingerprint)
         return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged, moved=made.moved)
 
     def check_finding(self, name: str) -> Outcome:
@@ -199,8 +201,10 @@ class Ledger:
             "flops_per_sample": self.costs,
         }
         try:
-            twins = history.frame(row for record in self.ordered() for row in record["rounded_otherwise"])
-            told = updating.update(self.expected, self.workload, self.histories, provenance, full=full, twins=twins)
+            replicates = history.frame(row for record in self.ordered() for row in record["replicate_history"])
+            told = updating.update(
+                self.expected, self.workload, self.histories, provenance, full=full, replicates=replicates
+            )
         except UserError as error:
             self.reasons.append(f"References NOT updated: {error}")
         else:
@@ -215,16 +219,16 @@ class Ledger:
             recorded = [] if self.update else self.reference.judgements
         except UserError:
             recorded = []
-        return report.report(self.histories, judged, facts, self.outcome(), self._paces(), recorded, clauses=clauses)
+        return report.report(self.histories, judged, facts, self.outcome(), self._timings(), recorded, clauses=clauses)
 
-    def _paces(self) -> list[Pace]:
+    def _timings(self) -> list[Timing]:
         """Seconds against the reference's, where it was made on the same kind of device."""
         try:
             recorded, here = self.reference.provenance.get("hardware", ""), self.ordered()[0]["hardware"]
         except UserError:
             return []
         same = str(recorded).partition(",")[0] == str(here).partition(",")[0]
-        return paces(self.histories, self.reference.histories) if same else []
+        return timings(self.histories, self.reference.histories) if same else []
 
     def outcome(self, benchmarks: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed.

@@ -100,7 +100,7 @@ def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
         if hasattr(request.config, "workerinput"):
             pytest.skip("judged at the end of the session, when all workers are done")
         try:
-            outcome = session.ledger.check_finding(request.param)
+            outcome = session.collector.check_finding(request.param)
         except UserError as error:
             pytest.fail(str(error), pytrace=False)
         end_as(outcome)

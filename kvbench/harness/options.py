@@ -1,4 +1,4 @@
-"""The OPTIONS table: every pytest option of kvbench, its ini twin, its default and its help."""
+"""The OPTIONS table: every pytest option of kvbench, its ini key, its default and its help."""
 
 from __future__ import annotations
 

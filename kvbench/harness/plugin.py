@@ -144,17 +144,17 @@ class KvbenchPlugin:
         seen = getattr(report, "kvbench", None)
         if seen is not None:
             outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
-            self.session.ledger.absorb(seen, report.nodeid, report.when or "", outcome)
+            self.session.collector.absorb(seen, report.nodeid, report.when or "", outcome)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves, so that the save tells the outcome
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         worker = hasattr(self.config, "workerinput")
-        if self.started is not None and self.started.ledger.seen and not worker:
+        if self.started is not None and self.started.collector.seen and not worker:
             self.started.progress.close()
             if not self.started.stopped:  # whoever stops a run does not want to wait for its tables
                 with self.config.stash[RESUMING].stops(session):
-                    self.started.ledger.finish(tests_failed=session.testsfailed > 0)
-            if self.started.ledger.reasons and session.exitstatus == pytest.ExitCode.OK:
+                    self.started.collector.finish(tests_failed=session.testsfailed > 0)
+            if self.started.collector.reasons and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
@@ -165,13 +165,13 @@ class KvbenchPlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        if self.started is not None and self.started.ledger.seen:
-            output_json["kvbench"] = self.started.ledger.outcome(output_json["benchmarks"])
+        if self.started is not None and self.started.collector.seen:
+            output_json["kvbench"] = self.started.collector.outcome(output_json["benchmarks"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.started is not None and self.started.ledger.seen and not self.started.stopped:
+        if self.started is not None and self.started.collector.seen and not self.started.stopped:
             terminalreporter.section(f"kvbench: {self.started.workload.name}")
-            for line in plain(self.started.ledger.summary).split("\n"):
+            for line in plain(self.started.collector.summary).split("\n"):
                 terminalreporter.line(line)
-            for reason in self.started.ledger.reasons:
+            for reason in self.started.collector.reasons:
                 terminalreporter.line(plain(f"\n{reason}"), red=True)

@@ -20,14 +20,14 @@ def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
     return {**banks.fingerprints, **{f"recipe {key}": value for key, value in asdict(workload.recipe).items()}}
 
 
-def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], twins: int, code: str) -> dict[str, Any]:
+def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates: int, code: str) -> dict[str, Any]:
     """All that decides the numbers of a suite's trainings, JSON-serialisable; ``code`` names the source code."""
     here = environment(banks.train.logits.device)
     return {
         **made_from(workload, banks),
         "banks": [banks.train.digest, banks.val.digest],
         "seeds": list(seeds),
-        "twins": twins,
+        "replicates": replicates,
         **{name: here[name] for name in ("versions", "hardware", "random_numbers", "numerics")},
         "code": code,
     }
@@ -56,7 +56,7 @@ def record(
         "compared": moved is not None,
         "moved": list(moved or ()),
         "history": training.history,
-        "rounded_otherwise": training.twin_history,
+        "replicate_history": training.replicate_history,
         "reused_epochs": training.reused,
         "diverged": any(run.diverged for run in training.everyone),
         "state_notes": training.notes,

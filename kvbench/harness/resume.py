@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLDER = "unfinished"  # in the cache
 OLD = 14 * 24 * 3600.0  # seconds
 WAIT = 1.0  # seconds: the workers of a killed session need a moment to end
-SEED, TWIN = "seed", "twin"
+SEED, REPLICATE = "seed", "replicate"
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -61,10 +61,10 @@ class Place:
         """Restore a training's runs as far as their states go, and keep them after every epoch from now on."""
         for run in training.runs:
             self._restore(run, SEED, training)
-        for run in training.twins:
-            self._restore(run, TWIN, training)
+        for run in training.replicates:
+            self._restore(run, REPLICATE, training)
         training.reused = [run.epochs_done for run in training.runs]
-        kinds = dict.fromkeys(training.runs, SEED) | dict.fromkeys(training.twins, TWIN)
+        kinds = dict.fromkeys(training.runs, SEED) | dict.fromkeys(training.replicates, REPLICATE)
 
         def keep(run: Run) -> None:
             if self.trouble:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench.core.recipe import POOLINGS, PRECISIONS, Configuration, configurations
 from kvbench.findings import registry as findings
-from kvbench.harness.collector import Ledger
+from kvbench.harness.collector import Collector
 from kvbench.harness.options import check_unreadable, command, parse_seeds, parse_taps
 from kvbench.harness.outcome import Outcome
 from kvbench.results import history
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from kvbench.harness.setup import Banks, Settings
     from kvbench.utils.progress import Progress
 
-TWINS = 6  # seeds that an update trains a second time, on banks rounded otherwise
+REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
 
 
 class Session:
-    """Opens the banks and trains; what comes of it goes to the `Ledger`.
+    """Opens the banks and trains; what comes of it goes to the `Collector`.
 
     Args:
         values: every option's value, by its name in `kvbench.harness.options.OPTIONS`.
@@ -59,7 +59,7 @@ class Session:
         if values["precision"] not in PRECISIONS:
             raise unknown("precision", values["precision"], PRECISIONS)
         path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
-        self.ledger = Ledger(
+        self.collector = Collector(
             self.workload.name,
             self.seeds,
             paths["expected"],
@@ -120,7 +120,7 @@ class Session:
             self.progress.show("file", f"{self.workload.name}: looking for unreadable files, {split}", done, total)
 
         try:
-            need_writable(self.ledger.report_path.parent)  # told before training, not after it
+            need_writable(self.collector.report_path.parent)  # told before training, not after it
         except UserError as error:
             raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
         banks = self.settings.open_banks(tick, self.progress.say, scanned)
@@ -128,9 +128,9 @@ class Session:
         return banks
 
     @property
-    def _twins(self) -> tuple[int, ...]:
+    def _replicates(self) -> tuple[int, ...]:
         """Seeds that are trained a second time."""
-        return self.seeds[:TWINS] if self.ledger.update else ()
+        return self.seeds[:REPLICATES] if self.collector.update else ()
 
     @cached_property
     def suite(self) -> Suite:
@@ -139,12 +139,12 @@ class Session:
         from kvbench.harness.resume import Suite
         from kvbench.utils.environment import code
 
-        facts = decisive(self.workload, self.banks, self.seeds, len(self._twins), code(self.test_folders))
+        facts = decisive(self.workload, self.banks, self.seeds, len(self._replicates), code(self.test_folders))
         self.opened_suite = Suite(self.paths["cache"], self.workload.name, facts)
         return self.opened_suite
 
     def training(self, configuration: Configuration, test: str, clock: Clock) -> Training:
-        """Make a configuration's training with all seeds, and with twins where references are updated.
+        """Make a configuration's training with all seeds, and with replicates where references are updated.
 
         It goes on where an interrupted session left the same ``test``; ``clock`` times its epochs.
         """
@@ -153,15 +153,15 @@ class Session:
 
         banks = self.banks
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
-            twins = [Run(configuration, *banks.rounded_otherwise, seed) for seed in self._twins]
-            training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, twins, clock)
+            replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
+            training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, replicates, clock)
         self.suite.attach(training, test, fresh=self.fresh)
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
         return training
 
     def _tick(self, run: Run) -> None:
         epochs = run.configuration.recipe.epochs
-        total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._twins)) * epochs
+        total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._replicates)) * epochs
         self._epochs_done += 1
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
         self.progress.show("epoch", text, min(self._epochs_done, total), total)
@@ -176,4 +176,4 @@ class Session:
         """Compare a finished training's curves with the reference; raises `UserError` where there is none."""
         made = self.record(training)
         rows = history.frame(training.history)
-        return self.ledger.compare(rows, training.configuration.id, made["fingerprints"], made["random_numbers"])
+        return self.collector.compare(rows, training.configuration.id, made["fingerprints"], made["random_numbers"])

@@ -64,9 +64,9 @@ class Banks:
     notes: tuple[str, ...] = ()  # what a reader of the tables should know of the data
 
     @cached_property
-    def rounded_otherwise(self) -> tuple[FeatureBank, FeatureBank]:
+    def perturbed(self) -> tuple[FeatureBank, FeatureBank]:
         """Both splits as another platform might have left them."""
-        return self.train.rounded_otherwise(seed=1), self.val.rounded_otherwise(seed=2)
+        return self.train.perturbed(seed=1), self.val.perturbed(seed=2)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Settings:
         chosen = self.teacher(images["train"].classes)
         made = {}
         settings = {}
-        here = provenance.maker(self.device)
+        here = provenance.built_with(self.device)
         for split, part in images.items():
             taps = self.taps or self.workload.taps
             settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
@@ -143,7 +143,7 @@ class Settings:
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
                 opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
                 made[split] = opened.to(self.device)
-            if odd := differences(opened.maker, here):
+            if odd := differences(opened.built_with, here):
                 notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
                 say(f"Warning: {notes[-1]}.")
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))

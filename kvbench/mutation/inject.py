@@ -20,7 +20,7 @@ from kvbench.reference.compare import Comparison, compare
 from kvbench.reference.store import Reference, verdict_changes
 from kvbench.reference.tolerances import Outcome
 from kvbench.results import history
-from kvbench.utils.environment import stream
+from kvbench.utils.environment import rng_fingerprint
 from kvbench.utils.errors import UserError
 from kvbench.workloads import Workload
 
@@ -80,7 +80,7 @@ class Laboratory:
 
     def __post_init__(self) -> None:
         self.banks = self.settings.open_banks()
-        self.stream = stream()  # before any fault: some are patches of what draws the numbers
+        self.rng_fingerprint = rng_fingerprint()  # before any fault: some are patches of what draws the numbers
 
     @property
     def workload(self) -> Workload:
@@ -106,10 +106,10 @@ class Laboratory:
         with TemporaryDirectory() as folder:
             return replace(self.settings, cache=Path(folder)).open_banks()
 
-    def rounded_otherwise(self, seed: int) -> Banks:
-        """The banks as another platform might have left them; the reference's twins have other noise."""
+    def perturbed(self, seed: int) -> Banks:
+        """The banks as another platform might have left them; the reference's replicates have other noise."""
         noise = 1000 + 2 * seed
-        train, val = self.banks.train.rounded_otherwise(noise), self.banks.val.rounded_otherwise(noise + 1)
+        train, val = self.banks.train.perturbed(noise), self.banks.val.perturbed(noise + 1)
         return Banks(train, val, self.banks.fingerprints)
 
     def trial(self, fault: Fault) -> Trial:
@@ -128,10 +128,10 @@ class Laboratory:
                         break
             except UserError as error:
                 return Trial(fault, changed=True, stopped=str(error).partition("\n")[0])
-            beside = {name: self.train(name, banks) for name in fault.bystanders}
+            side_by_side = {name: self.train(name, banks) for name in fault.bystanders}
         assert outcome is not None, "a fault has probes"
         # Outside of the fault: what is clean and not yet trained must be trained without it.
-        innocent = all(_same(frame, self.clean(name)) for name, frame in beside.items())
+        innocent = all(_same(frame, self.clean(name)) for name, frame in side_by_side.items())
         changed = any(not _same(frame, self.clean(name)) for name, frame in frames.items())
         return replace(outcome, changed=changed, innocent=innocent)
 
@@ -140,7 +140,7 @@ class Laboratory:
         prints = made_from(self.workload, self.banks)
         both = [
             tuple(compare(self.reference, frame, name, prints, self.seeds, numbers) for name, frame in frames.items())
-            for numbers in (self.stream, "")
+            for numbers in (self.rng_fingerprint, "")
         ]
         others = self.reference.histories
         others = others[others["seed"].isin(self.seeds) & ~others["configuration"].isin(list(frames))]

@@ -62,8 +62,8 @@ def count(kind: str, reference: Reference, replays: Iterator[tuple[Reference, pd
     """
     names = history.configurations(reference.histories)
     gates, verdicts, unconfirmed, excess = [], [], [], [0.0]
-    for against, fresh, stream in replays:
-        made = [compare(against, fresh, name, stream=stream) for name in names]
+    for against, fresh, rng_fingerprint in replays:
+        made = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
         changes = verdict_changes(against, judge(fresh, against.costs), names)
         gates.append(any(comparison.failed for comparison in made))
         verdicts.append(any(change.failed for change in changes))
@@ -102,19 +102,23 @@ def redrawn(
     every = history.seeds(pool)
     for _ in range(draws):
         fresh = pool["seed"].isin(rng.choice(every, size, replace=False))
-        yield replace(reference, histories=pool[~fresh], twins=history.frame([])), pool[fresh], ""
+        yield replace(reference, histories=pool[~fresh], replicates=history.frame([])), pool[fresh], ""
 
 
-def rounded_otherwise(
-    reference: Reference, replays: Sequence[pd.DataFrame], stream: str
+def perturbed(
+    reference: Reference, replays: Sequence[pd.DataFrame], rng_fingerprint: str
 ) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
     """Replays of the reference's own seeds on banks rounded otherwise."""
-    yield from zip(itertools.repeat(reference), replays, itertools.repeat(stream))
+    yield from zip(itertools.repeat(reference), replays, itertools.repeat(rng_fingerprint))
 
 
 def halved(reference: Reference) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
-    """Each way to take half of the twins as the run, on the reference's own seeds, and the rest as its twins."""
-    seeds = history.seeds(reference.twins)
+    """Each way to take half of the replicates as the run, on the reference's own seeds, the rest as its replicates."""
+    seeds = history.seeds(reference.replicates)
     for chosen in itertools.combinations(seeds, len(seeds) // 2):
-        fresh = reference.twins["seed"].isin(chosen)
-        yield replace(reference, twins=reference.twins[~fresh]), reference.twins[fresh], reference.stream
+        fresh = reference.replicates["seed"].isin(chosen)
+        yield (
+            replace(reference, replicates=reference.replicates[~fresh]),
+            reference.replicates[fresh],
+            reference.rng_fingerprint,
+        )

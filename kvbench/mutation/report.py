@@ -47,16 +47,16 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
     counted = []
     frames = []
     for seed in range(rounded):
-        banks = laboratory.rounded_otherwise(seed)
+        banks = laboratory.perturbed(seed)
         frames.append(pd.concat([laboratory.train(name, banks) for name in names], ignore_index=True))
         told(f"clean replay {seed + 1} of {rounded} on other rounding is trained")
-    same = replays.rounded_otherwise(reference, frames, laboratory.stream)
+    same = replays.perturbed(reference, frames, laboratory.rng_fingerprint)
     kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
     if rounded:
         counted.append(replays.count(kind, reference, same, independent=True))
-    twins = len(history.seeds(reference.twins))
-    if twins > 1:
-        kind = f"half of the reference's {twins} twins as the run, the rest as twins"
+    replicates = len(history.seeds(reference.replicates))
+    if replicates > 1:
+        kind = f"half of the reference's {replicates} replicates as the run"
         counted.append(replays.count(kind, reference, replays.halved(reference), independent=False))
     if len(clean_seeds) >= size:
         parts = []

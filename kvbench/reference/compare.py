@@ -86,13 +86,13 @@ def compare(
     configuration: str,
     fingerprints: Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
-    stream: str = "",
+    rng_fingerprint: str = "",
 ) -> Comparison:
     """Compare one configuration of a fresh run with the reference: each of `GATES`, by `tolerances.judge`.
 
     The level keeps the chance of a false alarm at `FAMILY_ERROR` over all gates of all configurations of the reference
     (Bonferroni). Seconds are never compared. Where every fresh seed is one of the reference's too, draws the same
-    random numbers and the reference has twins, seeds are compared with themselves.
+    random numbers and the reference has replicates, seeds are compared with themselves.
 
     Args:
         reference: what `kvbench.reference.store.load` returns.
@@ -100,7 +100,8 @@ def compare(
         configuration: which one.
         fingerprints: what the run was made from; compared with the recorded ones, where both have some.
         seeds: those that the run was to train; None: those that it has.
-        stream: names the random numbers that a seed gives where the run was made (`kvbench.utils.environment.stream`).
+        rng_fingerprint: names the random numbers that a seed gives where the run was made
+            (`kvbench.utils.environment.rng_fingerprint`).
     """
     new = fresh[fresh["configuration"] == configuration]
     new = history.check(new, "the run", finite=False) if len(new) else new
@@ -120,17 +121,17 @@ def compare(
     notes: list[str] = []
     count = len(history.seeds(old))
     if not problems:
-        twins = reference.twins[reference.twins["configuration"] == configuration]
-        paired, why = _pairing(reference, old, new, twins, stream)
+        replicates = reference.replicates[reference.replicates["configuration"] == configuration]
+        paired, why = _pairing(reference, old, new, replicates, rng_fingerprint)
         notes += [why] * bool(why)
         level = 1 - FAMILY_ERROR / (len(GATES) * len(history.configurations(reference.histories)))
         epochs = history.epochs(old)
         for gate in GATES:
             sample = Sample(grid(new, gate.metric, epochs), grid(old, gate.metric, epochs))
             if paired:
-                both = (old["seed"].isin(history.seeds(side)) for side in (new, twins))
+                both = (old["seed"].isin(history.seeds(side)) for side in (new, replicates))
                 same, originals = (grid(old[rows], gate.metric, epochs) for rows in both)
-                sample = Sample(sample.fresh, sample.reference, same, grid(twins, gate.metric, epochs), originals)
+                sample = Sample(sample.fresh, sample.reference, same, grid(replicates, gate.metric, epochs), originals)
             outcomes.append(judge(gate, epochs, sample, level))
         if 1 < count < FEW_SEEDS and not paired:
             notes.append(f"only {count} reference seeds, so the allowed intervals are wide; 8 make them useful")
@@ -145,19 +146,19 @@ def compare(
 
 
 def _pairing(
-    reference: Reference, old: pd.DataFrame, new: pd.DataFrame, twins: pd.DataFrame, stream: str
+    reference: Reference, old: pd.DataFrame, new: pd.DataFrame, replicates: pd.DataFrame, rng_fingerprint: str
 ) -> tuple[bool, str]:
     """Whether seeds can be compared with themselves, and what to say about it."""
-    if twins.empty or not set(history.seeds(new)) & set(history.seeds(old)):
+    if replicates.empty or not set(history.seeds(new)) & set(history.seeds(old)):
         return False, ""
     if not set(history.seeds(new)) <= set(history.seeds(old)):
         return False, "some seeds are the reference's and some are new: all are compared as if they were new"
-    if not stream or stream != reference.stream:
+    if not rng_fingerprint or rng_fingerprint != reference.rng_fingerprint:
         return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
-    count = len(history.seeds(twins))
+    count = len(history.seeds(replicates))
     return (
         True,
-        f"against same seeds: each with its own recorded run; allowed is what other rounding moves ({count} twins)",
+        f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)",
     )
 
 

@@ -33,7 +33,7 @@ def gates_table(reference: Reference, seeds: int, loss: float, share: float, nam
     rows = []
     for name in names:
         old = reference.histories[reference.histories["configuration"] == name]
-        twins = reference.twins[reference.twins["configuration"] == name]
+        replicates = reference.replicates[reference.replicates["configuration"] == name]
         recorded = len(history.seeds(old))
         for gate in GATES:
             values = gate.values(epochs, grid(old, gate.metric, epochs))
@@ -44,9 +44,9 @@ def gates_table(reference: Reference, seeds: int, loss: float, share: float, nam
             seen = smallest(spread, recorded - 1, error, level / 2) + floor
             needed = new_seeds_for((math.log(loss) if gate.loss else share) - floor, spread, recorded, level / 2)
             same = "-"
-            if len(twins):
-                originals = old[old["seed"].isin(history.seeds(twins))]
-                moved = gate.values(epochs, grid(twins, gate.metric, epochs)) - gate.values(
+            if len(replicates):
+                originals = old[old["seed"].isin(history.seeds(replicates))]
+                moved = gate.values(epochs, grid(replicates, gate.metric, epochs)) - gate.values(
                     epochs, grid(originals, gate.metric, epochs)
                 )
                 same = _shift(gate, shift_interval(moved, seeds, 1 - level)[1] + floor)

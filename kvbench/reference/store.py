@@ -1,4 +1,4 @@
-"""References: ``expected/<workload>/`` with histories.csv, verdicts.csv, provenance.json and, mostly, twins.csv."""
+"""References: ``expected/<workload>/`` with histories.csv, verdicts.csv, provenance.json, mostly replicates.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, read_json
 
-HISTORIES, VERDICTS, PROVENANCE, TWINS = "histories.csv", "verdicts.csv", "provenance.json", "twins.csv"
+HISTORIES, VERDICTS, PROVENANCE, REPLICATES = "histories.csv", "verdicts.csv", "provenance.json", "replicates.csv"
 COSTS = "flops_per_sample"  # in provenance.json
 UPDATE = "--kvbench-update-expected"
 SEEDS = 8  # fewer make the intervals of comparisons too wide to see much
@@ -34,7 +34,7 @@ class Reference:
         provenance: where the numbers come from. kvbench reads ``seeds`` (a list, or one for each configuration) and,
             where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints`` and
             ``flops_per_sample`` and ``random_numbers``.
-        twins: histories of some of its seeds on banks rounded otherwise; empty if there are none.
+        replicates: histories of some of its seeds on banks rounded otherwise; empty if there are none.
         command: the one that runs the workload as it was run, for messages.
     """
 
@@ -43,7 +43,7 @@ class Reference:
     histories: pd.DataFrame
     recorded: pd.DataFrame
     provenance: Mapping[str, Any]
-    twins: pd.DataFrame
+    replicates: pd.DataFrame
     command: str
     _judged: dict[frozenset[int], list[Judgement]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
@@ -58,7 +58,7 @@ class Reference:
         return dict(self.provenance.get("fingerprints") or {})
 
     @property
-    def stream(self) -> str:
+    def rng_fingerprint(self) -> str:
         """Names the random numbers that a seed gave where it was made; empty if not known."""
         return str(self.provenance.get("random_numbers", ""))
 
@@ -146,24 +146,26 @@ def load(folder: Path, workload: str, run: str = "") -> Reference:
             words.append(f"{name} is there but not expected")
     if words:
         raise UserError(f"{home / HISTORIES} does not fit {home / PROVENANCE}: {'; '.join(words)}.")
-    twins = history.read(home / TWINS) if (home / TWINS).exists() else history.frame([])
-    if words := unfit_twins(twins, histories):
-        raise UserError(f"{home / TWINS} does not fit {home / HISTORIES}: {'; '.join(words)}.")
+    replicates = history.read(home / REPLICATES) if (home / REPLICATES).exists() else history.frame([])
+    if words := unusable_replicates(replicates, histories):
+        raise UserError(f"{home / REPLICATES} does not fit {home / HISTORIES}: {'; '.join(words)}.")
     recorded_verdicts = verdicts.read(home / VERDICTS)
-    return Reference(workload, home, histories, recorded_verdicts, provenance, twins, run or command(workload))
+    return Reference(workload, home, histories, recorded_verdicts, provenance, replicates, run or command(workload))
 
 
-def unfit_twins(twins: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
-    """Say how twins differ from runs of a frame's own configurations, seeds and epochs; empty if they do not."""
+def unusable_replicates(replicates: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
+    """Say how replicates differ from runs of a frame's own configurations, seeds and epochs; empty if they do not."""
     words = []
-    for name in history.configurations(twins):
-        mine, theirs = twins[twins["configuration"] == name], histories[histories["configuration"] == name]
+    for name in history.configurations(replicates):
+        mine, theirs = replicates[replicates["configuration"] == name], histories[histories["configuration"] == name]
         if theirs.empty:
             words.append(f"{name} is there but not in the histories")
             continue
         known = set(history.seeds(theirs))
         words += [
-            f"{name} has a twin of seed {seed}, which it lacks" for seed in history.seeds(mine) if seed not in known
+            f"{name} has a replicate of seed {seed}, which it lacks"
+            for seed in history.seeds(mine)
+            if seed not in known
         ]
         words += history.incomplete(mine, [name], history.seeds(mine), history.epochs(theirs))
     return words

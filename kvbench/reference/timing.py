@@ -17,7 +17,7 @@ AS_RECORDED, SLOWER, FASTER, NOT_JUDGED = "as recorded", "SLOWER", "FASTER", "no
 
 
 @dataclass(frozen=True)
-class Pace:
+class Timing:
     """A configuration's seconds per epoch over the geometric mean of all configurations' of the same run.
 
     Args:
@@ -36,7 +36,7 @@ class Pace:
     verdict: str = NOT_JUDGED
 
 
-def paces(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Pace]:
+def timings(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Timing]:
     """Compare the paces of the configurations that both frames timed; none where there are fewer than two.
 
     A seed's seconds are the median over its epochs, as one that stalled says nothing; the mean over the fresh seeds of
@@ -53,12 +53,12 @@ def paces(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Pace]:
     for name in names:
         obtained, expected = float(mine[name].mean()), float(theirs[name].mean())
         if len(theirs[name]) < 2:
-            made.append(Pace(name, math.exp(obtained), math.exp(expected)))
+            made.append(Timing(name, math.exp(obtained), math.exp(expected)))
             continue
         low, high = prediction_interval(theirs[name], len(mine[name]), level)
         low, high = low - FLOOR, high + FLOOR
         verdict = SLOWER if obtained > high else FASTER if obtained < low else AS_RECORDED
-        made.append(Pace(name, math.exp(obtained), math.exp(expected), math.exp(low), math.exp(high), verdict))
+        made.append(Timing(name, math.exp(obtained), math.exp(expected), math.exp(low), math.exp(high), verdict))
     return made
 
 

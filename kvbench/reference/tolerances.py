@@ -51,7 +51,7 @@ GATES = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Curves (S, E) of one metric, one row a seed; ``twins`` (M, E) are runs rounded otherwise, ``originals`` theirs.
+    """Curves (S, E) of one metric, one row a seed; ``replicates`` (M, E) are perturbed runs, ``originals`` theirs.
 
     ``same`` are the reference's own curves of the fresh seeds: with them, what is compared is a seed with itself.
     """
@@ -59,7 +59,7 @@ class Sample:
     fresh: Floats
     reference: Floats
     same: Floats | None = None
-    twins: Floats | None = None
+    replicates: Floats | None = None
     originals: Floats | None = None
 
 
@@ -103,8 +103,9 @@ def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Ou
 
     The fresh mean must lie in the `prediction_interval` of the reference seeds; one reference seed tells no spread, and
     nothing is judged. With ``sample.same`` the mean difference of each fresh seed from its own reference run must be no
-    more than other rounding moves it, the `shift_interval` of the twins, where that is at most `CLEARLY` as wide: the
-    choice reads no fresh number, and twins that are this close by chance are rare. Either is widened by the floor.
+    more than other rounding moves it, the `shift_interval` of the replicates, where that is at most `CLEARLY` as wide:
+    the choice reads no fresh number, and replicates that are this close by chance are rare. Either is
+    widened by the floor.
     """
     if gate.optional and (np.isnan(sample.fresh).all() or np.isnan(sample.reference).all()):
         return Outcome(gate, NOT_COMPARED)
@@ -115,9 +116,9 @@ def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Ou
     low, high = prediction_interval(theirs, len(mine), level)
     paired = False
     if sample.same is not None:
-        assert sample.twins is not None
+        assert sample.replicates is not None
         assert sample.originals is not None
-        moved = gate.values(epochs, sample.twins) - gate.values(epochs, sample.originals)
+        moved = gate.values(epochs, sample.replicates) - gate.values(epochs, sample.originals)
         down, up = shift_interval(moved, len(mine), level)
         paired = up - down < CLEARLY * (high - low)
         if paired:

@@ -12,7 +12,16 @@ import pandas as pd
 from kvbench.findings.registry import judge
 from kvbench.reference import verdicts
 from kvbench.reference.compare import differing
-from kvbench.reference.store import COSTS, HISTORIES, PROVENANCE, TWINS, VERDICTS, Reference, load, unfit_twins
+from kvbench.reference.store import (
+    COSTS,
+    HISTORIES,
+    PROVENANCE,
+    REPLICATES,
+    VERDICTS,
+    Reference,
+    load,
+    unusable_replicates,
+)
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, write_whole
@@ -25,7 +34,7 @@ def update(
     provenance: Mapping[str, Any],
     *,
     full: bool = False,
-    twins: pd.DataFrame | None = None,
+    replicates: pd.DataFrame | None = None,
 ) -> str:
     """Make a run's histories the reference, and the verdicts on all histories that are then there.
 
@@ -35,7 +44,7 @@ def update(
         fresh: complete histories: every seed of a configuration with the same epochs, losses and accuracies finite.
         provenance: facts for provenance.json; ``seeds`` is added.
         full: the run had every configuration, so recorded ones that it lacks are removed; else those stay.
-        twins: histories of some of its seeds on banks rounded otherwise; None: it has none.
+        replicates: histories of some of its seeds on banks rounded otherwise; None: it has none.
 
     Returns:
         What changed, for a person to read.
@@ -58,7 +67,7 @@ def update(
         raise UserError(f"The run is not complete, so it can't become the reference: {'; '.join(words)}.")
     if old is not None and len(kept):
         clash = differing(old.fingerprints, dict(provenance.get("fingerprints") or {}))
-        if old.stream and provenance.get("random_numbers") not in (None, old.stream):
+        if old.rng_fingerprint and provenance.get("random_numbers") not in (None, old.rng_fingerprint):
             clash.append("a seed gives other random numbers here")
         if history.epochs(kept) != epochs:
             clash.append(f"the run has {len(epochs)} epochs, the reference {len(history.epochs(kept))}")
@@ -79,16 +88,22 @@ def update(
     facts = {**facts, COSTS: costs} if costs else facts
     judged = verdicts.frame(judge(merged, costs))
     text = _difference(old, merged, judged, home)
-    paired = history.frame([]) if twins is None or twins.empty else history.check(twins, "the twins", fresh=True)
-    if words := unfit_twins(paired, new):
-        raise UserError(f"The twins do not fit the run, so it can't become the reference: {'; '.join(words)}.")
-    if old is not None and len(kept) and len(old.twins):
-        paired = _merge(old.twins, old.twins[old.twins["configuration"].isin(kept["configuration"])], paired)
+    paired = (
+        history.frame([])
+        if replicates is None or replicates.empty
+        else history.check(replicates, "the replicates", fresh=True)
+    )
+    if words := unusable_replicates(paired, new):
+        raise UserError(f"The replicates do not fit the run, so it can't become the reference: {'; '.join(words)}.")
+    if old is not None and len(kept) and len(old.replicates):
+        paired = _merge(
+            old.replicates, old.replicates[old.replicates["configuration"].isin(kept["configuration"])], paired
+        )
     history.write(merged, home / HISTORIES)
     if len(paired):
-        history.write(paired, home / TWINS)
+        history.write(paired, home / REPLICATES)
     else:
-        (home / TWINS).unlink(missing_ok=True)
+        (home / REPLICATES).unlink(missing_ok=True)
     verdicts.write(judged, home / VERDICTS)
     with write_whole(home / PROVENANCE) as aside:
         aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

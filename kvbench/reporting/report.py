@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from kvbench.reference.timing import Pace
+    from kvbench.reference.timing import Timing
 
 EPOCHS = (1, 2, 3, 5, 10)  # the source's columns
 ROWS = tuple(prefix + student for prefix in (SCHEDULED, "") for student in SIMPLE + MEMORY)
@@ -42,20 +42,20 @@ def tables(histories: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def seconds(histories: pd.DataFrame, paces: Sequence[Pace] = ()) -> str:
+def seconds(histories: pd.DataFrame, timings: Sequence[Timing] = ()) -> str:
     """Markdown table of seconds per training epoch of each configuration; empty if none was measured.
 
-    ``paces`` tell each configuration's share of the run's mean, beside the reference's.
+    ``timings`` tell each configuration's share of the run's mean, beside the reference's.
     """
     rows = []
-    told = {pace.configuration: pace for pace in paces}
+    told = {pace.configuration: pace for pace in timings}
     for name in _order(histories):
         measured = histories.loc[histories["configuration"] == name, "seconds"].dropna()
         if len(measured):
             cells = [measured.median(), measured.min(), measured.max()]  # one stalled epoch would move a mean
             pace = told.get(name)
-            beside = [f"{pace.obtained:.2f}", f"{pace.expected:.2f}", pace.verdict] if pace else ["-"] * 3
-            rows.append([name, *(f"{cell:.3g}" for cell in cells), str(len(measured)), *beside * bool(told)])
+            side_by_side = [f"{pace.obtained:.2f}", f"{pace.expected:.2f}", pace.verdict] if pace else ["-"] * 3
+            rows.append([name, *(f"{cell:.3g}" for cell in cells), str(len(measured)), *side_by_side * bool(told)])
     headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
     headers += ["over the run's mean", "recorded", "verdict (fails no run)"] if told else []
     return markdown_table(headers, rows) if rows else ""
@@ -99,7 +99,7 @@ def report(
     judgements: Sequence[Judgement],
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
-    paces: Sequence[Pace] = (),
+    timings: Sequence[Timing] = (),
     recorded: Sequence[Judgement] = (),
     *,
     clauses: bool = True,
@@ -114,7 +114,7 @@ def report(
             from the source's.
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
-        paces: what `kvbench.reference.timing.paces` says about its seconds.
+        timings: what `kvbench.reference.timing.timings` says about its seconds.
         recorded: the reference's judgements, to stand beside the run's.
         clauses: below the verdicts, show every clause of every finding.
     """
@@ -128,7 +128,7 @@ def report(
     about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
     head.append("\n".join(item(f"{name}: {_words(value)}") for name, value in about.items()))
     parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
-    if timed := seconds(histories, paces):
+    if timed := seconds(histories, timings):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
 
@@ -222,9 +222,9 @@ def _table(histories: pd.DataFrame, metric: str) -> str:
 
 
 def _clause(clause: Clause) -> list[str]:
-    beside = "" if clause.gating else " (beside, does not count)"
+    aside = "" if clause.gating else " (beside, does not count)"
     margin = clause.describe_margin().removeprefix("margin ")
-    return [f"{clause.id}: {clause.sentence}{beside}", clause.verdict, clause.numbers, margin]
+    return [f"{clause.id}: {clause.sentence}{aside}", clause.verdict, clause.numbers, margin]
 
 
 def _held(judgement: Judgement) -> str:

@@ -13,7 +13,7 @@ from kvbench.results import history
 from kvbench.utils.text import markdown_table
 
 
-def beside(folder: Path, workloads: Sequence[str]) -> str:
+def side_by_side(folder: Path, workloads: Sequence[str]) -> str:
     """Markdown: loss and accuracy after the first, second and last epoch, and all verdicts, a column a workload.
 
     Raises:

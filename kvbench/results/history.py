@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kvbench.utils.errors import UserError, some
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import LONGEST_NAME, read_table, write_whole
 
 KEYS = ("configuration", "seed", "epoch")
@@ -180,7 +180,7 @@ def _need_columns(given: Collection[str], where: str, *, lacking: bool = True) -
     missing = [column for column in (*KEYS, *NEEDED) if column not in given] if lacking else []
     for fault, names in (("has unknown columns", unknown), ("lacks the columns", missing)):
         if names:
-            raise UserError(f"{where} {fault} {some(names)}; a history has {_join(COLUMNS)}.")
+            raise UserError(f"{where} {fault} {shorten(names)}; a history has {_join(COLUMNS)}.")
 
 
 def _text(value: object) -> str:

@@ -19,7 +19,7 @@ BROKEN_OFF = "broken_off"  # there, the records of trainings that ended in an er
 OWN = (  # of one benchmark
     "configuration",
     "history",
-    "rounded_otherwise",
+    "replicate_history",
     "parameters",
     "trainable",
     "flops_per_sample",

@@ -40,12 +40,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "numerics": numerics(),
-        "random_numbers": stream(),
+        "random_numbers": rng_fingerprint(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
 
-def maker(device: torch.device) -> dict[str, Any]:
+def built_with(device: torch.device) -> dict[str, Any]:
     """What decides the bits of a bank beside its settings: `environment`'s versions, hardware and numerics, in part."""
     versions = {name: version(name) for name in OF_FEATURES}
     return {"versions": versions, "hardware": hardware(device), "numerics": numerics()}
@@ -104,7 +104,7 @@ def _sources(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name).resolve() for name in names if name.endswith(".py") and name[0] != ".")
 
 
-def stream() -> str:
+def rng_fingerprint() -> str:
     """Name the random numbers that a seed gives here: a digest of some orders, initial weights' draws and normals.
 
     A release of torch may draw others from the same seed; then runs of one seed are not the same experiment.

@@ -22,7 +22,7 @@ class UserError(ValueError):
         super().__init__(said if len(message) <= LONGEST else f"{said} ... ({len(message):,} characters)")
 
 
-def some(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
     return ", ".join(shown(name) for name in names[:TOLD]) + more

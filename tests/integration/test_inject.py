@@ -20,7 +20,7 @@ from kvbench.mutation.report import detection_table, page, summary, unseen_table
 from kvbench.reference import update as updating
 from kvbench.reference.store import load
 from kvbench.results import history
-from kvbench.utils.environment import environment, stream
+from kvbench.utils.environment import environment, rng_fingerprint
 from tests.support.small import SMALL
 
 CPU = torch.device("cpu")
@@ -29,20 +29,20 @@ TRAINED = ("Model1", "lr_Model1", "Model3", "Model7")
 
 @pytest.fixture(scope="module")
 def laboratory(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """The small workload with a reference of 8 seeds and 4 twins of some configurations."""
+    """The small workload with a reference of 8 seeds and 4 replicates of some configurations."""
     folder = tmp_path_factory.mktemp("detection")
     settings = Settings(SMALL, CPU, folder / "cache", checkpoint=small_checkpoint)
     banks = settings.open_banks()
-    rows, twins = [], []
+    rows, replicates = [], []
     for row in configurations(list(STUDENTS), SMALL.recipe):
         if row.id in TRAINED:
-            others = [Run(row, *banks.rounded_otherwise, seed) for seed in range(4)]
-            training = Training(row, banks.train, banks.val, range(8), twins=others)
+            others = [Run(row, *banks.perturbed, seed) for seed in range(4)]
+            training = Training(row, banks.train, banks.val, range(8), replicates=others)
             training.finish()
             rows += training.history
-            twins += training.twin_history
+            replicates += training.replicate_history
     facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
-    updating.update(folder, "small", history.frame(rows), facts, full=True, twins=history.frame(twins))
+    updating.update(folder, "small", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
     return Laboratory(settings, load(folder, "small"), (0, 1))
 
 
@@ -118,7 +118,7 @@ def test_a_seed_compared_with_itself_shows_what_new_seeds_hide(laboratory: Labor
 
 
 def test_a_fault_that_patches_random_numbers_does_not_hide_behind_another_stream(laboratory: Laboratory) -> None:
-    assert laboratory.stream == stream() == laboratory.reference.stream
+    assert laboratory.rng_fingerprint == rng_fingerprint() == laboratory.reference.rng_fingerprint
     trial = laboratory.trial(CATALOGUE["shuffling-off"])
     assert "each with its own recorded run" in trial.paired[0].describe()
     assert trial.noticed

@@ -126,7 +126,7 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
         patch.setattr(F, "gelu", lambda x: 1.005 * plain(x))
         result = run(*slight, "2")
         counts(result, failed=1)
-        result.stdout.fnmatch_lines(["*each with its own recorded run*(6 twins)*"])
+        result.stdout.fnmatch_lines(["*each with its own recorded run*(6 replicates)*"])
         counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
 
 

@@ -90,10 +90,10 @@ def test_what_decides_the_numbers_decides_what_is_reused(
 
 def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
     one = ("-k", "[Model3]", "--kvbench-update-expected", "--kvbench-seeds", "6")
-    twins = pytester.path / "expected" / "small" / "twins.csv"
-    before = [line.split(",")[:7] for line in twins.read_text().splitlines()]
-    twins.write_text(
-        "\n".join(line for line in twins.read_text().splitlines() if not line.startswith("Model3,")) + "\n"
+    replicates = pytester.path / "expected" / "small" / "replicates.csv"
+    before = [line.split(",")[:7] for line in replicates.read_text().splitlines()]
+    replicates.write_text(
+        "\n".join(line for line in replicates.read_text().splitlines() if not line.startswith("Model3,")) + "\n"
     )
     interruption.after = 12 + 3
     assert run(*one).ret == pytest.ExitCode.INTERRUPTED
@@ -101,7 +101,7 @@ def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interrup
     interruption.after = 10**9
     result = run(*one)
     result.stdout.fnmatch_lines(["kvbench: Model3 goes on at epoch 2.", "*fails by design*"])
-    assert sorted(line.split(",")[:7] for line in twins.read_text().splitlines()) == sorted(before)
+    assert sorted(line.split(",")[:7] for line in replicates.read_text().splitlines()) == sorted(before)
 
 
 # Old states

@@ -85,7 +85,7 @@ def forged(whole: bytes, changes: list[Any]) -> bytes:
     length = int.from_bytes(whole[:8], "little")
     described = edited(json.loads(whole[8 : 8 + length]), changes)
     if isinstance(described, dict) and isinstance(described.get("__metadata__"), dict):
-        facts = {key: described["__metadata__"].get(key) for key in ("fingerprint", "maker", "shards")}
+        facts = {key: described["__metadata__"].get(key) for key in ("fingerprint", "built_with", "shards")}
         columns = {name: value for name, value in described.items() if name != "__metadata__"}
         own = hashlib.sha256(json.dumps([facts, columns]).encode()).hexdigest()
         described = {"__metadata__": {**facts, "header": own}, **columns}

@@ -113,7 +113,7 @@ SOME = [
 FILES = {
     "histories.csv": "\n".join(SOME).encode(),
     "verdicts.csv": (HOME / "verdicts.csv").read_bytes(),
-    "twins.csv": "\n".join(SOME).encode(),
+    "replicates.csv": "\n".join(SOME).encode(),
     "provenance.json": (HOME / "provenance.json").read_bytes(),
 }
 
@@ -136,7 +136,7 @@ def test_an_edited_provenance(place: Path, changes: list[Any]) -> None:
 
 
 @fuzz
-@given(st.sampled_from(["histories", "verdicts", "provenance", "twins"]), spoilt)
+@given(st.sampled_from(["histories", "verdicts", "provenance", "replicates"]), spoilt)
 def test_a_reference_of_spoilt_bytes(place: Path, name: str, changes: list[Any]) -> None:
     whole = next(whole for file, whole in FILES.items() if file.startswith(name))
     safe(reference(place, **{name: spoil(whole, changes)}))

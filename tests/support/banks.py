@@ -40,7 +40,7 @@ class Dots:
     """Images of 32 pixels that are noise, a function of their index: quicker than any that are drawn."""
 
     classes = TEN
-    stamp = ""
+    mtime_digest = ""
 
     def __init__(self, count: int, seed: int = 0):
         self.count, self.seed = count, seed

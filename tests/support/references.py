@@ -49,17 +49,17 @@ def made(
     return history.frame(rows)
 
 
-def rounded_otherwise(histories: pd.DataFrame, seeds: int = 4, size: float = 2e-4) -> pd.DataFrame:
+def perturbed(histories: pd.DataFrame, seeds: int = 4, size: float = 2e-4) -> pd.DataFrame:
     """The first seeds of every configuration again, each run's numbers moved by about ``size``."""
-    twins = histories[histories["seed"].isin(history.seeds(histories)[:seeds])].reset_index(drop=True)
+    replicates = histories[histories["seed"].isin(history.seeds(histories)[:seeds])].reset_index(drop=True)
     draw = np.random.default_rng(9)
-    moves = {key: draw.normal() for key in zip(twins["configuration"], twins["seed"], strict=True)}
-    moved = size * np.array([moves[key] for key in zip(twins["configuration"], twins["seed"], strict=True)])
+    moves = {key: draw.normal() for key in zip(replicates["configuration"], replicates["seed"], strict=True)}
+    moved = size * np.array([moves[key] for key in zip(replicates["configuration"], replicates["seed"], strict=True)])
     for metric in ("train_loss", "val_loss"):
-        twins[metric] *= np.exp(moved)
+        replicates[metric] *= np.exp(moved)
     for metric in ("val_accuracy", "agreement"):
-        twins[metric] += moved
-    return twins
+        replicates[metric] += moved
+    return replicates
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -47,9 +47,9 @@ def runs(seeds: Sequence[int], names: Sequence[str] = ALL, *, shift: float = 0.0
     return history.frame(rows)
 
 
-def reference(folder: Path, seeds: int = 20, twins: int = 6, names: Sequence[str] = ALL) -> Reference:
-    """A reference of drawn numbers, with twins that rounding moved by 1% of a seed's spread."""
+def reference(folder: Path, seeds: int = 20, replicates: int = 6, names: Sequence[str] = ALL) -> Reference:
+    """A reference of drawn numbers, with replicates that rounding moved by 1% of a seed's spread."""
     facts = {"random_numbers": "here"}
-    others = runs(range(twins), names, jitter=0.01)
-    updating.update(folder, "made-up", runs(range(seeds), names), facts, full=True, twins=others)
+    others = runs(range(replicates), names, jitter=0.01)
+    updating.update(folder, "made-up", runs(range(seeds), names), facts, full=True, replicates=others)
     return load(folder, "made-up")

@@ -57,15 +57,15 @@ def test_a_bank_rounded_otherwise_differs_in_the_last_places_of_what_is_computed
     g = torch.Generator().manual_seed(0)
     made = FeatureBank((torch.randn(50, 4, generator=g),), torch.randn(50, 3, generator=g), torch.arange(50) % 3)
     before = made.taps[0].clone()
-    moved = made.rounded_otherwise(seed=1)
+    moved = made.perturbed(seed=1)
     for one, other in ((made.taps[0], moved.taps[0]), (made.logits, moved.logits)):
         relative = ((other - one) / one).abs()
         assert 0 < float(relative.max()) < 6 * ROUNDING[torch.float32]
         assert float(relative.square().mean().sqrt()) == pytest.approx(ROUNDING[torch.float32], rel=0.2)
     assert torch.equal(moved.labels, made.labels)
     assert torch.equal(made.taps[0], before)
-    assert torch.equal(made.rounded_otherwise(seed=1).logits, moved.logits)
-    assert not torch.equal(made.rounded_otherwise(seed=2).logits, moved.logits)
+    assert torch.equal(made.perturbed(seed=1).logits, moved.logits)
+    assert not torch.equal(made.perturbed(seed=2).logits, moved.logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -84,7 +84,7 @@ def test_a_half_precision_bank_is_handed_out_in_float32(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_bank_is_rounded_otherwise_in_its_own_last_place(dtype: torch.dtype) -> None:
     made = half_bank(dtype)
-    moved = made.rounded_otherwise(seed=1)
+    moved = made.perturbed(seed=1)
     for one, other in ((made.taps[0], moved.taps[0]), (made.logits, moved.logits)):
         assert other.dtype == dtype
         relative = (other.float() / one.float() - 1).square().mean().sqrt()

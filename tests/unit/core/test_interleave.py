@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kvbench.core.interleave import take_turns
+from kvbench.core.interleave import interleave
 
 
 def counting(name: str, items: int, log: list[str]) -> Iterator[None]:
@@ -21,7 +21,7 @@ def counting(name: str, items: int, log: list[str]) -> Iterator[None]:
 def test_one_worker_goes_round_the_works_that_are_left() -> None:
     log: list[str] = []
     told: list[int] = []
-    take_turns([counting("a", 3, log), counting("b", 1, log), counting("c", 2, log)], 1, told.append)
+    interleave([counting("a", 3, log), counting("b", 1, log), counting("c", 2, log)], 1, told.append)
     assert log == ["a", "b", "c", "a", "c", "a"]
     assert told == [1, 2, 0]
 
@@ -39,13 +39,13 @@ def test_three_works_share_two_workers_evenly() -> None:
             time.sleep(0.002)
             yield
 
-    take_turns([work(place) for place in range(3)], 2)
+    interleave([work(place) for place in range(3)], 2)
     assert progress == [20, 20, 20]
     assert furthest_apart < 15
 
 
 def test_no_work_is_done_at_once() -> None:
-    take_turns([], 2)
+    interleave([], 2)
 
 
 def test_an_error_of_a_work_stops_the_others_at_their_next_pause_and_is_raised() -> None:
@@ -62,7 +62,7 @@ def test_an_error_of_a_work_stops_the_others_at_their_next_pause_and_is_raised()
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        take_turns([endless(), failing(), endless()], 2)
+        interleave([endless(), failing(), endless()], 2)
     before = len(seen)
     time.sleep(0.02)
     assert len(seen) == before, "no thread is left"
@@ -74,7 +74,7 @@ def test_an_error_of_the_one_who_is_told_stops_all() -> None:
 
     log: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        take_turns([counting("a", 1, log), counting("b", 10**9, log)], 2, interrupted)
+        interleave([counting("a", 1, log), counting("b", 10**9, log)], 2, interrupted)
 
 
 def test_works_run_in_other_threads_with_one_torch_thread_each() -> None:
@@ -87,7 +87,7 @@ def test_works_run_in_other_threads_with_one_torch_thread_each() -> None:
         yield
 
     try:
-        take_turns([work(), work()], 2)
+        interleave([work(), work()], 2)
         assert torch.get_num_threads() == 2, "what others find set stays so"
     finally:
         torch.set_num_threads(before)

@@ -204,16 +204,16 @@ def test_an_epoch_pauses_between_portions_and_gives_the_same_history(monkeypatch
 
 def test_twins_are_trained_alongside_and_told_apart() -> None:
     bank, val = random_bank(), random_bank(40, seed=1)
-    moved = bank.rounded_otherwise(1), val.rounded_otherwise(2)
-    training = Training(config(), bank, val, [0, 1], twins=[Run(config(), *moved, 1)])
+    moved = bank.perturbed(1), val.perturbed(2)
+    training = Training(config(), bank, val, [0, 1], replicates=[Run(config(), *moved, 1)])
     training.finish()
     assert [row["seed"] for row in training.history] == [0, 0, 0, 1, 1, 1]
-    assert [row["seed"] for row in training.twin_history] == [1, 1, 1]
-    for twin, original in zip(training.twin_history, training.history[3:], strict=True):
-        assert twin["train_loss"] == pytest.approx(original["train_loss"], rel=1e-3)
+    assert [row["seed"] for row in training.replicate_history] == [1, 1, 1]
+    for replicate, original in zip(training.replicate_history, training.history[3:], strict=True):
+        assert replicate["train_loss"] == pytest.approx(original["train_loss"], rel=1e-3)
     assert any(
-        twin["train_loss"] != original["train_loss"]
-        for twin, original in zip(training.twin_history, training.history[3:], strict=True)
+        replicate["train_loss"] != original["train_loss"]
+        for replicate, original in zip(training.replicate_history, training.history[3:], strict=True)
     )
 
 

@@ -201,7 +201,7 @@ def test_after_an_error_nothing_of_the_readers_is_left_to_the_garbage_collector(
 class Drawn:
     """Images of a user's own, one of which went wrong."""
 
-    classes, fingerprint, stamp = ("a", "b"), {"images": "drawn"}, ""
+    classes, fingerprint, mtime_digest = ("a", "b"), {"images": "drawn"}, ""
 
     def __init__(self, wrong: float):
         self.wrong = wrong

@@ -104,10 +104,10 @@ def test_the_fingerprint_changes_with_what_decides_pixels(tmp_path: Path) -> Non
     assert PhotoImages([(samples[0][0], 1), *samples[1:]], classes, 8, root).fingerprint != base
     path = Path(samples[0][0])
     stat = path.stat()
-    stamp = PhotoImages(samples, classes, 8, root).stamp
+    mtime_digest = PhotoImages(samples, classes, 8, root).mtime_digest
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
     assert PhotoImages(samples, classes, 8, root).fingerprint == base  # a copy is the same data
-    assert PhotoImages(samples, classes, 8, root).stamp != stamp  # but a bank is made again
+    assert PhotoImages(samples, classes, 8, root).mtime_digest != mtime_digest  # but a bank is made again
     with path.open("ab") as file:
         file.write(b"\0")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -136,7 +136,7 @@ def test_any_name_is_listed_known_and_told(name: str, tmp_path: Path) -> None:
     path = draw(tmp_path / name)
     images = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path)
     assert torch.isfinite(images.__getitems__([0])[0]).all()
-    assert len(images.fingerprint["listing"]) == len(images.stamp) == 64
+    assert len(images.fingerprint["listing"]) == len(images.mtime_digest) == 64
     path.write_text("no image")
     with pytest.raises(UserError) as told:
         images.__getitems__([0])

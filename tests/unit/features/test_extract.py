@@ -85,7 +85,7 @@ def test_the_pass_stays_on_its_device() -> None:
     class MetaImages:
         classes = TEN
         fingerprint: ClassVar[dict[str, Any]] = {}
-        stamp = ""
+        mtime_digest = ""
 
         def __len__(self) -> int:
             return 6

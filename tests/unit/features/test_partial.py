@@ -124,7 +124,7 @@ def test_a_damaged_shard_of_an_unfinished_bank_is_made_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "what", ["maker", "fingerprint", "columns", "shape", "cut short", "no journal", "no file", "hello"]
+    "what", ["built_with", "fingerprint", "columns", "shape", "cut short", "no journal", "no file", "hello"]
 )
 def test_what_cannot_be_gone_on_with_is_started_over(what: str, tmp_path: Path) -> None:
     path = interrupted(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, Claim, Clause, decide, show, weigh
+from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, Claim, Clause, decide, evaluate_claim, show
 from kvbench.stats.significance import SIGN, SIGN_FLIPS, T_TEST, mean_test, seeds_for, smallest_effect
 
 FINEST = 0.01 / 15
@@ -25,7 +25,7 @@ def claimed(margins: ArrayLike, **other: Any) -> Claim:
 
 def decided(margins: ArrayLike, level: float = 0.01, siblings: int = 1, **other: Any) -> Clause:
     claim = claimed(margins, **other)
-    return decide(weigh(claim, FINEST / siblings / len(claim.rivals)), level, siblings)
+    return decide(evaluate_claim(claim, FINEST / siblings / len(claim.rivals)), level, siblings)
 
 
 # Against several rivals
@@ -36,7 +36,7 @@ def test_a_claim_is_as_sure_as_against_the_rival_that_is_beaten_least_surely() -
     for count in (4, 12):  # by t and by sign flips
         margins = draw.normal([0.5, 0.2, 1.5], 0.4, (count, 3)).round(6)
         tests = [mean_test(column, FINEST) for column in margins.T]
-        evidence = weigh(claimed(margins), FINEST)
+        evidence = evaluate_claim(claimed(margins), FINEST)
         assert evidence.holds == max(test.above for test in tests)
         assert evidence.fails == min(1.0, 3 * min(test.below for test in tests))
         assert evidence.decisive == max(range(3), key=lambda place: tests[place].above)
@@ -58,12 +58,12 @@ def test_more_rivals_make_a_failure_less_sure_and_a_success_no_less() -> None:
     alone = mean_test(FIVE, FINEST).above
     for more in (0, 2):
         for sign in (1, -1):
-            evidence = weigh(claimed(np.stack([sign * FIVE, *[beaten] * more], axis=1)), FINEST)
+            evidence = evaluate_claim(claimed(np.stack([sign * FIVE, *[beaten] * more], axis=1)), FINEST)
             assert (evidence.holds if sign > 0 else evidence.fails / (1 + more)) == pytest.approx(alone)
 
 
 def test_a_p_value_is_at_most_1() -> None:
-    hopeless = weigh(claimed(np.stack([FIVE] * 5, axis=1)), FINEST)
+    hopeless = evaluate_claim(claimed(np.stack([FIVE] * 5, axis=1)), FINEST)
     assert hopeless.fails == 1
     assert decided(np.stack([FIVE] * 5, axis=1), siblings=10).p == hopeless.holds
 
@@ -174,7 +174,7 @@ def test_a_margin_that_is_no_number_leaves_the_clause_undecided(bad: list[tuple[
     margins = np.stack([FIVE, FIVE], axis=1)
     for place in bad:
         margins[place] = math.nan
-    evidence = weigh(claimed(margins), FINEST)
+    evidence = evaluate_claim(claimed(margins), FINEST)
     assert evidence.test is None
     assert math.isnan(evidence.holds)
     assert math.isnan(evidence.fails)
@@ -224,11 +224,13 @@ def test_a_margin_of_nearly_nothing_asks_for_no_count_of_seeds() -> None:
 
 def test_a_decided_clause_and_one_that_is_reported_beside_tell_no_power() -> None:
     assert "power" not in decided(FIVE).describe()
-    beside = decided([0.02, -0.03, 0.06, 0.01], gating=False).describe()
-    assert beside.startswith("undecided  an-id (reported beside, does not count): a sentence: 0.7 (X); margin +0.0150")
-    assert "power" not in beside
-    assert "p = " not in beside  # it shares no error with the others
-    assert beside.endswith("4 seeds")
+    side_by_side = decided([0.02, -0.03, 0.06, 0.01], gating=False).describe()
+    assert side_by_side.startswith(
+        "undecided  an-id (reported beside, does not count): a sentence: 0.7 (X); margin +0.0150"
+    )
+    assert "power" not in side_by_side
+    assert "p = " not in side_by_side  # it shares no error with the others
+    assert side_by_side.endswith("4 seeds")
 
 
 def test_a_clause_is_described_in_one_line() -> None:

@@ -52,8 +52,8 @@ def test_seconds_are_left_out_where_an_epoch_is_unknown_and_flops_where_a_model_
     gap = gap[gap["epoch"] != 2]
     costs = dict.fromkeys(STUDENTS[:-1], 1.0)
     _, clauses = verdicts("simple-converges-faster", gap, costs=costs)
-    beside = [f"Model{simple}-{what}" for simple in (1, 2) for what in ("first", "own")]
-    assert list(clauses) == ["Model1-epochs", "Model2-epochs", *beside]
+    side_by_side = [f"Model{simple}-{what}" for simple in (1, 2) for what in ("first", "own")]
+    assert list(clauses) == ["Model1-epochs", "Model2-epochs", *side_by_side]
 
 
 def own(histories: pd.DataFrame) -> Clause:

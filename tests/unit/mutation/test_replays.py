@@ -36,11 +36,11 @@ def test_drawn_replays_have_as_many_seeds_and_are_the_same_every_time(recorded: 
 
 def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Reference) -> None:
     clean = made_up.runs(range(100, 106))
-    for against, fresh, stream in replays.redrawn(recorded, clean, 4, 5):
-        assert stream == ""
+    for against, fresh, rng_fingerprint in replays.redrawn(recorded, clean, 4, 5):
+        assert rng_fingerprint == ""
         assert len(history.seeds(fresh)) == 4
         assert sorted([*history.seeds(fresh), *history.seeds(against.histories)]) == [*range(20), *range(100, 106)]
-        assert against.twins.empty
+        assert against.replicates.empty
 
 
 def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
@@ -57,21 +57,21 @@ def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Refe
 def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: Reference) -> None:
     names = history.configurations(recorded.histories)
     again = [made_up.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
-    quiet = replays.count("same", recorded, replays.rounded_otherwise(recorded, again, "here"), independent=True)
+    quiet = replays.count("same", recorded, replays.perturbed(recorded, again, "here"), independent=True)
     assert (quiet.runs, quiet.any) == (3, 0)
     shifted = [made_up.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
-    loud = replays.count("same", recorded, replays.rounded_otherwise(recorded, shifted, "here"), independent=True)
+    loud = replays.count("same", recorded, replays.perturbed(recorded, shifted, "here"), independent=True)
     assert loud.gates == 1
-    hidden = replays.count("new", recorded, replays.rounded_otherwise(recorded, shifted, ""), independent=True)
+    hidden = replays.count("new", recorded, replays.perturbed(recorded, shifted, ""), independent=True)
     assert hidden.gates == 0
 
 
 def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
     made = [*replays.halved(recorded)]
     assert len(made) == 20
-    for against, fresh, stream in made:
-        assert stream == recorded.stream == "here"
-        assert sorted([*history.seeds(fresh), *history.seeds(against.twins)]) == [*range(6)]
+    for against, fresh, rng_fingerprint in made:
+        assert rng_fingerprint == recorded.rng_fingerprint == "here"
+        assert sorted([*history.seeds(fresh), *history.seeds(against.replicates)]) == [*range(6)]
     quiet = replays.count("halved", recorded, iter(made), independent=False)
     assert (quiet.runs, quiet.gates) == (20, 0)
 
@@ -105,5 +105,5 @@ def test_no_runs_are_no_evidence(recorded: Reference) -> None:
 
 
 def test_a_reference_of_drawn_numbers_is_whole(recorded: Reference, tmp_path: Path) -> None:
-    assert history.seeds(recorded.twins) == [*range(6)]
+    assert history.seeds(recorded.replicates) == [*range(6)]
     assert len(recorded.judgements) == 15

@@ -17,7 +17,7 @@ from kvbench.reference.tolerances import GATES, LOSS_FLOOR, SHARE_FLOOR
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import shift_interval
-from tests.support.references import MEMORY, PRINTS, made, rounded_otherwise
+from tests.support.references import MEMORY, PRINTS, made, perturbed
 
 STREAM = "abc"
 # how the sentences about pairing are recognised
@@ -31,7 +31,7 @@ PAIRED, MIXED, OTHER_STREAM = (
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
     facts = {"fingerprints": PRINTS, "random_numbers": STREAM}
-    update(tmp_path, "fractals", made(), facts, twins=rounded_otherwise(made()))
+    update(tmp_path, "fractals", made(), facts, replicates=perturbed(made()))
     return load(tmp_path, "fractals")
 
 
@@ -52,10 +52,10 @@ def from_seed(first: int, seeds: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("first", "seeds", "stream", "note"),
+    ("first", "seeds", "rng_fingerprint", "note"),
     [
         (0, 5, STREAM, [PAIRED]),
-        (1, 2, STREAM, [PAIRED]),  # some of the reference's seeds, one of them without a twin or not
+        (1, 2, STREAM, [PAIRED]),  # some of the reference's seeds, one of them without a replicate or not
         (4, 1, STREAM, [PAIRED]),
         (3, 4, STREAM, [MIXED]),
         (5, 3, STREAM, []),  # new ones are the usual case and need no word
@@ -65,9 +65,9 @@ def from_seed(first: int, seeds: int) -> pd.DataFrame:
     ],
 )
 def test_seeds_are_compared_with_themselves_only_if_all_are_known_and_draw_the_same_numbers(
-    recorded: Reference, first: int, seeds: int, stream: str, note: list[str]
+    recorded: Reference, first: int, seeds: int, rng_fingerprint: str, note: list[str]
 ) -> None:
-    comparison = compare(recorded, from_seed(first, seeds), "Model3", PRINTS, stream=stream)
+    comparison = compare(recorded, from_seed(first, seeds), "Model3", PRINTS, rng_fingerprint=rng_fingerprint)
     assert told(comparison) == note
     assert not comparison.failed, comparison.describe()
     assert comparison.judged
@@ -76,32 +76,37 @@ def test_seeds_are_compared_with_themselves_only_if_all_are_known_and_draw_the_s
 
 
 def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded: Reference) -> None:
-    paired = compare(recorded, made(), "Model3", stream=STREAM)
+    paired = compare(recorded, made(), "Model3", rng_fingerprint=STREAM)
     assert all(outcome.paired for outcome in paired.outcomes)
     assert paired.describe().count("same seeds  ") == len(GATES)
-    assert "allowed is what other rounding moves (4 twins)" in paired.describe()
+    assert "allowed is what other rounding moves (4 replicates)" in paired.describe()
     assert not any(outcome.paired for outcome in compare(recorded, made(), "Model3").outcomes)
 
 
 def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
-    without = replace(recorded, twins=recorded.twins.iloc[:0])
-    comparison = compare(without, made(), "Model3", stream=STREAM)
+    without = replace(recorded, replicates=recorded.replicates.iloc[:0])
+    comparison = compare(without, made(), "Model3", rng_fingerprint=STREAM)
     assert told(comparison) == []
     assert comparison.outcomes[1].high > 1.02 * comparison.outcomes[1].expected
     assert "only 5 reference seeds" in comparison.describe()
 
 
 def test_a_configuration_without_twins_is_compared_as_new_and_the_others_are_paired(recorded: Reference) -> None:
-    some = replace(recorded, twins=recorded.twins[recorded.twins["configuration"] != "Model4"])
-    assert [told(compare(some, made(), name, stream=STREAM)) for name in MEMORY] == [[PAIRED], [], [PAIRED], [PAIRED]]
+    some = replace(recorded, replicates=recorded.replicates[recorded.replicates["configuration"] != "Model4"])
+    assert [told(compare(some, made(), name, rng_fingerprint=STREAM)) for name in MEMORY] == [
+        [PAIRED],
+        [],
+        [PAIRED],
+        [PAIRED],
+    ]
 
 
 def test_a_half_percent_that_new_seeds_hide_is_seen_in_the_same_seeds(recorded: Reference) -> None:
     shifted = made(shift=1.005)
-    as_new = compare(recorded, shifted, "Model3", stream="other")
+    as_new = compare(recorded, shifted, "Model3", rng_fingerprint="other")
     assert moved(as_new) == []
     assert abs(as_new.outcomes[1].deviations) < 1
-    paired = compare(recorded, shifted, "Model3", stream=STREAM)
+    paired = compare(recorded, shifted, "Model3", rng_fingerprint=STREAM)
     assert moved(paired) == ["train_loss, whole curve", "train_loss, last epoch"]
     assert "+0.50%" in paired.describe()
     assert paired.outcomes[1].deviations == pytest.approx(as_new.outcomes[1].deviations)  # the same change either way
@@ -113,26 +118,26 @@ def test_a_small_step_of_each_other_metric_is_seen_in_its_gate_alone(
 ) -> None:
     fresh = made()
     fresh[metric] += step
-    assert moved(compare(recorded, fresh, "Model4", stream=STREAM)) == [f"{metric}, last epoch"]
-    assert moved(compare(recorded, fresh, "Model4", stream="other")) == []
+    assert moved(compare(recorded, fresh, "Model4", rng_fingerprint=STREAM)) == [f"{metric}, last epoch"]
+    assert moved(compare(recorded, fresh, "Model4", rng_fingerprint="other")) == []
 
 
 def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
     every = made()
     fresh = every[every["seed"].isin([1, 4])]
-    outcomes = {o.gate.name: o for o in compare(recorded, fresh, "Model5", stream=STREAM).outcomes}
+    outcomes = {o.gate.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).outcomes}
     level = 1 - FAMILY_ERROR / (5 * 4)  # five gates of four configurations
     last = [
         rows[(rows["configuration"] == "Model5") & (rows["epoch"] == 3)].set_index("seed")
-        for rows in (recorded.histories, recorded.twins)
+        for rows in (recorded.histories, recorded.replicates)
     ]
-    originals, twins = last[0].loc[[0, 1, 2, 3]], last[1]
+    originals, replicates = last[0].loc[[0, 1, 2, 3]], last[1]
     own = np.log(last[0].loc[[1, 4], "train_loss"]).mean()
-    shift = shift_interval(np.log(twins["train_loss"]) - np.log(originals["train_loss"]), 2, level)[1]
+    shift = shift_interval(np.log(replicates["train_loss"]) - np.log(originals["train_loss"]), 2, level)[1]
     found = outcomes["train_loss, last epoch"]
     np.testing.assert_allclose(np.log([found.expected, found.low, found.high]),
                                [own, own - shift - LOSS_FLOOR, own + shift + LOSS_FLOOR], atol=1e-9)  # fmt: skip
-    shift = shift_interval(twins["agreement"] - originals["agreement"], 2, level)[1]
+    shift = shift_interval(replicates["agreement"] - originals["agreement"], 2, level)[1]
     found = outcomes["agreement, last epoch"]
     assert found.high - found.expected == pytest.approx(shift + SHARE_FLOOR)
     assert found.expected - found.low == pytest.approx(shift + SHARE_FLOOR)
@@ -143,32 +148,32 @@ def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_
     known = {"random_numbers": STREAM}
     for trial in range(40):
         histories = made(["Model3"], first=1000 * trial)
-        twins = rounded_otherwise(histories, size=2e-4)
-        reference = Reference("fractals", Path(), histories, verdicts.frame([]), known, twins, "pytest")
+        replicates = perturbed(histories, size=2e-4)
+        reference = Reference("fractals", Path(), histories, verdicts.frame([]), known, replicates, "pytest")
         rounding = 2e-4 * np.random.default_rng(trial).normal(size=5)
         for shift in alarms:
             fresh = histories.copy()
             fresh["train_loss"] *= np.exp(rounding[fresh["seed"] - 1000 * trial] + shift)
-            alarms[shift] += compare(reference, fresh, "Model3", stream=STREAM).failed
+            alarms[shift] += compare(reference, fresh, "Model3", rng_fingerprint=STREAM).failed
     assert alarms[0.0] <= 3  # at 1% there are 4 or more less than once in 1000 times
     assert alarms[0.005] > 20
 
 
 def test_the_gates_name_what_is_compared_either_way(recorded: Reference) -> None:
-    for stream in (STREAM, "other"):
-        comparison = compare(recorded, made(), "Model3", stream=stream)
+    for rng_fingerprint in (STREAM, "other"):
+        comparison = compare(recorded, made(), "Model3", rng_fingerprint=rng_fingerprint)
         assert [outcome.gate for outcome in comparison.outcomes] == list(GATES)
         assert all(math.isfinite(outcome.excess) for outcome in comparison.outcomes)
 
 
 def test_few_reference_seeds_matter_to_new_ones_only(recorded: Reference) -> None:
-    assert "only 5 reference seeds" not in compare(recorded, made(), "Model3", stream=STREAM).describe()
-    assert "only 5 reference seeds" in compare(recorded, made(first=50), "Model3", stream=STREAM).describe()
+    assert "only 5 reference seeds" not in compare(recorded, made(), "Model3", rng_fingerprint=STREAM).describe()
+    assert "only 5 reference seeds" in compare(recorded, made(first=50), "Model3", rng_fingerprint=STREAM).describe()
 
 
 def test_seeds_on_both_sides_of_the_reference_are_called_mixed(recorded: Reference) -> None:
     later = made()
     later["seed"] += 2
-    moved_up = replace(recorded, histories=later, twins=rounded_otherwise(later))
+    moved_up = replace(recorded, histories=later, replicates=perturbed(later))
     assert history.seeds(later) == [2, 3, 4, 5, 6]
-    assert told(compare(moved_up, made(), "Model3", stream=STREAM)) == [MIXED]
+    assert told(compare(moved_up, made(), "Model3", rng_fingerprint=STREAM)) == [MIXED]

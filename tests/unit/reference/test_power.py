@@ -58,7 +58,7 @@ def test_a_larger_effect_needs_fewer_seeds_and_a_tiny_one_is_out_of_reach(record
 def test_the_references_own_seeds_are_allowed_far_less(recorded: Reference) -> None:
     row = cells(gates_table(recorded, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")
     assert float(row[5].rstrip("%")) < float(row[3].rstrip("%")) / 3
-    alone = replace(recorded, twins=history.frame([]))
+    alone = replace(recorded, replicates=history.frame([]))
     assert cells(gates_table(alone, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")[5] == "-"
 
 

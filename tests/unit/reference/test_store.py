@@ -11,13 +11,13 @@ from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
-from tests.support.references import PRINTS, edit, made, rounded_otherwise
+from tests.support.references import PRINTS, edit, made, perturbed
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     facts = {"fingerprints": PRINTS, "random_numbers": "abc"}
-    update(tmp_path, "fractals", made(), facts, twins=rounded_otherwise(made()))
+    update(tmp_path, "fractals", made(), facts, replicates=perturbed(made()))
     return tmp_path
 
 
@@ -71,16 +71,16 @@ def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(f
             "valid: finding, recipe, clause, verdict, margin, low, high, n, p, level",
         ),
         ("verdicts.csv", ",t\n", "x,t\n", "level holds something that is not a number"),
-        ("twins.csv", "Model3,0,1,", "Model9,0,1,", "does not fit"),
-        ("twins.csv", "Model3,0,1,", "Model3,0,1.5,", "epoch is '1.5'"),
+        ("replicates.csv", "Model3,0,1,", "Model9,0,1,", "does not fit"),
+        ("replicates.csv", "Model3,0,1,", "Model3,0,1.5,", "epoch is '1.5'"),
         (
-            "twins.csv",
+            "replicates.csv",
             "Model3,0,1,",
             "Model3,7,1,",
-            "histories.csv: Model3 has a twin of seed 7, which it lacks; Model3 lacks seed 0, epoch 1;",
+            "histories.csv: Model3 has a replicate of seed 7, which it lacks; Model3 lacks seed 0, epoch 1;",
         ),
         (
-            "twins.csv",
+            "replicates.csv",
             "Model3,0,1,",
             "Model3,0,4,",
             "histories.csv: Model3 lacks seed 0, epoch 1; Model3 has, beyond what is expected, seed 0, epoch 4.",
@@ -138,25 +138,25 @@ def test_verdicts_of_a_file_without_tests_are_refused(folder: Path) -> None:
 
 def test_a_reference_holds_its_twins_its_random_numbers_and_its_judgements(folder: Path) -> None:
     loaded = reference.load(folder, "fractals")
-    assert history.seeds(loaded.twins) == [0, 1, 2, 3]
-    assert history.configurations(loaded.twins) == history.configurations(loaded.histories)
-    assert loaded.stream == "abc"
+    assert history.seeds(loaded.replicates) == [0, 1, 2, 3]
+    assert history.configurations(loaded.replicates) == history.configurations(loaded.histories)
+    assert loaded.rng_fingerprint == "abc"
     assert loaded.judgements == judge(loaded.histories)
     assert loaded.judgements is loaded.judgements  # judged once
 
 
 def test_a_reference_without_twins_has_an_empty_frame_of_them(folder: Path) -> None:
-    (folder / "fractals" / "twins.csv").unlink()
+    (folder / "fractals" / "replicates.csv").unlink()
     edit(folder / "fractals" / "provenance.json", '"random_numbers": "abc",', "")
     loaded = reference.load(folder, "fractals")
-    assert loaded.twins.empty
-    assert list(loaded.twins.columns) == list(loaded.histories.columns)
-    assert loaded.stream == ""
+    assert loaded.replicates.empty
+    assert list(loaded.replicates.columns) == list(loaded.histories.columns)
+    assert loaded.rng_fingerprint == ""
 
 
 def test_a_row_that_vanished_from_the_twins_is_named(folder: Path) -> None:
-    path = folder / "fractals" / "twins.csv"
+    path = folder / "fractals" / "replicates.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("Model4,3,2,")))
-    with pytest.raises(UserError, match=r"twins\.csv .*Model4 lacks seed 3, epoch 2"):
+    with pytest.raises(UserError, match=r"replicates\.csv .*Model4 lacks seed 3, epoch 2"):
         reference.load(folder, "fractals")

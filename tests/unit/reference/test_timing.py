@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import tests.support.synthetic as made_up
-from kvbench.reference.timing import AS_RECORDED, FASTER, NOT_JUDGED, SLOWER, paces
+from kvbench.reference.timing import AS_RECORDED, FASTER, NOT_JUDGED, SLOWER, timings
 from kvbench.reporting.report import seconds
 
 RECORDED = made_up.runs(range(10))
@@ -24,27 +24,29 @@ def slowed(name: str, factor: float) -> pd.DataFrame:
 def test_a_machine_that_is_ten_times_slower_has_the_same_paces() -> None:
     fresh = made_up.runs(range(50, 54))
     slow = fresh.assign(seconds=fresh["seconds"] * 10)
-    assert [p.obtained for p in paces(slow, RECORDED)] == pytest.approx([p.obtained for p in paces(fresh, RECORDED)])
-    assert {p.verdict for p in paces(slow, RECORDED)} == {AS_RECORDED}
-    assert math.prod(p.obtained for p in paces(fresh, RECORDED)) == pytest.approx(1)
+    assert [p.obtained for p in timings(slow, RECORDED)] == pytest.approx(
+        [p.obtained for p in timings(fresh, RECORDED)]
+    )
+    assert {p.verdict for p in timings(slow, RECORDED)} == {AS_RECORDED}
+    assert math.prod(p.obtained for p in timings(fresh, RECORDED)) == pytest.approx(1)
 
 
 def test_one_configuration_that_got_slower_or_faster_is_named() -> None:
-    slow = {p.configuration: p.verdict for p in paces(slowed("Model3", 2), RECORDED)}
+    slow = {p.configuration: p.verdict for p in timings(slowed("Model3", 2), RECORDED)}
     assert slow.pop("Model3") == SLOWER
     assert set(slow.values()) == {AS_RECORDED}
-    assert {p.configuration: p.verdict for p in paces(slowed("Model3", 0.4), RECORDED)}["Model3"] == FASTER
-    assert {p.verdict for p in paces(slowed("Model3", 1.1), RECORDED)} == {AS_RECORDED}
+    assert {p.configuration: p.verdict for p in timings(slowed("Model3", 0.4), RECORDED)}["Model3"] == FASTER
+    assert {p.verdict for p in timings(slowed("Model3", 1.1), RECORDED)} == {AS_RECORDED}
 
 
 def test_an_epoch_that_stalled_moves_nothing() -> None:
     fresh = made_up.runs(range(50, 54))
     fresh.loc[(fresh["configuration"] == "Model1") & (fresh["epoch"] == 2), "seconds"] *= 100
-    assert {p.verdict for p in paces(fresh, RECORDED)} == {AS_RECORDED}
+    assert {p.verdict for p in timings(fresh, RECORDED)} == {AS_RECORDED}
 
 
 def test_one_recorded_seed_tells_no_spread() -> None:
-    made = paces(made_up.runs(range(2)), made_up.runs([7]))
+    made = timings(made_up.runs(range(2)), made_up.runs([7]))
     assert {p.verdict for p in made} == {NOT_JUDGED}
     assert all(math.isnan(p.high) for p in made)
 
@@ -52,21 +54,21 @@ def test_one_recorded_seed_tells_no_spread() -> None:
 def test_what_was_not_timed_has_no_pace() -> None:
     fresh = made_up.runs(range(2))
     fresh.loc[fresh["configuration"] == "Model1", "seconds"] = np.nan
-    assert "Model1" not in {p.configuration for p in paces(fresh, RECORDED)}
-    assert len(paces(fresh, RECORDED)) == 13
-    assert paces(fresh[fresh["configuration"] == "Model2"], RECORDED) == []
-    assert paces(fresh.assign(seconds=np.nan), RECORDED) == []
+    assert "Model1" not in {p.configuration for p in timings(fresh, RECORDED)}
+    assert len(timings(fresh, RECORDED)) == 13
+    assert timings(fresh[fresh["configuration"] == "Model2"], RECORDED) == []
+    assert timings(fresh.assign(seconds=np.nan), RECORDED) == []
 
 
 def test_seeds_that_were_not_timed_are_left_out() -> None:
     some = RECORDED.assign(seconds=RECORDED["seconds"].where(RECORDED["seed"] < 4))
     fresh = made_up.runs(range(50, 54))
-    assert paces(fresh, some) == paces(fresh, made_up.runs(range(4)))
+    assert timings(fresh, some) == timings(fresh, made_up.runs(range(4)))
 
 
 def test_the_table_shows_them_beside_the_seconds() -> None:
     fresh = slowed("Model3", 2)
-    told = seconds(fresh, paces(fresh, RECORDED))
+    told = seconds(fresh, timings(fresh, RECORDED))
     (row,) = [line for line in told.splitlines() if line.startswith("| Model3 ")]
     assert SLOWER in row
     assert "fails no run" in told

@@ -133,24 +133,24 @@ def test_the_same_seeds_are_held_against_what_rounding_moved_the_twins() -> None
 
 def test_a_change_below_the_spread_of_seeds_is_seen_with_the_same_seeds_only() -> None:
     reference = np.array([0.1, 0.5, 0.3, 0.9])
-    fresh, twins = losses(reference[:2] + 0.02), losses(reference + np.array([1e-4, -1e-4, 2e-4, 0]))
+    fresh, replicates = losses(reference[:2] + 0.02), losses(reference + np.array([1e-4, -1e-4, 2e-4, 0]))
     assert judge(LOSS, EPOCHS, Sample(fresh, losses(reference)), LEVEL).verdict == WITHIN
-    sample = Sample(fresh, losses(reference), losses(reference[:2]), twins, losses(reference))
+    sample = Sample(fresh, losses(reference), losses(reference[:2]), replicates, losses(reference))
     assert judge(LOSS, EPOCHS, sample, LEVEL).verdict == MOVED
 
 
 @pytest.mark.parametrize(("rounding", "paired"), [(0.01, True), (1.0, False)])
 def test_where_rounding_moves_more_than_seeds_differ_the_same_seeds_count_as_any(rounding: float, paired: bool) -> None:
     reference = np.array([0.1, 0.5, 0.3, 0.9, 0.4, 0.2])
-    twins = reference + rounding * np.array([1, -1, 1, -1, 1, -1])
+    replicates = reference + rounding * np.array([1, -1, 1, -1, 1, -1])
     sample = Sample(
-        losses(reference[:2] + 0.1), losses(reference), losses(reference[:2]), losses(twins), losses(reference)
+        losses(reference[:2] + 0.1), losses(reference), losses(reference[:2]), losses(replicates), losses(reference)
     )
     outcome = judge(LOSS, EPOCHS, sample, LEVEL)
     assert outcome.paired == paired
     assert outcome.row()[HEADERS.index("against")] == ("same seeds" if paired else "all seeds")
     assert math.log(outcome.expected) == pytest.approx(0.3 if paired else 0.4)
-    intervals = prediction_interval(reference, 2, LEVEL), shift_interval(twins - reference, 2, LEVEL)
+    intervals = prediction_interval(reference, 2, LEVEL), shift_interval(replicates - reference, 2, LEVEL)
     widths = [high - low + 2 * LOSS_FLOOR for low, high in intervals]
     assert math.log(outcome.high / outcome.low) == pytest.approx(min(widths))
 
@@ -165,8 +165,8 @@ def test_a_gate_fails_just_where_its_excess_is_above_1(gate: Gate, same: bool) -
     make = losses if gate.loss else shares
     found = []
     for _ in range(300):
-        reference, fresh, twins = (draw.normal(0.5, 0.01, size) for size in (4, 2, 4))
-        pairs = (make(reference[:2]), make(reference + (twins - 0.5)), make(reference)) if same else ()
+        reference, fresh, replicates = (draw.normal(0.5, 0.01, size) for size in (4, 2, 4))
+        pairs = (make(reference[:2]), make(reference + (replicates - 0.5)), make(reference)) if same else ()
         outcome = judge(gate, EPOCHS, Sample(make(fresh), make(reference), *pairs), 0.5)
         assert (outcome.excess > 1) == (outcome.verdict == MOVED)
         assert (outcome.low <= outcome.obtained <= outcome.high) == (outcome.verdict == WITHIN)
@@ -182,10 +182,10 @@ def test_clean_runs_raise_no_more_alarms_than_the_level_lets(level: float) -> No
     for _ in range(trials):
         reference, fresh = draw.normal(size=5), draw.normal(size=3)
         new = judge(LOSS, EPOCHS, Sample(losses(fresh), losses(reference)), level)
-        noise = 0.1 * draw.normal(size=9)  # of rounding: in the fresh runs as in the twins
-        again, twins = losses(reference[:3] + noise[:3]), losses(reference + noise[3:8])
+        noise = 0.1 * draw.normal(size=9)  # of rounding: in the fresh runs as in the replicates
+        again, replicates = losses(reference[:3] + noise[:3]), losses(reference + noise[3:8])
         same = judge(
-            LOSS, EPOCHS, Sample(again, losses(reference), losses(reference[:3]), twins, losses(reference)), level
+            LOSS, EPOCHS, Sample(again, losses(reference), losses(reference[:3]), replicates, losses(reference)), level
         )
         alarms[False] += new.failed
         alarms[True] += same.failed
@@ -198,8 +198,10 @@ def test_where_runs_repeat_in_nothing_twins_seldom_look_as_if_they_did() -> None
     draw = np.random.default_rng(4)
     paired = 0
     for _ in range(1000):
-        reference, twins, fresh = (draw.normal(size=size) for size in (20, 6, 4))  # all chaos: seeds explain nothing
-        sample = Sample(*(losses(v) for v in (fresh, reference, reference[:4], twins, reference[:6])))
+        reference, replicates, fresh = (
+            draw.normal(size=size) for size in (20, 6, 4)
+        )  # all chaos: seeds explain nothing
+        sample = Sample(*(losses(v) for v in (fresh, reference, reference[:4], replicates, reference[:6])))
         paired += judge(LOSS, EPOCHS, sample, LEVEL).paired
     assert paired <= 5
 

@@ -12,7 +12,7 @@ from kvbench.reference.store import load
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support.references import MEMORY, PRINTS, made, rounded_otherwise
+from tests.support.references import MEMORY, PRINTS, made, perturbed
 
 
 @pytest.fixture
@@ -102,35 +102,35 @@ def test_an_update_that_would_not_fit_writes_nothing(
 # Twins
 
 
-def with_twins(folder: Path, names: Sequence[str] = MEMORY, *, stream: str = "abc", **other: bool) -> None:
-    """Update some configurations, with twins of their first four seeds."""
-    facts = {"fingerprints": PRINTS, "random_numbers": stream}
-    update(folder, "fractals", made(names), facts, twins=rounded_otherwise(made(names)), **other)
+def with_twins(folder: Path, names: Sequence[str] = MEMORY, *, rng_fingerprint: str = "abc", **other: bool) -> None:
+    """Update some configurations, with replicates of their first four seeds."""
+    facts = {"fingerprints": PRINTS, "random_numbers": rng_fingerprint}
+    update(folder, "fractals", made(names), facts, replicates=perturbed(made(names)), **other)
 
 
 def twins_of(folder: Path) -> list[str]:
-    """The configurations that have twins."""
-    return history.configurations(load(folder, "fractals").twins)
+    """The configurations that have replicates."""
+    return history.configurations(load(folder, "fractals").replicates)
 
 
 def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
-    assert not (folder / "fractals" / "twins.csv").exists()
+    assert not (folder / "fractals" / "replicates.csv").exists()
     with_twins(folder)
     after = load(folder, "fractals")
-    pd.testing.assert_frame_equal(after.twins, history.rounded(rounded_otherwise(made())))
-    assert after.stream == "abc"
-    written = (folder / "fractals" / "twins.csv").read_bytes()
+    pd.testing.assert_frame_equal(after.replicates, history.rounded(perturbed(made())))
+    assert after.rng_fingerprint == "abc"
+    written = (folder / "fractals" / "replicates.csv").read_bytes()
     with_twins(folder)
-    assert (folder / "fractals" / "twins.csv").read_bytes() == written
+    assert (folder / "fractals" / "replicates.csv").read_bytes() == written
 
 
 def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Path) -> None:
     with_twins(folder)
-    before = load(folder, "fractals").twins
+    before = load(folder, "fractals").replicates
     fresh = made(["Model5"], shift=0.9)
-    new = rounded_otherwise(fresh, seeds=2)
-    update(folder, "fractals", fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, twins=new)
-    after = load(folder, "fractals").twins
+    new = perturbed(fresh, seeds=2)
+    update(folder, "fractals", fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, replicates=new)
+    after = load(folder, "fractals").replicates
     assert history.configurations(after) == list(MEMORY)
     for name in MEMORY:
         expected = history.rounded(new) if name == "Model5" else before[before["configuration"] == name]
@@ -148,8 +148,8 @@ def test_a_new_configuration_brings_its_twins_with_it(folder: Path) -> None:
 def test_a_full_update_without_twins_removes_them(folder: Path) -> None:
     with_twins(folder)
     update(folder, "fractals", made(), {"fingerprints": PRINTS}, full=True)
-    assert not (folder / "fractals" / "twins.csv").exists()
-    assert load(folder, "fractals").twins.empty
+    assert not (folder / "fractals" / "replicates.csv").exists()
+    assert load(folder, "fractals").replicates.empty
 
 
 def test_a_full_update_removes_the_twins_of_what_was_not_run(folder: Path) -> None:
@@ -167,24 +167,26 @@ def test_a_partial_update_without_twins_leaves_those_of_the_others(folder: Path)
 def test_configurations_that_draw_other_random_numbers_can_not_join_the_reference(folder: Path) -> None:
     with_twins(folder)
     with pytest.raises(UserError, match="random"):
-        with_twins(folder, ["Model5"], stream="other")
+        with_twins(folder, ["Model5"], rng_fingerprint="other")
 
 
 @pytest.mark.parametrize(
-    ("twins", "said"),
+    ("replicates", "said"),
     [
-        (rounded_otherwise(made()).assign(train_loss=math.nan), "train_loss is nan"),
-        (rounded_otherwise(made()).drop(index=[4]), "lacks seed 1, epoch 2"),
-        (rounded_otherwise(made(first=7)), "seed 7"),
-        (rounded_otherwise(made(["Model9"])), "Model9"),
-        (rounded_otherwise(made(epochs=4)), "epoch"),
+        (perturbed(made()).assign(train_loss=math.nan), "train_loss is nan"),
+        (perturbed(made()).drop(index=[4]), "lacks seed 1, epoch 2"),
+        (perturbed(made(first=7)), "seed 7"),
+        (perturbed(made(["Model9"])), "Model9"),
+        (perturbed(made(epochs=4)), "epoch"),
     ],
 )
-def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(folder: Path, twins: pd.DataFrame, said: str) -> None:
+def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(
+    folder: Path, replicates: pd.DataFrame, said: str
+) -> None:
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     with pytest.raises(UserError) as error:
-        update(folder, "fractals", made(shift=0.9), {"fingerprints": PRINTS}, twins=twins)
+        update(folder, "fractals", made(shift=0.9), {"fingerprints": PRINTS}, replicates=replicates)
     assert said in str(error.value)
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 

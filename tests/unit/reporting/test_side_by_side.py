@@ -6,7 +6,7 @@ import pytest
 
 from kvbench.reference.store import load
 from kvbench.reference.update import update
-from kvbench.reporting.side_by_side import beside
+from kvbench.reporting.side_by_side import side_by_side
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
 from tests.support.students import made
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_losses_accuracies_and_verdicts_stand_side_by_side(folder: Path) -> None:
-    told = beside(folder, ["imagenet", "fractals"])
+    told = side_by_side(folder, ["imagenet", "fractals"])
     losses = cells(told)
     epochs = [f"{workload} {epoch}" for workload, last in (("imagenet", 10), ("fractals", 4)) for epoch in (1, 2, last)]
     assert losses[0] == ["configuration", *epochs]
@@ -37,7 +37,7 @@ def test_losses_accuracies_and_verdicts_stand_side_by_side(folder: Path) -> None
 
 
 def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
-    told = beside(folder, ["fractals"])
+    told = side_by_side(folder, ["fractals"])
     rows = {tuple(row[:2]): row[2] for row in cells(told[told.index("Verdicts") :])[1:]}
     for judgement in load(folder, "fractals").judgements:
         assert rows[judgement.finding.id, judgement.recipe].startswith(f"{judgement.verdict} (")
@@ -46,11 +46,11 @@ def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
 def test_what_a_reference_lacks_is_a_dash(folder: Path) -> None:
     half = made(prefixes=[""], seeds=2)
     update(folder, "half", half, {})
-    told = beside(folder, ["half"])
+    told = side_by_side(folder, ["half"])
     assert cells(told)[1] == ["lr_Model1", "-", "-", "-"]
     assert ["scheduler-helps", "StepLR against constant lr", "-"] in cells(told[told.index("Verdicts") :])
 
 
 def test_an_unknown_reference_is_told(folder: Path) -> None:
     with pytest.raises(UserError, match="no reference for nowhere"):
-        beside(folder, ["fractals", "nowhere"])
+        side_by_side(folder, ["fractals", "nowhere"])

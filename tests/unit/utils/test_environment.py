@@ -14,7 +14,7 @@ from kvbench.utils import environment as provenance
 
 def test_versions_of_all_that_decides_a_bank_are_told() -> None:
     cpu = torch.device("cpu")
-    here, made = provenance.environment(cpu), provenance.maker(cpu)
+    here, made = provenance.environment(cpu), provenance.built_with(cpu)
     assert made["versions"].items() <= here["versions"].items()
     assert {"torch", "torchvision", "numpy", "pillow"} == made["versions"].keys()
     assert (made["hardware"], made["numerics"]) == (here["hardware"], here["numerics"])
