@@ -118,9 +118,9 @@ def test_what_workers_hand_over_is_the_same_where_no_file_can_be_made(
 READING = """
 import sys, tempfile
 from pathlib import Path
-from kvbench.data import batches
-from kvbench.listing import image_folder
-from kvbench.photographs import PhotoImages
+from kvbench.data.loader import batches
+from kvbench.data.layouts import image_folder
+from kvbench.data.photos import PhotoImages
 images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
 pixels = sum(x.numel() for _ in range(20) for x, _ in batches(images, 6, workers=1))
 print(pixels, *Path(tempfile.gettempdir()).glob("kvbench-*"), *Path(tempfile.gettempdir()).glob("pymp-*"))

@@ -24,7 +24,7 @@ from tests.support.banks import CPU, assert_equal, content, left, other_process,
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kvbench.locks import held
+from kvbench.utils.locks import held
 with held(Path(sys.argv[1]), "a", print):
     print("held", flush=True)
     sys.stdin.readline()

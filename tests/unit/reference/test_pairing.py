@@ -79,7 +79,7 @@ def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded
     paired = compare(recorded, made(), "Model3", rng_fingerprint=STREAM)
     assert all(outcome.paired for outcome in paired.outcomes)
     assert paired.describe().count("same seeds  ") == len(GATES)
-    assert "allowed is what other rounding moves (4 replicates)" in paired.describe()
+    assert "allowed is what other rounding does (4 replicates)" in paired.describe()
     assert not any(outcome.paired for outcome in compare(recorded, made(), "Model3").outcomes)
 
 
