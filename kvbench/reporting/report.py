@@ -13,7 +13,7 @@ from kvbench.findings.registry import BY_SIGN, Judgement, judge
 from kvbench.findings.registry import finding as find
 from kvbench.reference.store import load
 from kvbench.results import history
-from kvbench.results.saved import FAILED, INCOMPLETE, OWN, PASSED
+from kvbench.results.saved import OWN, RunOutcome
 from kvbench.results.saved import read as read_saved
 from kvbench.utils.text import Marked, escape, item, markdown_table
 from kvbench.workloads import WORKLOADS
@@ -170,11 +170,11 @@ def _clauses(histories: pd.DataFrame, name: str, costs: Mapping[str, float]) -> 
 
 def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     """What to say first about a run, in a list of at most one."""
-    if outcome is None or outcome["outcome"] == PASSED:
+    if outcome is None or outcome["outcome"] == RunOutcome.PASSED:
         return ["This run passed."] if outcome else []
     told = {
-        FAILED: "This run FAILED: do not use it as a baseline.",
-        INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
+        RunOutcome.FAILED: "This run FAILED: do not use it as a baseline.",
+        RunOutcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
     heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
     return ["\n".join([f"**{told}**", "", *map(item, heads)]).strip()]

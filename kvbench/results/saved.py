@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, read_json
 
-PASSED, FAILED, INCOMPLETE, UNKNOWN = "passed", "failed", "incomplete", "unknown"
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
 BROKEN_OFF = "broken_off"  # there, the records of trainings that ended in an error
 OWN = (  # of one benchmark
@@ -31,6 +31,17 @@ OWN = (  # of one benchmark
 )
 
 
+class RunOutcome(str, Enum):
+    """How a session ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"  # not everything was compared
+    UNKNOWN = "unknown"  # it did not come to write it
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True)
 class Saved:
     """A run as it was saved.
@@ -38,16 +49,16 @@ class Saved:
     Args:
         workload: its name.
         histories: the history frame.
-        outcome: ``passed``, ``failed``, ``incomplete``, or ``unknown`` if the run did not come to write it.
+        outcome: how the session ended.
         reasons: why it failed or is incomplete, one sentence each.
-        costs: FLOPs per sample of each configuration that tells.
-        parameters: of each configuration that tells, with those that are trained: ``(parameters, trainable)``.
+        costs: FLOPs per sample of each configuration; those whose cost is unknown are left out.
+        parameters: ``(all, trainable)`` of each configuration; those whose number is unknown are left out.
         info: ``date``, ``processor``, ``commit`` and the facts that all benchmarks share.
     """
 
     workload: str
     histories: pd.DataFrame
-    outcome: str
+    outcome: RunOutcome
     reasons: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -57,103 +68,111 @@ class Saved:
 def read(path: Path) -> Saved:
     """Read a pytest-benchmark JSON file of a kvbench run.
 
+    A configuration that was trained again with the same results, by a repeated test, counts once.
+
     Raises:
-        UserError: there is no such file, it is not JSON, no kvbench histories are in it, or they are not possible.
+        UserError: there is no such file, it is not JSON, no kvbench histories are in it, or they are not possible or
+            contradict each other.
+
+    Example:
+        >>> read(Path(".benchmarks/Linux-CPython-3.11-64bit/0001_first.json")).outcome  # doctest: +SKIP
+        <RunOutcome.PASSED: 'passed'>
     """
     top = _mapping(read_json(path), str(path))
     benchmarks = top.get("benchmarks")
     if not isinstance(benchmarks, list):
         raise UserError(f"{path} is not a file that pytest-benchmark saves: it has no list of benchmarks.")
-    entries = [entry for benchmark in benchmarks if (entry := _entry(benchmark, path)) is not None]
     ending = _mapping(top.get(KEY, {}), f"{path}: {KEY}")
     broken_off = ending.get(BROKEN_OFF, [])
     if not isinstance(broken_off, list):
         raise UserError(f"{path}: {BROKEN_OFF} is {broken_off!r}; valid is a list of records.")
-    entries += [entry for record in broken_off if (entry := _entry({"extra_info": {KEY: record}}, path)) is not None]
-    if not entries:
+    benchmarks = [*benchmarks, *({"extra_info": {KEY: record}} for record in broken_off)]
+    records = [record for benchmark in benchmarks if (record := _record(benchmark, path)) is not None]
+    if not records:
         raise UserError(f"{path} holds no kvbench histories; save a run with: pytest benchmarks/ --benchmark-save=NAME")
-    workloads = list(dict.fromkeys(str(side["workload"]) for side in (*entries, ending) if "workload" in side))
+    workloads = list(dict.fromkeys(str(side["workload"]) for side in (*records, ending) if "workload" in side))
     if len(workloads) != 1:
         raise UserError(f"{path} holds runs of {', '.join(workloads) or 'no named workload'}; valid is one workload.")
     check_name(workloads[0], f"{path}: workload")
-    outcome, reasons = ending.get("outcome", UNKNOWN), ending.get("reasons", [])
-    if outcome not in (PASSED, FAILED, INCOMPLETE, UNKNOWN):
-        raise UserError(f"{path}: outcome is {outcome!r}; valid: {PASSED}, {FAILED}, {INCOMPLETE}.")
+    outcome, reasons = ending.get("outcome", RunOutcome.UNKNOWN.value), ending.get("reasons", [])
+    if outcome not in [known.value for known in RunOutcome]:
+        raise UserError(f"{path}: outcome is {outcome!r}; valid: {', '.join(RunOutcome)}.")
     if not isinstance(reasons, list):
         raise UserError(f"{path}: reasons is {reasons!r}; valid is a list of sentences.")
+    rows = [row for record in records for row in record["history"]]
+    counts = {name: _counts(records, name, path) for name in ("flops_per_sample", "parameters", "trainable")}
     return Saved(
         workloads[0],
-        history.check(history.frame(_rows(entries, path), str(path)), str(path), finite=False),
-        outcome,
-        tuple(str(reason) for reason in reasons),
-        {str(entry["configuration"]): _count(entry, "flops_per_sample", path) for entry in entries
-         if "flops_per_sample" in entry},
-        {str(entry["configuration"]): (_count(entry, "parameters", path), _count(entry, "trainable", path))
-         for entry in entries if "parameters" in entry and "trainable" in entry},
-        _info(top, entries, path),
+        history.check(history.frame(rows, str(path)), str(path), finite=False),
+        RunOutcome(outcome),
+        tuple(map(str, reasons)),
+        counts["flops_per_sample"],
+        {name: (n, counts["trainable"][name]) for name, n in counts["parameters"].items()
+         if name in counts["trainable"]},
+        _info(top, records, path),
     )  # fmt: skip
 
 
-def _entry(benchmark: object, path: Path) -> Mapping[str, Any] | None:
+def _record(benchmark: object, path: Path) -> Mapping[str, Any] | None:
     """What kvbench left in one benchmark; None if it is another project's."""
     extra = _mapping(_mapping(benchmark, f"{path}: a benchmark").get("extra_info") or {}, f"{path}: extra_info")
     if KEY not in extra:
         return None
-    entry = _mapping(extra[KEY], f"{path}: extra_info's {KEY}")
+    record = _mapping(extra[KEY], f"{path}: extra_info's {KEY}")
     for name, kind, words in (("workload", str, "a name"), ("configuration", str, "a name"), ("history", list, "rows")):
-        if not isinstance(entry.get(name), kind):
-            raise UserError(f"{path}: {name} is {entry.get(name)!r} in a benchmark; valid is {words}.")
-    return entry
+        if not isinstance(record.get(name), kind):
+            raise UserError(f"{path}: {name} is {record.get(name)!r} in a benchmark; valid is {words}.")
+    name = record["configuration"]
+    for row in record["history"]:
+        if _mapping(row, f"{path}: a row of {name}").get("configuration") != name:
+            raise UserError(f"{path}: the history of {name} has a row of {row.get('configuration')!r}.")
+    return record
 
 
-def _rows(entries: list[Mapping[str, Any]], path: Path) -> list[Mapping[str, Any]]:
-    rows = []
-    for entry in entries:
-        name = entry["configuration"]
-        for row in entry["history"]:
-            if _mapping(row, f"{path}: a row of {name}").get("configuration") != name:
-                raise UserError(f"{path}: the history of {name} has a row of {row.get('configuration')!r}.")
-            rows.append(row)
-    return rows
+def _counts(records: Iterable[Mapping[str, Any]], name: str, path: Path) -> dict[str, int]:
+    """A number of each configuration whose record has it; null is unknown."""
+    counts = {}
+    for record in records:
+        value = record.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise UserError(
+                f"{path}: {name} of {record['configuration']} is {value!r}; valid is a number from 0, or null if it is"
+                " unknown."
+            )
+        counts[str(record["configuration"])] = value
+    return counts
 
 
-def _count(entry: Mapping[str, Any], name: str, path: Path) -> int:
-    value = entry[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise UserError(f"{path}: {name} of {entry['configuration']} is {value!r}; valid is a number from 0.")
-    return value
-
-
-def _info(top: Mapping[str, Any], entries: list[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+def _info(top: Mapping[str, Any], records: list[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     """Facts about the run: pytest-benchmark's, and those of the benchmarks that are the same in all."""
     machine = _mapping(top.get("machine_info") or {}, f"{path}: machine_info")
     cpu = _mapping(machine.get("cpu") or {}, f"{path}: cpu")
     commit = _mapping(top.get("commit_info") or {}, f"{path}: commit_info")
     facts = {"date": top.get("datetime"), "processor": cpu.get("brand_raw"), "commit": commit.get("id")}
-    facts |= {"uncommitted changes": "yes" if commit.get("dirty") else None}
-    facts["resumed"] = reused(entries)
-    first, *others = entries
-    facts |= {name: value for name, value in first.items() if all(entry.get(name) == value for entry in others)}
+    facts |= {"uncommitted changes": "yes" if commit.get("dirty") else None, "resumed": reused(records)}
+    first, *others = records
+    facts |= {name: value for name, value in first.items() if all(record.get(name) == value for record in others)}
     return {name: value for name, value in facts.items() if value not in (None, "", {}, []) and name not in OWN}
 
 
 def reused(records: Iterable[Mapping[str, Any]]) -> str:
     """Say what trainings took over from an interrupted run, given their records; empty if nothing.
 
-    Numbers of epochs that are missing or impossible tell nothing.
+    Records whose numbers of epochs are missing or impossible are passed over.
     """
-    whole, parts = [], []
+    finished, partly = [], []
     for record in records:
         name, taken, recipe = record["configuration"], record.get("reused_epochs"), record.get("recipe")
         epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
         if not isinstance(taken, list) or not any(taken) or not all(map(_possible, (epochs, *taken))):
             continue
         if min(taken) >= epochs:
-            whole.append(name)
+            finished.append(name)
         else:
-            parts.append(f"{name} from epoch {min(taken) + 1} on")
-    told = [f"{', '.join(whole)} (finished)"] if whole else []
-    return "; ".join(told + parts)
+            partly.append(f"{name} from epoch {min(taken) + 1} on")
+    return "; ".join(([f"{', '.join(finished)} (finished)"] if finished else []) + partly)
 
 
 def _possible(epochs: object) -> bool:

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 MARKED = re.compile(r"[\\|`*<\[~$&]|(?<=:)//|(?<![A-Za-z0-9])_|(?i:\bwww)(?=\.)")  # by markdown
 OPENING = re.compile(r"[#>+=-]|\d+(?=[.)])")  # what makes more than text of a line that begins with it
+
+
+NOT_MEASURED = "not measured"
+
+
+def number(value: float | None, spec: str = ".4g", *, missing: str = NOT_MEASURED) -> str:
+    """A number for a reader: no NaN, no infinity, no minus before a zero.
+
+    Args:
+        value: None or NaN where there is none.
+        spec: as `format` takes it.
+        missing: stands where there is no number.
+
+    Example:
+        >>> number(0.12345, "+.2f"), number(None), number(-0.0001, ".3f"), number(math.inf)
+        ('+0.12', 'not measured', '0.000', 'not finite')
+    """
+    if value is None or math.isnan(value):
+        return missing
+    if math.isinf(value):
+        return "not finite"
+    text = format(value, spec)
+    is_zero = text.startswith("-") and not any(digit in text for digit in "123456789")
+    return text.replace("-", "+" if spec.startswith("+") else "", 1) if is_zero else text
 
 
 class Marked(str):

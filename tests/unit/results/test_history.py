@@ -74,7 +74,8 @@ def test_frame_of_no_rows_is_empty() -> None:
         ([row(train_loss=math.inf)], "train_loss is inf; valid is a finite number"),
         ([row(train_loss="low")], "row 1: train_loss is 'low'; valid is a number"),
         ([row(train_loss="nan")], "train_loss is 'nan'"),
-        ([row(), row()], "Model1 seed 0 epoch 1 twice"),
+        ([row(), row(train_loss=0.6)], "Model1 seed 0 epoch 1 twice, with different results"),
+        ([row(), row(val_loss=0.6)], "Model1 seed 0 epoch 1 twice, with different results"),
         ([row(accuracy=1)], "unknown columns accuracy; a history has configuration"),
         ([{"configuration": "a", "seed": 0}], "lacks the columns epoch, train_loss, val_accuracy"),
         ([], "holds no rows"),
@@ -102,6 +103,24 @@ def test_rows_of_ever_other_columns_are_refused_before_there_is_a_table_of_them_
 def test_rows_without_a_column_are_refused() -> None:
     with pytest.raises(UserError, match=r"^history lacks the columns configuration, seed"):
         history.frame([{}, {}])
+
+
+def test_a_repeated_row_counts_once_whatever_its_seconds_and_place() -> None:
+    rows = [row("b", seconds=3.0), row(epoch=2), row(seconds=2.0, val_loss=None), row("b", seconds=2.5), row("b")]
+    for shuffled in (rows, rows[::-1]):
+        frame = history.check(history.frame(shuffled), "x")
+        assert len(frame) == 3
+        assert frame.loc[frame["configuration"] == "b", "seconds"].tolist() == [2.5]
+        assert list(frame.index) == [0, 1, 2]
+
+
+def test_a_divergence_of_zero_may_be_negative_by_rounding_and_no_more() -> None:
+    history.check(history.frame([row(train_loss=-1e-8, val_loss=-1e-7)]), "x", fresh=True)
+    for metric in ("train_loss", "val_loss"):
+        with pytest.raises(UserError, match=f"{metric} is -2e-06; valid is a number from 0"):
+            history.check(history.frame([row(**{metric: -2e-6})]), "x")
+    with pytest.raises(UserError, match="seconds is -1e-08"):
+        history.check(history.frame([row(seconds=-1e-8)]), "x")
 
 
 def test_check_names_the_row() -> None:
@@ -146,7 +165,7 @@ def test_a_round_trip_through_a_file_is_stable(tmp_path: Path) -> None:
 
 def test_write_refuses_what_read_would(tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        history.write(history.frame([row(), row()]), tmp_path / "x.csv")
+        history.write(history.frame([row(), row(agreement=0.1)]), tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,6 +83,27 @@ def test_a_run_that_diverged_can_be_read(tmp_path: Path) -> None:
     assert "-" in cells(report.report_saved(path))[1]
 
 
+def test_a_repeated_test_counts_once(tmp_path: Path) -> None:
+    again = rows("Model1", [0.9, 0.4], [0.3, 0.5], val_loss=0.5, agreement=0.6, seconds=1.2)
+    partly = rows("Model1", [0.9], [0.3], val_loss=0.5, agreement=0.6, seconds=1.7)
+    plain = saved.read(save(tmp_path / "once.json", content(benchmark(history=again))))
+    for order in ([benchmark(), benchmark(history=again)], [benchmark(history=h) for h in (partly, again, partly)]):
+        for runs in (order, order[::-1]):
+            run = saved.read(save(tmp_path / "run.json", content(*runs)))
+            pd.testing.assert_frame_equal(run.histories, plain.histories)
+
+
+@pytest.mark.parametrize("name", ["flops_per_sample", "parameters", "trainable"])
+def test_an_unknown_cost_is_null_or_absent(tmp_path: Path, name: str) -> None:
+    absent = benchmark("Model2")
+    del absent["extra_info"]["kvbench"][name]
+    runs = content(benchmark(**{name: None}), absent, benchmark("Model3"))
+    run = saved.read(save(tmp_path / "run.json", runs))
+    known = run.costs if name == "flops_per_sample" else run.parameters
+    assert list(known) == ["Model3"]
+    assert "Model2" in report.report_saved(tmp_path / "run.json")
+
+
 def test_the_report_of_a_saved_run(tmp_path: Path) -> None:
     ending = {"workload": "fractals", "outcome": "failed", "reasons": ["Model1 moved"]}
     path = save(tmp_path / "run.json", content(benchmark(), kvbench=ending))
@@ -128,7 +149,10 @@ def test_the_clauses_of_one_finding(tmp_path: Path) -> None:
         (content(benchmark(history=rows("Model1", [-1], [0.5]))), "train_loss is -1.0"),
         (content(benchmark(history=rows("Model2", [1], [0.5]))), "the history of Model1 has a row of 'Model2'"),
         (content(benchmark(history=[])), "holds no rows"),
-        (content(benchmark(), benchmark()), "Model1 seed 0 epoch 1 twice"),
+        (
+            content(benchmark(), benchmark(history=rows("Model1", [0.9, 0.5], [0.3, 0.5]))),
+            "Model1 seed 0 epoch 1 twice, with different results",
+        ),
         (content(benchmark(configuration=None)), "configuration is None"),
         (content(benchmark(workload=3)), "workload is 3"),
         (content(benchmark(workload="imagenet")), "holds runs of imagenet, fractals; valid is one workload"),
