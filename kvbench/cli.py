@@ -145,7 +145,7 @@ def teacher_train(
     from kvbench.cli_progress import Telling
     from kvbench.data.validate import readable
     from kvbench.features.train_teacher import TeacherTask, train_teacher
-    from kvbench.harness.options import check_unreadable
+    from kvbench.harness.options import UNREADABLE, one_of
     from kvbench.harness.setup import resolve_device
     from kvbench.workloads import workload as find
 
@@ -153,7 +153,7 @@ def teacher_train(
     path = out or Path("teachers") / f"{workload}.safetensors"
     recipe = replace(row.teacher_recipe, epochs=epochs or row.teacher_recipe.epochs)
     images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
-    if check_unreadable(unreadable) == "skip":
+    if one_of("way with unreadable images", UNREADABLE)(unreadable) == "skip":
         telling = Telling()
         for split, part in images.items():
             images[split], _ = readable(part, split, cache, row.name, partial(telling.looking, split), telling.say)

@@ -46,7 +46,7 @@ def detect(
     from kvbench.utils.files import need_writable, write_whole
 
     chosen = [find(name) for name in fault] if fault else list(CATALOGUE.values())
-    seeds = parse_seeds(clean_seeds, 0)
+    seeds = parse_seeds(clean_seeds)
     made = settings(workload, device, cache, root, "global", "", "", None)
     reference = load(folder, workload)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):

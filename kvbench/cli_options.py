@@ -61,7 +61,7 @@ def settings(
     precision: str = "float32",
 ) -> Settings:
     """Make settings of options; raises `UserError` where one makes no sense."""
-    from kvbench.harness.options import check_unreadable, parse_taps
+    from kvbench.harness.options import UNREADABLE, one_of, parse_taps
     from kvbench.harness.setup import Settings, resolve_device
     from kvbench.workloads import workload as find
 
@@ -75,6 +75,6 @@ def settings(
         parse_taps(taps),
         arch,
         checkpoint,
-        check_unreadable(unreadable),
+        one_of("way with unreadable images", UNREADABLE)(unreadable),
         precision,
     )

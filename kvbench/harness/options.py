@@ -1,71 +1,43 @@
-"""The OPTIONS table: every pytest option of kvbench, its ini key, its default and its help."""
+"""The OPTIONS table: every option of kvbench, with its default, its help and the function that reads its value.
+
+A new option is one row. pytest takes it as ``--kvbench-NAME`` and from the ini key ``kvbench_NAME``; `Session` finds
+its value under its name; commands that repeat a run name it.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.utils.errors import UserError, unknown
 
-UNREADABLE = ("stop", "skip")  # what becomes of image files that cannot be read
+if TYPE_CHECKING:
+    from kvbench.workloads import Workload
 
+UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
 MOST_SEEDS = 1000  # as many as a history may have
 
 
-@dataclass(frozen=True)
-class Option:
-    """A row: ``--kvbench-NAME`` and the ini key ``kvbench_NAME``."""
+def parse_workload(text: str) -> Workload:
+    """Look a workload up by its name; raises `UserError` naming the valid ones."""
+    from kvbench.workloads import workload  # here, so that pytest's start does without
 
-    name: str
-    default: str
-    help: str
-    path: bool = False  # relative to the current folder on the command line, to pytest's rootdir in an ini file
-    shapes: bool = True  # decides what is trained, so that a command that repeats a run names it
-
-    @property
-    def flag(self) -> str:
-        return f"--kvbench-{self.name}"
-
-    @property
-    def ini(self) -> str:
-        return "kvbench_" + self.name.replace("-", "_")
+    return workload(text)
 
 
-FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
-OPTIONS = [
-    Option("workload", "fractals", "what to train on: fractals, tiny-imagenet, imagenet or folder"),
-    Option("root", "", "folder with the workload's images", path=True),
-    Option("device", "auto", "where to train: auto (an accelerator where there is one), cpu, cuda, cuda:1, mps or xpu"),
-    Option(
-        "seeds",
-        "",
-        "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number",
-        shapes=False,
-    ),
-    Option("cache", ".kvbench", "folder for feature banks", path=True, shapes=False),
-    Option("expected", "expected", "folder of references, with one folder a workload", path=True),
-    Option(
-        "report", "", "file for the tables in markdown; empty: report-WORKLOAD.md in the cache", path=True, shapes=False
-    ),
-    Option("pooling", "global", "how taps are pooled: global or pyramid"),
-    Option("precision", "float32", "of the teacher's pass and the banks: float32, or bfloat16, half as large"),
-    Option("taps", "", "module paths of the teacher, shallow to deep, with commas between; empty: the workload's"),
-    Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
-    Option(
-        "checkpoint", "", "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)", path=True
-    ),
-    Option("unreadable", "stop", "image files that cannot be read: stop the run, or skip them and list them"),
-]
-
-
-def parse_seeds(text: str, default: int) -> tuple[int, ...]:
-    """Parse ``3`` (0, 1, 2) or ``5:8`` (5, 6, 7); empty: ``default`` seeds. Raises `UserError` for anything else."""
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse ``3`` (0, 1, 2) or ``5:8`` (5, 6, 7); empty text gives no seeds. Raises `UserError` for anything else."""
+    if not text.strip():
+        return ()
     first, colon, last = text.strip().partition(":")
     try:
         if len(text) > 40:
             raise ValueError
-        seeds = range(int(first), int(last)) if colon else range(int(first or default))
+        seeds = range(int(first), int(last)) if colon else range(int(first))
     except ValueError:
         seeds = range(0)
     if not seeds or seeds[0] < 0:
@@ -76,24 +48,118 @@ def parse_seeds(text: str, default: int) -> tuple[int, ...]:
 
 
 def parse_taps(text: str) -> tuple[str, ...]:
-    """Parse module paths with commas between."""
+    """Parse module paths separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def check_unreadable(text: str) -> str:
-    """Return ``text`` if it is one of `UNREADABLE`; raises `UserError` otherwise."""
-    if text not in UNREADABLE:
-        raise unknown("way with unreadable images", text, UNREADABLE)
-    return text
+def parse_path(text: str) -> Path | None:
+    """Parse a path, with ``~`` for the home directory; empty text gives None."""
+    return Path(text).expanduser() if text else None
+
+
+def one_of(kind: str, valid: Iterable[str]) -> Callable[[str], str]:
+    """A parser that accepts the ``valid`` texts alone; it raises `UserError` naming them."""
+
+    def parse(text: str) -> str:
+        if text not in valid:
+            raise unknown(kind, text, valid)
+        return text
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table.
+
+    Args:
+        name: ``--kvbench-NAME`` on pytest's command line, ``kvbench_NAME`` in its ini file.
+        default: the text that stands for an option that is not given.
+        help: what ``pytest --help`` and the commands say about it.
+        parse: turns the text into a value; raises `UserError` for text that makes no sense.
+        repeated: decides results, so that a command that repeats a run names it.
+        command_line: the commands outside pytest take it, too, as ``--NAME`` and ``--kvbench-NAME``.
+    """
+
+    name: str
+    default: str
+    help: str
+    parse: Callable[[str], Any] = str
+    repeated: bool = True
+    command_line: bool = True
+
+    @property
+    def flag(self) -> str:
+        return f"--kvbench-{self.name}"
+
+    @property
+    def ini(self) -> str:
+        return "kvbench_" + self.name.replace("-", "_")
+
+    @property
+    def path(self) -> bool:
+        """Whether it is a path: relative to the current directory on a command line, to rootdir in an ini file."""
+        return self.parse is parse_path
+
+
+FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
+OPTIONS = [
+    Option("workload", "fractals", "what to train on: fractals, tiny-imagenet, imagenet or folder", parse_workload),
+    Option("root", "", "folder with the workload's images", parse_path),
+    # `kvbench.harness.setup.resolve_device` looks for the device: it needs torch, which is slow to import.
+    Option("device", "auto", "where to train: auto (an accelerator where there is one), cpu, cuda, cuda:1, mps or xpu"),
+    Option(
+        "seeds",
+        "",
+        "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number",
+        parse_seeds,
+        repeated=False,
+        command_line=False,
+    ),
+    Option("cache", ".kvbench", "folder for feature banks", parse_path, repeated=False),
+    Option("expected", "expected", "folder of references, with one folder a workload", parse_path),
+    Option(
+        "report",
+        "",
+        "file for the tables in markdown; empty: report-WORKLOAD.md in the cache",
+        parse_path,
+        repeated=False,
+        command_line=False,
+    ),
+    Option("pooling", "global", "how taps are pooled: global or pyramid", one_of("pooling", POOLINGS)),
+    Option(
+        "precision",
+        "float32",
+        "of the teacher's pass and the banks: float32, or bfloat16, half as large",
+        one_of("precision", PRECISIONS),
+    ),
+    Option(
+        "taps", "", "module paths of the teacher, shallow to deep, with commas between; empty: the workload's",
+        parse_taps,
+    ),
+    Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
+    Option(
+        "checkpoint",
+        "",
+        "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)",
+        parse_path,
+    ),
+    Option(
+        "unreadable",
+        "stop",
+        "image files that cannot be read: stop the run, or skip them and list them",
+        one_of("way with unreadable images", UNREADABLE),
+    ),
+]  # fmt: skip
 
 
 def command(given: Mapping[str, str], *, paths: bool = True) -> str:
-    """The pytest command with the options of ``given`` that decide what is trained and are not the defaults.
+    """The pytest command with the options of ``given`` that decide results and are not the defaults.
 
     ``paths=False`` puts the option's name in capitals in the place of every path, for readers on other machines.
     """
     words = ["pytest", "benchmarks/"]
     for row in OPTIONS:
-        if row.shapes and given[row.name] != row.default:
+        if row.repeated and given[row.name] != row.default:
             words += [row.flag, given[row.name] if paths or not row.path else row.name.upper()]
     return shlex.join(words)

@@ -17,7 +17,7 @@ import pytest
 from kvbench.harness import fixtures as plugin_fixtures
 from kvbench.harness.fixtures import MOVED, PLUGIN, RESUMING, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
-from kvbench.harness.options import FRESH, OPTIONS
+from kvbench.harness.options import FRESH, OPTIONS, Option
 from kvbench.utils.errors import UserError
 from kvbench.utils.text import plain
 
@@ -81,12 +81,15 @@ class KvbenchPlugin:
         """An option's value: from the command line, else from the ini file, else its default."""
         row = next(row for row in OPTIONS if row.name == name)
         given = self.config.getoption(row.flag)
-        return str(self.config.getini(row.ini) if given is None else given)
+        return str(self.config.getini(row.ini) if given is None else given) or row.default
 
-    def folder(self, name: str) -> Path:
-        """Where the path of an option starts: here on the command line, at pytest's rootdir in an ini file."""
-        here = self.config.getoption(f"--kvbench-{name}") is not None
-        return self.config.invocation_params.dir if here else self.config.rootpath
+    def value(self, row: Option) -> Any:
+        """An option's parsed value; a path is relative to the current directory, or to rootdir in an ini file."""
+        value = row.parse(self.option(row.name))
+        if isinstance(value, Path):
+            given = self.config.getoption(row.flag) is not None
+            return (self.config.invocation_params.dir if given else self.config.rootpath) / value
+        return value
 
     @property
     def session(self) -> Session:
@@ -96,12 +99,11 @@ class KvbenchPlugin:
             from kvbench.utils.progress import Progress
 
             progress = Progress(functools.partial(uncaptured, self.config))
-            values = {row.name: self.option(row.name) for row in OPTIONS}
-            paths = {row.name: self.folder(row.name) / Path(values[row.name]).expanduser()
-                     for row in OPTIONS if row.path and values[row.name]}  # fmt: skip
+            update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
             with usage_errors():
-                update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
-                self.started = Session(values, paths, progress, update=update, fresh=fresh)
+                values = {row.name: self.value(row) for row in OPTIONS}
+            texts = {row.name: self.option(row.name) for row in OPTIONS}
+            self.started = Session(texts, values, progress, update=update, fresh=fresh)
         return self.started
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

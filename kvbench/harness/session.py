@@ -7,15 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench.core.recipe import POOLINGS, PRECISIONS, Configuration, configurations
+from kvbench.core.recipe import Configuration, configurations
 from kvbench.findings import registry as findings
 from kvbench.harness.collector import Collector
-from kvbench.harness.options import check_unreadable, command, parse_seeds, parse_taps
+from kvbench.harness.options import command
 from kvbench.harness.outcome import Outcome
 from kvbench.results import history
-from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.errors import UserError
 from kvbench.utils.files import need_writable
-from kvbench.workloads import workload
 
 if TYPE_CHECKING:
     from kvbench.core.timer import Clock
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
     from kvbench.utils.progress import Progress
+    from kvbench.workloads import Workload
 
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
 
@@ -31,41 +31,33 @@ class Session:
     """Opens the banks and trains; what comes of it goes to the `Collector`.
 
     Args:
-        values: every option's value, by its name in `kvbench.harness.options.OPTIONS`.
-        paths: the values that are paths, by the same names, with the folders that they start from.
+        texts: every option as it was given, by its name in `kvbench.harness.options.OPTIONS`.
+        values: what they were parsed to; paths with the directories that they are relative to.
         progress: where to show it.
         update: write references instead of comparing with them.
         fresh: use nothing that an interrupted session left.
-
-    Raises:
-        UserError: a workload, device or number of seeds makes no sense.
     """
 
     def __init__(
         self,
-        values: Mapping[str, str],
-        paths: Mapping[str, Path],
+        texts: Mapping[str, str],
+        values: Mapping[str, Any],
         progress: Progress,
         *,
         update: bool = False,
         fresh: bool = False,
     ):
-        self.values, self.paths, self.progress, self.fresh = values, paths, progress, fresh
-        self.workload = workload(values["workload"])
-        self.seeds = parse_seeds(values["seeds"], self.workload.seeds)
-        if values["pooling"] not in POOLINGS:
-            raise unknown("pooling", values["pooling"], POOLINGS)
-        check_unreadable(values["unreadable"])
-        if values["precision"] not in PRECISIONS:
-            raise unknown("precision", values["precision"], PRECISIONS)
-        path = paths.get("report", paths["cache"] / f"report-{self.workload.name}.md")
+        self.values, self.progress, self.fresh = values, progress, fresh
+        self.workload: Workload = values["workload"]
+        self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(self.workload.seeds))
+        path = values["report"] or values["cache"] / f"report-{self.workload.name}.md"
         self.collector = Collector(
             self.workload.name,
             self.seeds,
-            paths["expected"],
+            values["expected"],
             path,
-            command(values),
-            command(values, paths=False),
+            command(texts),
+            command(texts, paths=False),
             self.names,
             update=update,
         )
@@ -98,12 +90,12 @@ class Session:
         return Settings(
             self.workload,
             resolve_device(self.values["device"]),
-            self.paths["cache"],
-            self.paths.get("root"),
+            self.values["cache"],
+            self.values["root"],
             self.values["pooling"],
-            parse_taps(self.values["taps"]),
+            self.values["taps"],
             self.values["teacher"],
-            self.paths.get("checkpoint"),
+            self.values["checkpoint"],
             self.values["unreadable"],
             self.values["precision"],
             fresh=self.fresh,
@@ -140,7 +132,7 @@ class Session:
         from kvbench.utils.environment import code
 
         facts = decisive(self.workload, self.banks, self.seeds, len(self._replicates), code(self.test_folders))
-        self.opened_suite = Suite(self.paths["cache"], self.workload.name, facts)
+        self.opened_suite = Suite(self.values["cache"], self.workload.name, facts)
         return self.opened_suite
 
     def training(self, configuration: Configuration, test: str, clock: Clock) -> Training:
