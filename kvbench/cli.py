@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
 
@@ -31,6 +30,8 @@ from kvbench.cli_options import (
     tell,
 )
 from kvbench.utils.errors import UserError
+from kvbench.utils.logs import show_logs
+from kvbench.utils.progress import ProgressBar
 from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
 
 app = typer.Typer(
@@ -41,8 +42,20 @@ app = typer.Typer(
 )
 teacher_app = typer.Typer(no_args_is_help=True, help="Teachers: the frozen networks that students are distilled from.")
 app.add_typer(teacher_app, name="teacher")
+bar = ProgressBar()
 app.command()(detect)
 app.command()(power)
+
+
+@app.callback()
+def show(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every log record.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")] = False,
+) -> None:
+    """Show logs and progress on standard error."""
+    context.with_resource(show_logs(bar, verbose - quiet))
+    context.call_on_close(bar.close)
 
 
 @app.command()
@@ -114,12 +127,9 @@ def extract(
     precision: PrecisionOption = "float32",
 ) -> None:
     """Make a workload's feature banks: one pass of the teacher over each split; an interrupted one goes on."""
-    from kvbench.cli_progress import Telling
-
-    telling = Telling()
     made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable, precision)
-    banks = made.open_banks(telling.passing, telling.say, telling.looking)
-    telling.close()
+    banks = made.open_banks(bar.show)
+    bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
         tell(
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
@@ -142,7 +152,6 @@ def teacher_train(
 
     Writes fp16 weights and, beside them, a .json file that says where they come from.
     """
-    from kvbench.cli_progress import Telling
     from kvbench.data.validate import readable
     from kvbench.features.train_teacher import TeacherTask, train_teacher
     from kvbench.harness.options import UNREADABLE, one_of
@@ -154,16 +163,15 @@ def teacher_train(
     recipe = replace(row.teacher_recipe, epochs=epochs or row.teacher_recipe.epochs)
     images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
     if one_of("way with unreadable images", UNREADABLE)(unreadable) == "skip":
-        telling = Telling()
         for split, part in images.items():
-            images[split], _ = readable(part, split, cache, row.name, partial(telling.looking, split), telling.say)
-        telling.close()
+            images[split], _ = readable(part, split, cache, row.name, bar.show)
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
     command += f" --unreadable {unreadable}" if unreadable != "stop" else ""
     task = TeacherTask(row.arch, images["train"], images["val"], recipe, seed)
     try:
-        facts = train_teacher(task, path, resolve_device(device), command)
+        facts = train_teacher(task, path, resolve_device(device), command, bar.show)
+        bar.close()
     except (KeyboardInterrupt, SystemExit):
         kept = path.with_suffix(".checkpoint").exists()
         tell(f"Stopped: the same command {'goes on at its checkpoint' if kept else 'starts over'}.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -21,6 +22,8 @@ from kvbench.utils.errors import UserError
 if TYPE_CHECKING:
     from kvbench.mutation.inject import Trial
     from kvbench.mutation.replays import Alarms
+
+logger = logging.getLogger(__name__)
 
 
 def detect(
@@ -70,9 +73,9 @@ def detect(
     for number, row in enumerate(chosen, 1):
         trials.append(laboratory.trial(row))
         verdict = "noticed" if trials[-1].noticed else "missed" if trials[-1].changed else "changes nothing"
-        tell(f"[{number}/{len(chosen)}] {row.id}: {verdict}", err=True)
+        logger.info("[%d/%d] %s: %s", number, len(chosen), row.id, verdict)
         keep([])
-    counted = false_alarms(laboratory, seeds, rounded, lambda text: tell(text, err=True)) if not fault else []
+    counted = false_alarms(laboratory, seeds, rounded) if not fault else []
     told = keep(counted)
     tell(f"{summary(trials)}\n{out}" if out else told)
 

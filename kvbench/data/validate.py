@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,26 +26,25 @@ from kvbench.data.loader import in_batches
 from kvbench.data.photos import PhotoImages, UnreadableError, decode
 from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import need_writable, write_whole
-from kvbench.utils.locks import Say
+from kvbench.utils.progress import OnProgress, Progress, ignore
 from kvbench.utils.text import shown
 
 FORMAT: Final = 2  # raise it when what is readable changes, or the files' layout
-BATCH: Final = 64  # images between two ticks of a scan
+BATCH: Final = 64  # images between two reports of progress
 TAIL: Final = 4096  # bytes at a file's end that tell most files of one size apart
 MAX_COMPARED: Final = 50_000  # files opened to look for the same one in both splits
 READERS: Final = 16  # threads: they wait for the disk
 
-Tick = Callable[[int, int], object]  # told how many images were looked at, of how many
+logger = logging.getLogger(__name__)
 
 
 def readable(
-    images: Images, split: str, cache: Path, name: str, tick: Tick = lambda *_: None, say: Say = lambda _: None
+    images: Images, split: str, cache: Path, name: str, on_progress: OnProgress = ignore
 ) -> tuple[Images, str]:
     """Leave out the files that cannot be read; returns the others, and how many were left out or an empty text.
 
-    ``say`` is told which; a text file in ``cache`` lists all of them, with reasons. Every file is decoded once: what
-    was found is kept in ``cache`` and holds until a file changes. Images that are not in files are returned as they
-    are.
+    They are logged; a text file in ``cache`` lists all of them, with reasons. Every file is decoded once: what was
+    found is kept in ``cache`` and holds until a file changes. Images that are not in files are returned as they are.
 
     Raises:
         UserError: of a class, or of all, nothing is left; the cache cannot be written.
@@ -56,8 +56,8 @@ def readable(
     found = _read(path, key, partial(_reasons, count=len(images)))
     known = found is not None
     if found is None:
-        need_writable(cache)  # told before the scan, not after it
-        found, lasting = _look(images, tick)
+        need_writable(cache)  # before the scan, not after it
+        found, lasting = _look(images, f"{name}-{split}: looking for unreadable files", on_progress)
         if lasting:
             _write(path, key, sorted(found.items()))
     if not found:
@@ -68,16 +68,18 @@ def readable(
         with write_whole(listed) as aside:
             aside.write_text("".join(lines), encoding="utf-8")
     note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
-    say(f"{note}: {shorten([images.name(i) for i in sorted(found)])}. All of them, and why: {shown(listed)}")
+    logger.warning(
+        "%s: %s. All, with reasons: %s", note, shorten([images.name(i) for i in sorted(found)]), shown(listed)
+    )
     left = [sample for i, sample in enumerate(images.samples) if i not in found]
     lost = {label for _, label in images.samples} - {label for _, label in left}
     if lost:
         names = shorten([images.classes[label] for label in sorted(lost)])
-        raise UserError(f"No image in {split} can be read of {names}. All files, and why: {shown(listed)}")
+        raise UserError(f"No image in {split} can be read of {names}. All, with reasons: {shown(listed)}")
     return replace(images, samples=left), note
 
 
-def _look(images: PhotoImages, tick: Tick) -> tuple[dict[int, str], bool]:
+def _look(images: PhotoImages, description: str, on_progress: OnProgress) -> tuple[dict[int, str], bool]:
     """Decode every file; returns why some cannot be read, by their places, and whether that is going to stay so."""
     found: dict[int, str] = {}
     lasting, done = True, 0
@@ -87,7 +89,7 @@ def _look(images: PhotoImages, tick: Tick) -> tuple[dict[int, str], bool]:
                 found[index] = error.reason
                 lasting &= error.lasting
         done += len(tried)
-        tick(done, len(images))
+        on_progress(Progress(description, done, len(images), "file"))
     return found, lasting
 
 
@@ -103,8 +105,8 @@ def _refusal(path: str, size: int) -> UnreadableError | None:
     return None
 
 
-def in_both(train: Images, val: Images, cache: Path, name: str, say: Say = lambda _: None) -> str:
-    """Say which validation images are training images, too, byte for byte; empty where there are none.
+def in_both(train: Images, val: Images, cache: Path, name: str) -> str:
+    """Say, and log, which validation images are training images, too, byte for byte; empty where there are none.
 
     Only files that have a size in common are opened, at most `MAX_COMPARED` of them; what was found is kept in
     ``cache``. Generated images are not compared.
@@ -125,7 +127,7 @@ def in_both(train: Images, val: Images, cache: Path, name: str, say: Say = lambd
     first = shorten([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])
     looked = "" if whole else f" {len(chosen) + len(val_chosen):,} files were compared, not all."
     note = f"{len(pairs):,} of {len(val):,} val images are train images, too, byte for byte: {first}.{looked}"
-    say(f"Warning: {note}")
+    logger.warning("%s", note)
     return note
 
 

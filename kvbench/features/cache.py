@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,9 +22,10 @@ from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import built_with
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import need_writable, sweep
-from kvbench.utils.locks import Say, held
+from kvbench.utils.locks import locked
+from kvbench.utils.progress import OnProgress, Progress, ignore
 
-Tick = Callable[[int], object]  # told how many more images are done
+logger = logging.getLogger(__name__)
 
 
 class _OtherBitsError(Exception):
@@ -32,22 +34,21 @@ class _OtherBitsError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One bank of a cache: where it lies, what it is made of, and whom to tell.
+    """One bank of a cache: where it lies, and what it is computed from.
 
     Args:
         settings: all that decides it.
         cache: the folder.
         name: begins the file's name and every sentence about it.
         device: the teacher's.
-        tick, say: told of images done, and sentences for the user.
+        on_progress: called with the images done, after every batch.
     """
 
     settings: BankSettings
     cache: Path
     name: str
     device: torch.device
-    tick: Tick = lambda _: None
-    say: Say = lambda _: None
+    on_progress: OnProgress = ignore
 
     @property
     def path(self) -> Path:
@@ -65,13 +66,13 @@ class Entry:
         opened, wrong = self._look()
         if opened is None:
             try:
-                need_writable(self.cache)  # told before the pass, not after it
+                need_writable(self.cache)  # before the pass, not after it
             except UserError as error:
                 raise UserError(f"{self.path} cannot be used: {wrong}. {error}" if wrong else str(error)) from error
             extraction.check(self.settings)
             with _written(self.path):
                 self.cache.mkdir(parents=True, exist_ok=True)
-                with held(self.path.with_suffix(".lock"), self.name, self.say):
+                with locked(self.path.with_suffix(".lock"), self.name):
                     sweep(self.cache)
                     opened = self._look()[0]  # whoever held the lock may have made it
                     if opened is None:
@@ -128,9 +129,9 @@ class Entry:
                 self._mend()
                 return
             except _OtherBitsError:
-                self.say(f"{self.name}: another machine or version made {self.path}; all of it is made again.")
+                logger.warning("%s: another machine or version wrote %s; it is computed again.", self.name, self.path)
             except DamagedError as error:
-                self.say(f"{self.name}: {self.path} is no whole bank ({error}); it is made again.")
+                logger.warning("%s: %s is not a complete bank (%s); it is computed again.", self.name, self.path, error)
             self.path.unlink()
         self._make(fresh)
 
@@ -140,14 +141,12 @@ class Entry:
         try:
             layout, digests = self._header(fd)
             odd = damaged(fd, layout, dict(enumerate(digests)))
-            again = "it is made again" if len(odd) == 1 else "they are made again"
-            self.say(f"{self.name}: {self.path}: {shard_names(layout, odd)}: damaged; {again}.")
+            logger.warning("%s: %s: %s damaged; computed again.", self.name, self.path, shard_names(layout, odd))
 
             def compare(shard: int, told: str) -> None:
                 if told != digests[shard]:
                     raise _OtherBitsError
 
-            self.tick(layout.rows - sum(len(layout.shards[shard]) for shard in odd))
             self._fill(odd, lambda _: Filler(fd, layout, odd, compare))
         finally:
             os.close(fd)
@@ -161,15 +160,15 @@ class Entry:
         unfinished = None if fresh else Unfinished.find(self.path, fingerprint, made_by, rows)
         if unfinished is None:
             if discard(self.path) and not fresh:
-                self.say(f"{self.name}: an interrupted pass left nothing that can be gone on with here; starting over.")
+                logger.info("%s: what an interrupted pass left cannot be resumed here; starting over.", self.name)
         else:
             odd = unfinished.check()
             missing = unfinished.missing
             if odd:
-                self.say(f"{self.name}: unfinished, {shard_names(unfinished.layout, odd)}: damaged; made again.")
+                names = shard_names(unfinished.layout, odd)
+                logger.warning("%s: unfinished, %s damaged; computed again.", self.name, names)
             if unfinished.done:
-                self.say(f"{self.name}: going on after {unfinished.done:,} of {rows:,} images.")
-                self.tick(unfinished.done)
+                logger.info("%s: resuming after %s of %s images.", self.name, f"{unfinished.done:,}", f"{rows:,}")
 
         def filler(batch: extraction.Rows) -> Filler:
             nonlocal unfinished
@@ -190,10 +189,19 @@ class Entry:
             return
         shards = spans(len(self.settings.images))
         rows = [row for shard in missing for row in shards[shard]]
+        done = len(self.settings.images) - len(rows)
+        if done:
+            self._report(done)
         filling: Filler | None = None
-        for batch in extraction.extract(self.settings, self.device, rows, self.tick):
+        for batch in extraction.extract(self.settings, self.device, rows):
             filling = filling or filler(batch)
             filling.add(batch)
+            done += len(batch["labels"])
+            self._report(done)
+
+    def _report(self, done: int) -> None:
+        total = len(self.settings.images)
+        self.on_progress(Progress(f"{self.name}: teacher pass", done, total, "image"))
 
 
 def open_bank(
@@ -201,13 +209,12 @@ def open_bank(
     cache: Path,
     name: str,
     device: torch.device,
-    tick: Tick = lambda _: None,
-    say: Say = lambda _: None,
+    on_progress: OnProgress = ignore,
     *,
     fresh: bool = False,
 ) -> FeatureBank:
     """Open the bank of ``settings`` in ``cache``, made or mended first where need be; see `Entry.open`."""
-    return Entry(settings, cache, name, device, tick, say).open(fresh=fresh)
+    return Entry(settings, cache, name, device, on_progress).open(fresh=fresh)
 
 
 @contextmanager

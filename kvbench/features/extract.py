@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -19,7 +19,6 @@ BATCH = 128  # images that are read, and passed on an accelerator, at a time
 # times as fast in passes of 128 as of 32, 128 images of 224 pixels 1.2 times as fast in passes of 16 as of 128.
 PIXELS = 2**19  # of a pass on the CPU, about
 LEAST = 16  # images of a pass: of fewer, the last layer takes another kernel on many CPUs, which rounds otherwise
-Tick = Callable[[int], object]  # told how many images have gone through
 Rows = dict[str, Tensor]  # a batch's rows of every column
 
 
@@ -40,9 +39,7 @@ def check(settings: BankSettings) -> None:
         pass
 
 
-def extract(
-    settings: BankSettings, device: torch.device, rows: Sequence[int], tick: Tick = lambda _: None
-) -> Iterator[Rows]:
+def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -> Iterator[Rows]:
     """Pass images through the teacher, in the order of ``rows``.
 
     Yields, for every `BATCH` of them, labels (B,), ``tap0`` and so on (B, D) each, shallow to deep, and logits (B, K),
@@ -64,7 +61,6 @@ def extract(
                 logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*made, strict=True))
                 named = {f"tap{i}": tap for i, tap in enumerate(taps)}
                 yield {"labels": labels.to(torch.int64), **named, "logits": logits}
-                tick(len(labels))
 
 
 def _pass_size(x: Tensor, device: torch.device) -> int:

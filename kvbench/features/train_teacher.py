@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from kvbench.core.recipe import TeacherRecipe
 from kvbench.data.base import Images, need_classes
@@ -24,6 +24,9 @@ from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import need_writable, write_whole
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
+from kvbench.utils.progress import OnProgress, Progress, ignore
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 200  # steps: a few minutes on two cores
 SHIFT = 4  # pixels that augmentation may move a 64-pixel image, in proportion for others
@@ -40,7 +43,9 @@ class TeacherTask:
     seed: int
 
 
-def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: str) -> dict[str, Any]:
+def train_teacher(
+    task: TeacherTask, out: Path, device: torch.device, command: str, on_progress: OnProgress = ignore
+) -> dict[str, Any]:
     """Train, and write ``out`` (fp16 safetensors) and ``out`` with suffix ``.json`` (provenance, returned).
 
     Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one.
@@ -54,7 +59,7 @@ def train_teacher(task: TeacherTask, out: Path, device: torch.device, command: s
     need_writable(out.parent)
     need_classes(task.train, task.val, None)
     with enough_memory(f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}", OTHER_PLACE):
-        module = _fit(task, out.with_suffix(".checkpoint"), device)
+        module = _fit(task, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
     with write_whole(out) as path:
         tensorfile.write(path, state, {})
@@ -82,7 +87,7 @@ def _steps(task: TeacherTask) -> int:
     return task.recipe.epochs * (len(task.train) // task.recipe.batch_size)
 
 
-def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module:
+def _fit(task: TeacherTask, checkpoint: Path, device: torch.device, on_progress: OnProgress) -> nn.Module:
     recipe = task.recipe
     torch.manual_seed(task.seed)
     module = build(task.arch, len(task.train.classes)).to(memory_format=torch.channels_last).to(device)
@@ -97,7 +102,6 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
     step = _resume(checkpoint, identity, parts, total)
     per_epoch = total // recipe.epochs
-    progress = tqdm(total=total, initial=step, unit="step", mininterval=1, desc="teacher", disable=None)
     module.train()
     while step < total:
         epoch, within = divmod(step, per_epoch)
@@ -114,17 +118,14 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device) -> nn.Module
             optimizer.step()
             scheduler.step()
             step += 1
-            progress.update()
-            progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}", refresh=False)
+            on_progress(Progress(f"teacher, epoch {epoch + 1}, loss {loss.item():.3f}", step, total, "step"))
             if step % CHECKPOINT_EVERY == 0 or step % per_epoch == 0:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 whole = io.BytesIO()  # into a file, torch tells a full disk by an error like any other
                 torch.save({"identity": identity, "step": step, **states}, whole)
                 with write_whole(checkpoint) as path:
                     path.write_bytes(whole.getbuffer())
-                if progress.disable and step % CHECKPOINT_EVERY == 0:  # no terminal: a line now and then, for a log
-                    print(f"step {step} of {total}, loss {loss.item():.3f}", flush=True)
-    progress.close()
+                logger.info("step %d of %d, loss %.3f", step, total, loss.item())
     return module
 
 

@@ -68,6 +68,7 @@ class KvbenchPlugin:
     def __init__(self, config: pytest.Config):
         self.config = config
         self.started: Session | None = None
+        self._logs = contextlib.ExitStack()  # while it is open, records go past the capture to the terminal
         # What was asked for and cannot be had is told before anything else happens; defaults cost no import.
         if any(self.option(row.name) != row.default for row in OPTIONS):
             _ = self.session
@@ -96,15 +97,20 @@ class KvbenchPlugin:
         """The session; raises `pytest.UsageError` where an option makes no sense."""
         if self.started is None:
             from kvbench.harness.session import Session
-            from kvbench.utils.progress import Progress
+            from kvbench.utils.logs import show_logs
+            from kvbench.utils.progress import ProgressBar
 
-            progress = Progress(functools.partial(uncaptured, self.config))
+            progress = ProgressBar(functools.partial(uncaptured, self.config))
+            self._logs.enter_context(show_logs(progress, self.config.get_verbosity()))
             update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
             with usage_errors():
                 values = {row.name: self.value(row) for row in OPTIONS}
             texts = {row.name: self.option(row.name) for row in OPTIONS}
             self.started = Session(texts, values, progress, update=update, fresh=fresh)
         return self.started
+
+    def pytest_unconfigure(self) -> None:
+        self._logs.close()
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "kvbench_configuration" in metafunc.fixturenames:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kvbench.core.trainer import Run, Training
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
-    from kvbench.utils.progress import Progress
+    from kvbench.utils.progress import ProgressBar
     from kvbench.workloads import Workload
 
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
@@ -42,7 +42,7 @@ class Session:
         self,
         texts: Mapping[str, str],
         values: Mapping[str, Any],
-        progress: Progress,
+        progress: ProgressBar,
         *,
         update: bool = False,
         fresh: bool = False,
@@ -104,18 +104,11 @@ class Session:
     @cached_property
     def banks(self) -> Banks:
         """Both splits' banks, made where the cache lacks them."""
-
-        def tick(split: str, done: int, total: int) -> None:
-            self.progress.show("image", f"{self.workload.name}: teacher pass, {split}", done, total)
-
-        def scanned(split: str, done: int, total: int) -> None:
-            self.progress.show("file", f"{self.workload.name}: looking for unreadable files, {split}", done, total)
-
         try:
             need_writable(self.collector.report_path.parent)  # told before training, not after it
         except UserError as error:
             raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
-        banks = self.settings.open_banks(tick, self.progress.say, scanned)
+        banks = self.settings.open_banks(self.progress.show)
         self.progress.close()
         return banks
 
@@ -152,11 +145,13 @@ class Session:
         return training
 
     def _tick(self, run: Run) -> None:
+        from kvbench.utils.progress import Progress
+
         epochs = run.configuration.recipe.epochs
         total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._replicates)) * epochs
         self._epochs_done += 1
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
-        self.progress.show("epoch", text, min(self._epochs_done, total), total)
+        self.progress.show(Progress(text, min(self._epochs_done, total), total, "epoch"))
 
     def record(self, training: Training, moved: Sequence[str] | None = None) -> dict[str, Any]:
         """What a training leaves for a saved benchmark: enough to make every table again."""

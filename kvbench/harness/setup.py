@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from kvbench.features.spec import BankSettings
 from kvbench.utils import environment as provenance
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, unknown
-from kvbench.utils.locks import Say
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
+from kvbench.utils.progress import OnProgress, ignore
 from kvbench.workloads import Workload
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
-BankTick = Callable[[str, int, int], object]  # told the split, how many images have gone through, of how many
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -107,24 +107,14 @@ class Settings:
             return teacher.shipped(self.workload.name)
         return teacher.pretrained(arch)
 
-    def open_banks(
-        self,
-        tick: BankTick = lambda *_: None,
-        say: Say = lambda _: None,
-        scanned: BankTick = lambda *_: None,
-    ) -> Banks:
-        """Open the banks of both splits, making those that the cache lacks.
-
-        ``say`` is told what is odd about the data and what is reused or mended, ``scanned`` how far a look for
-        unreadable files is.
-        """
+    def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
+        """Open the banks of both splits, computing those that the cache lacks."""
         images = {split: self.images(split) for split in SPLITS}
         need_classes(images["train"], images["val"], self.root)
         notes = []
         if self.unreadable == "skip":
             for split, part in images.items():
-                look = partial(scanned, split)
-                images[split], note = scan.readable(part, split, self.cache, self.workload.name, look, say)
+                images[split], note = scan.readable(part, split, self.cache, self.workload.name, on_progress)
                 notes.append(note)
         chosen = self.teacher(images["train"].classes)
         made = {}
@@ -133,20 +123,14 @@ class Settings:
         for split, part in images.items():
             taps = self.taps or self.workload.taps
             settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
-            total, done = len(part), [0]
-
-            def count(n: int, split: str = split, total: int = total, done: list[int] = done) -> None:
-                done[0] += n
-                tick(split, done[0], total)
-
             name = f"{self.workload.name}-{split}"
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                opened = cache.open_bank(settings[split], self.cache, name, self.device, count, say, fresh=self.fresh)
+                opened = cache.open_bank(settings[split], self.cache, name, self.device, on_progress, fresh=self.fresh)
                 made[split] = opened.to(self.device)
             if odd := differences(opened.built_with, here):
                 notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
-                say(f"Warning: {notes[-1]}.")
-        notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name, say))
+                logger.warning("%s.", notes[-1])
+        notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name))
         return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
 
 

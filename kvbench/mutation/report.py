@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,17 +31,16 @@ ABOUT_FAULTS = (
     " configuration that the fault does not touch, and whether its histories stayed the same bit by bit."
 )
 
-Told = Callable[[str], object]
+logger = logging.getLogger(__name__)
 
 
-def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: int, told: Told) -> list[Alarms]:
+def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: int) -> list[Alarms]:
     """Train clean replays and count their alarms.
 
     Args:
         laboratory: as `kvbench.mutation.inject.Laboratory`.
         clean_seeds: trained once each; replays take as many of them as a default run has seeds.
         rounded: replays of the default seeds on banks rounded otherwise.
-        told: called with a line when a part is done.
     """
     reference, size = laboratory.reference, len(laboratory.seeds)
     names = history.configurations(reference.histories)
@@ -49,7 +49,7 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
     for seed in range(rounded):
         banks = laboratory.perturbed(seed)
         frames.append(pd.concat([laboratory.train(name, banks) for name in names], ignore_index=True))
-        told(f"clean replay {seed + 1} of {rounded} on other rounding is trained")
+        logger.info("clean replay %d of %d on other rounding is trained", seed + 1, rounded)
     same = replays.perturbed(reference, frames, laboratory.rng_fingerprint)
     kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
     if rounded:
@@ -62,7 +62,7 @@ def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: in
         parts = []
         for name in names:
             parts.append(laboratory.train(name, seeds=clean_seeds))
-            told(f"{len(clean_seeds)} clean seeds of {name} are trained")
+            logger.info("%d clean seeds of %s are trained", len(clean_seeds), name)
         clean = pd.concat(parts, ignore_index=True)
         among = f"seeds {_range(clean_seeds)}"
         apart = replays.apart(reference, clean, size)

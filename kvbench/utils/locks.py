@@ -1,11 +1,12 @@
-"""Locks between processes: one makes, the others wait and are told for whom."""
+"""Locks between processes: one writes, the others wait, and log for whom."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
@@ -20,14 +21,14 @@ from kvbench.utils.text import shown
 PATIENCE = 0.5  # seconds before a wait is worth a sentence
 NO_LOCKS = {ENOSYS, ENOLCK, EOPNOTSUPP}  # what a file system without locks says
 POLL = 0.2  # seconds between two tries
-Say = Callable[[str], object]  # told a sentence for the user
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(path: Path, what: str, say: Say) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock ``path`` inside the block; the operating system frees it when its process dies, however it dies.
 
-    Where another process holds it, ``say`` is told once who makes ``what`` and since when. The file stays: to remove it
+    Where another process holds it, a log record says who computes ``what`` and since when. The file stays: removing it
     would part those who wait for it from those who come later.
 
     Raises:
@@ -38,7 +39,7 @@ def held(path: Path, what: str, say: Say) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            say(f"{what} is being made by {_owner(path)}; waiting.")
+            logger.info("%s is being computed by %s; waiting.", what, _owner(path))
             lock.acquire()
     except OSError as error:
         remedy = " Choose a folder on a file system that has locks with --kvbench-cache."
@@ -60,16 +61,16 @@ def lock_on(path: Path) -> FileLock:
 
 
 def _write(path: Path, text: str) -> None:
-    with suppress(OSError):  # who holds it is news for those who wait, no more
+    with suppress(OSError):  # the owner's name only informs those who wait
         path.write_text(text)
 
 
 def _owner(path: Path) -> str:
     try:
-        told = read_json(path)
-        since = datetime.fromisoformat(told["since"]).astimezone()
+        owner = read_json(path)
+        since = datetime.fromisoformat(owner["since"]).astimezone()
         form = "%H:%M" if since.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M"
-        host = shown(str(told["host"])[:LONGEST_NAME])
-        return f"process {int(told['pid'])} on {host} since {since:{form}}"
+        host = shown(str(owner["host"])[:LONGEST_NAME])
+        return f"process {int(owner['pid'])} on {host} since {since:{form}}"
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

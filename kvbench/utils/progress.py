@@ -1,4 +1,4 @@
-"""Progress on the terminal's next line, whoever captures the output; where there is no terminal, sentences alone."""
+"""How far a piece of work is, and a bar that shows it on the terminal, whoever captures the output."""
 
 from __future__ import annotations
 
@@ -7,10 +7,33 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from kvbench.utils.text import plain, shown
+from kvbench.utils.text import shown
+
+
+class Progress(NamedTuple):
+    """What long work reports again and again: ``Progress("fractals-train: teacher pass", 128, 4096, "image")``.
+
+    Args:
+        description: what is under way.
+        done, total: units done so far, and of how many.
+        unit: what is counted, in the singular.
+    """
+
+    description: str
+    done: int
+    total: int
+    unit: str
+
+
+OnProgress = Callable[[Progress], object]
+
+
+def ignore(_progress: Progress) -> None:
+    """Show nothing: the default of every ``on_progress``."""
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
@@ -41,42 +64,43 @@ class Terminal(io.TextIOBase):
         return len(text)
 
 
-class Progress:
-    """One bar at a time: images through the teacher, then epochs of all configurations and seeds."""
+class ProgressBar:
+    """One bar at a time on the terminal: images through the teacher, then epochs of all configurations and seeds.
 
-    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]]):
+    Where standard error is no terminal, nothing is drawn. Its method `show` is an `OnProgress`.
+
+    Args:
+        uncaptured: gives a context in which standard error is not captured.
+    """
+
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]] = nullcontext):
         self.terminal = Terminal(uncaptured)
         self.bar: Bar | None = None
-        self.kind: tuple[str, int] | None = None  # unit and total of the bar
-        self.done = 0
+        self.shown: Progress | None = None
 
-    def show(self, unit: str, text: str, done: int, total: int) -> None:
-        """Draw ``done`` of ``total`` units with the time left; ``text`` says what is under way, whatever is in it."""
-        text = shown(text)
-        if self.kind != (unit, total) or done < self.done:
+    def show(self, progress: Progress) -> None:
+        """Draw the progress with the time left; a new bar where the unit or the total changes, or ``done`` falls."""
+        last = self.shown
+        if last is None or last[2:] != progress[2:] or progress.done < last.done:
             self.close()
-            self.kind, self.done = (unit, total), 0
-            columns = shutil.get_terminal_size().columns - 1
+            last = progress._replace(done=0)
             self.bar = Bar(
-                desc=text, total=total, unit=unit, file=self.terminal, disable=None, leave=False, mininterval=0.3,
-                ncols=columns,
+                total=progress.total, unit=progress.unit, file=self.terminal, disable=None, leave=False,
+                mininterval=0.3, ncols=shutil.get_terminal_size().columns - 1, desc=shown(progress.description),
             )  # fmt: skip
         assert self.bar is not None
-        self.bar.set_description(text, refresh=False)
-        self.bar.update(done - self.done)
-        self.done = done
+        self.bar.set_description(shown(progress.description), refresh=False)
+        self.bar.update(progress.done - last.done)
+        self.shown = progress
 
-    def say(self, text: str) -> None:
-        """Print a sentence on a line of its own, on the real standard error, whether that is a terminal or not.
-
-        It may hold text from outside, such as a file's name: what is not seen is shown by its code.
-        """
+    def print(self, text: str) -> None:
+        """Print a line, clear of the bar, on the real standard error, whether that is a terminal or not."""
         self.clear()
         with self.terminal.uncaptured():
             if sys.stderr is not None:
                 # Where others capture, they are in the middle of a line: pytest's dots.
                 start = "" if self.terminal.uncaptured is nullcontext else "\n"
-                sys.stderr.write(f"{start}{plain(text)}\n")
+                sys.stderr.write(f"{start}{text}\n")
                 sys.stderr.flush()
 
     def clear(self) -> None:
@@ -88,4 +112,4 @@ class Progress:
         """Take the bar off the terminal for good."""
         if self.bar is not None:
             self.bar.close()
-        self.bar, self.kind = None, None
+        self.bar = self.shown = None

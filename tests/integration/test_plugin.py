@@ -70,7 +70,9 @@ def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Project, p
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     result = run("-k", "[Model1]")
     counts(result, passed=1, failed=0)
-    result.stderr.fnmatch_lines([f"small-val: {path}: shard 1 (images 1 to 100) of 1: damaged; it is made again."])
+    result.stderr.fnmatch_lines(
+        [f"Warning: small-val: {path}: shard 1 (images 1 to 100) of 1 damaged; computed again."]
+    )
     assert path.read_bytes() == whole
 
 

@@ -15,8 +15,10 @@ from kvbench.core.bank import FeatureBank
 from kvbench.features.cache import open_bank
 from kvbench.features.partial import places
 from kvbench.features.shards import ALIGNMENT
+from kvbench.utils.progress import Progress
 from tests.slow.test_fuzz_files import edited, edits, fuzz, safe, said, spoil, spoilt
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
+from tests.support.logs import logged
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 300  # two shards of 128 rows and one of 44
@@ -40,12 +42,10 @@ def expected() -> FeatureBank:
 @pytest.fixture(scope="module")
 def halted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """The file and the journal of a pass that was interrupted after its second shard."""
-    folder, seen = tmp_path_factory.mktemp("halted"), 0
+    folder = tmp_path_factory.mktemp("halted")
 
-    def stop(images: int) -> None:
-        nonlocal seen
-        seen += images
-        if seen >= 256:
+    def stop(progress: Progress) -> None:
+        if progress.done >= 256:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,9 +57,9 @@ def halted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 
 def opened(folder: Path) -> FeatureBank | None:
-    told: list[str] = []
-    found = said(lambda: open_bank(tiny_settings(COUNT), folder, "a", CPU, say=told.append))
-    for text in told:
+    with logged() as messages:
+        found = said(lambda: open_bank(tiny_settings(COUNT), folder, "a", CPU))
+    for text in messages:
         safe(text)
     assert found is None or isinstance(found, FeatureBank)
     return found

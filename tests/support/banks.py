@@ -1,13 +1,14 @@
 """A small teacher and its banks, for tests and for processes that tests start.
 
 As a program, ``python -m tests.support.banks CACHE COUNT PRECISION [ACT AFTER]`` opens the tiny bank in shards of 128
-rows and says what it is told. ACT is ``kill`` or ``wait`` (for a line) after AFTER images, or a function of `os` in
+rows and prints what is logged. ACT is ``kill`` or ``wait`` (for a line) after AFTER images, or a function of `os` in
 whose AFTERth call it kills itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import resource
 import signal
@@ -29,6 +30,7 @@ from kvbench.features.cache import open_bank
 from kvbench.features.extract import extract
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import Teacher, frozen
+from kvbench.utils.progress import Progress
 from tests.support import ROOT
 
 CPU = torch.device("cpu")
@@ -188,20 +190,20 @@ def _main(cache: str, count: str, precision: str = "float32", act: str = "", aft
             return before(*arguments)
 
         setattr(os, act, last)
-    seen, waited = 0, False
+    waited = False
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
-    def tick(images: int) -> None:
-        nonlocal seen, waited
-        seen += images
-        if act == "kill" and seen >= int(after):
+    def act_after(progress: Progress) -> None:
+        nonlocal waited
+        if act == "kill" and progress.done >= int(after):
             os.kill(os.getpid(), signal.SIGKILL)
-        if act == "wait" and seen >= int(after) and not waited:
+        if act == "wait" and progress.done >= int(after) and not waited:
             waited = True
             print("waiting", flush=True)
             sys.stdin.readline()
 
     settings = tiny_settings(int(count), precision=precision)
-    made = open_bank(settings, Path(cache), "a", CPU, tick, lambda text: print(text, flush=True))
+    made = open_bank(settings, Path(cache), "a", CPU, act_after)
     print(f"{len(made)} rows in {passes(settings)} passes", flush=True)
 
 

@@ -15,8 +15,10 @@ from kvbench.data.layouts import image_folder
 from kvbench.data.photos import PhotoImages
 from kvbench.data.validate import in_both, readable
 from kvbench.utils.errors import UserError
+from kvbench.utils.progress import Progress
 from kvbench.workloads import WORKLOADS
 from tests.support.banks import tmpfs
+from tests.support.logs import logged
 from tests.support.photos import draw, draw_folder, draw_tiny_imagenet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -43,7 +45,10 @@ def opened(root: Path, split: str = "train") -> PhotoImages:
 
 def left(root: Path, cache: Path, said: list[str] | None = None) -> list[str]:
     """The names of the training images that can be used."""
-    images, _ = readable(opened(root), "train", cache, "mine", say=(said if said is not None else []).append)
+    with logged() as messages:
+        images, _ = readable(opened(root), "train", cache, "mine")
+    if said is not None:
+        said += messages
     assert isinstance(images, PhotoImages)
     return [images.name(i).removeprefix("train/") for i in range(len(images))]
 
@@ -56,9 +61,9 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreadable_files_are_left_out_told_and_listed(root: Path, cache: Path) -> None:
-    said: list[str] = []
-    ticks: list[tuple[int, int]] = []
-    images, note = readable(opened(root), "train", cache, "mine", lambda *tick: ticks.append(tick), said.append)
+    reports: list[Progress] = []
+    with logged() as messages:
+        images, note = readable(opened(root), "train", cache, "mine", reports.append)
     assert isinstance(images, PhotoImages)
     assert [images.name(i) for i in range(len(images))] == [
         "train/cat/0.png", "train/cat/2.png", "train/dog/0.png", "train/dog/1.png"
@@ -67,19 +72,19 @@ def test_unreadable_files_are_left_out_told_and_listed(root: Path, cache: Path) 
     assert images.fingerprint["count"] == 4
     assert note == "2 of 6 train images are left out, since they cannot be read"
     (listed,) = cache.glob("mine-train-*.unreadable.txt")
-    assert said == [f"{note}: train/cat/1.png, train/dog/2.png. All of them, and why: {listed}"]
+    assert messages == [f"{note}: train/cat/1.png, train/dog/2.png. All, with reasons: {listed}"]
     assert listed.read_text().splitlines() == [
         "train/cat/1.png: it is none of JPEG, PNG, GIF, WEBP, TIFF, BMP, PPM",
         "train/dog/2.png: it is a symbolic link to a file that is not there",
     ]
-    assert ticks == [(6, 6)]
+    assert reports == [("mine-train: looking for unreadable files", 6, 6, "file")]
 
 
 def test_sound_files_are_left_as_they_are(tmp_path: Path, cache: Path) -> None:
     images = opened(draw_folder(tmp_path))
-    said: list[str] = []
-    assert readable(images, "train", cache, "mine", say=said.append) == (images, "")
-    assert said == []
+    with logged() as messages:
+        assert readable(images, "train", cache, "mine") == (images, "")
+    assert messages == []
     assert list(cache.glob("*.txt")) == []
 
 
@@ -148,7 +153,7 @@ def test_a_failure_that_may_pass_is_not_remembered(root: Path, cache: Path) -> N
 def test_a_class_of_which_nothing_is_left_is_named(root: Path, cache: Path) -> None:
     for path in (root / "train" / "cat").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"No image in train can be read of cat\. .*why: .*unreadable\.txt"):
+    with pytest.raises(UserError, match=r"No image in train can be read of cat\. .*reasons: .*unreadable\.txt"):
         left(root, cache)
 
 
@@ -181,9 +186,9 @@ def test_images_that_lie_in_no_files_are_left_alone(cache: Path) -> None:
 
 
 def both(root: Path, cache: Path) -> str:
-    said: list[str] = []
-    note = in_both(opened(root), opened(root, "val"), cache, "mine", said.append)
-    assert said == [f"Warning: {note}"] * bool(note)
+    with logged() as messages:
+        note = in_both(opened(root), opened(root, "val"), cache, "mine")
+    assert messages == ([note] if note else [])
     return note
 
 

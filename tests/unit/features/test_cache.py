@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from kvbench.features import cache
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
+from kvbench.utils.progress import Progress
 from tests.support import ROOT
 from tests.support.banks import (
     CPU,
@@ -37,10 +38,10 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads w
 @pytest.mark.parametrize("count", [1, ROWS, ROWS + 1, COUNT])
 def test_a_bank_on_disk_is_what_one_pass_gives(count: int, precision: str, tmp_path: Path) -> None:
     settings = tiny_settings(count, precision=precision)
-    ticks: list[int] = []
-    made = open_bank(settings, tmp_path, "a", CPU, ticks.append)
+    reports: list[Progress] = []
+    made = open_bank(settings, tmp_path, "a", CPU, reports.append)
     assert_equal(made, in_memory(settings))
-    assert sum(ticks) == count
+    assert reports[-1] == ("a: teacher pass", count, count, "image")
     assert left(tmp_path) == [".safetensors"]
     columns = load_file(settings.path(tmp_path, "a"))
     assert set(columns) == {"labels", "logits", "tap0", "tap1"}, "safetensors reads it, too"

@@ -17,6 +17,7 @@ import torch
 from kvbench.features.cache import open_bank
 from kvbench.features.shards import Column, read_header
 from kvbench.utils.errors import UserError
+from kvbench.utils.progress import Progress
 from tests.support.banks import (
     CPU,
     ROWS,
@@ -30,6 +31,7 @@ from tests.support.banks import (
     passes,
     tiny_settings,
 )
+from tests.support.logs import logged
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 300  # shards of 128, 128 and 44 rows
@@ -51,16 +53,16 @@ def path(tmp_path: Path) -> Path:
 
 def mended(path: Path, expected: str) -> tuple[list[str], int]:
     """Open a damaged bank; returns what was said and how many passes were made; its file must be as ``expected``."""
-    told: list[str] = []
-    ticks: list[int] = []
+    reports: list[Progress] = []
     settings = tiny_settings(COUNT)
-    made = open_bank(settings, path.parent, "a", CPU, ticks.append, told.append)
+    with logged() as messages:
+        made = open_bank(settings, path.parent, "a", CPU, reports.append)
     seen = passes(settings)
     assert_equal(made, in_memory(settings))
     assert content(path.parent) == expected
     assert left(path.parent) == [".safetensors"]
-    assert sum(ticks) == COUNT
-    return told, seen
+    assert reports[-1].done == COUNT
+    return messages, seen
 
 
 def places() -> Iterator[tuple[str, int, int]]:
@@ -78,7 +80,7 @@ def test_a_flipped_bit_in_a_shard_has_it_made_again_alone(column: str, shard: in
     whole = content(path.parent)
     flip(path, at)
     told, seen = mended(path, whole)
-    assert told == [f"a: {path}: {SHARDS[shard]}: damaged; it is made again."]
+    assert told == [f"a: {path}: {SHARDS[shard]} damaged; computed again."]
     assert seen == 1
 
 
@@ -87,7 +89,7 @@ def test_several_damaged_shards_are_named_together(path: Path) -> None:
     flip(path, -1)
     flip(path, -COUNT * 88)
     told, seen = mended(path, whole)
-    assert told == [f"a: {path}: shards 1 (images 1 to 128), 3 (images 257 to 300) of 3: damaged; they are made again."]
+    assert told == [f"a: {path}: shards 1 (images 1 to 128), 3 (images 257 to 300) of 3 damaged; computed again."]
     assert seen == 2
 
 
@@ -100,7 +102,7 @@ def test_mending_that_is_interrupted_is_taken_up_again(path: Path) -> None:
         with pytest.raises(UserError, match=r"^Cannot write .*: Input/output error\.$"):
             open_bank(tiny_settings(COUNT), path.parent, "a", CPU)
     told, seen = mended(path, whole)
-    assert told == [f"a: {path}: {SHARDS[3]}: damaged; it is made again."]
+    assert told == [f"a: {path}: {SHARDS[3]} damaged; computed again."]
     assert seen == 1
 
 
@@ -111,7 +113,7 @@ def test_a_flipped_bit_in_the_header_has_all_made_again(part: int, path: Path) -
     flip(path, part if part < 8 else 8 + (part - 8) * (header - 9) // 7)  # its length; from its first to its last byte
     told, seen = mended(path, whole)
     assert len(told) == 1
-    assert told[0].startswith(f"a: {path} is no whole bank (")
+    assert told[0].startswith(f"a: {path} is not a complete bank (")
     assert seen == 3
 
 
@@ -120,7 +122,7 @@ def test_a_file_cut_short_is_made_again(kept: int, path: Path) -> None:
     whole = content(path.parent)
     os.truncate(path, kept if kept >= 0 else path.stat().st_size + kept)
     told, seen = mended(path, whole)
-    assert "is no whole bank (" in told[0]
+    assert "is not a complete bank (" in told[0]
     assert seen == 3
 
 
@@ -201,7 +203,7 @@ def test_a_bank_whose_shards_come_out_otherwise_here_is_made_again_as_a_whole(pa
 
     flip(path, -1)
     here = replace(tiny_settings(COUNT), images=Elsewhere(COUNT, seed=5))
-    told: list[str] = []
-    made = open_bank(here, path.parent, "a", CPU, say=told.append)
-    assert f"a: another machine or version made {path}; all of it is made again." in told
+    with logged() as messages:
+        made = open_bank(here, path.parent, "a", CPU)
+    assert f"a: another machine or version wrote {path}; it is computed again." in messages
     assert_equal(made, in_memory(here))

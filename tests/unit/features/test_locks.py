@@ -18,14 +18,15 @@ import pytest
 from kvbench.core.bank import FeatureBank
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
-from kvbench.utils.locks import held, lock_on
+from kvbench.utils.locks import lock_on, locked
 from tests.support.banks import CPU, assert_equal, content, left, other_process, passes, tiny_settings
+from tests.support.logs import logged
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kvbench.utils.locks import held
-with held(Path(sys.argv[1]), "a", print):
+from kvbench.utils.locks import locked
+with locked(Path(sys.argv[1]), "a"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -43,17 +44,16 @@ def holder(path: Path) -> subprocess.Popen[str]:
 
 def test_who_waits_is_told_once_who_holds_it_and_gets_it_after(tmp_path: Path) -> None:
     process = holder(tmp_path / "lock")
-    told: list[str] = []
     ending = threading.Timer(1.5, lambda: process.communicate("\n"))
     ending.start()
     started = time.monotonic()
-    with held(tmp_path / "lock", "fractals-train", told.append):
+    with logged() as messages, locked(tmp_path / "lock", "fractals-train"):
         assert time.monotonic() - started > 1
         ending.join(10)
         assert process.returncode == 0
-    pattern = rf"fractals-train is being made by process {process.pid} on \S+ since \d\d:\d\d; waiting\."
-    assert len(told) == 1
-    assert re.fullmatch(pattern, told[0]), told
+    pattern = rf"fractals-train is being computed by process {process.pid} on \S+ since \d\d:\d\d; waiting\."
+    assert len(messages) == 1
+    assert re.fullmatch(pattern, messages[0]), messages
 
 
 @pytest.mark.parametrize(
@@ -76,26 +76,26 @@ def test_who_holds_a_lock_is_told_in_one_line_whatever_its_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, owner: str
 ) -> None:
     monkeypatch.setattr("kvbench.utils.locks.PATIENCE", 0.01)
-    lock, told = lock_on(tmp_path / "lock"), list[str]()
+    lock = lock_on(tmp_path / "lock")
     lock.acquire()
     (tmp_path / "lock").write_text(written)
 
-    def say(text: str) -> None:
-        told.append(text)
+    def release(_: object) -> bool:
         lock.release()
+        return True
 
-    with held(tmp_path / "lock", "a", say):
-        assert told == [f"a is being made by {owner}; waiting."]
+    monkeypatch.setattr("kvbench.utils.locks.logger.filters", [release])
+    with logged() as messages, locked(tmp_path / "lock", "a"):
+        assert messages == [f"a is being computed by {owner}; waiting."]
 
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     process = holder(tmp_path / "lock")
     process.kill()
     process.communicate()
-    told: list[str] = []
-    with held(tmp_path / "lock", "a", told.append):
+    with logged() as messages, locked(tmp_path / "lock", "a"):
         assert str(os.getpid()) in (tmp_path / "lock").read_text()
-    assert told == []
+    assert messages == []
     assert (tmp_path / "lock").read_text() == ""
 
 
@@ -114,7 +114,7 @@ def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, mon
 
 def test_a_lock_that_is_denied_is_told(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    with pytest.raises(UserError, match=r"^Cannot lock .*lock: Is a directory\.$"), held(tmp_path / "lock", "a", print):
+    with pytest.raises(UserError, match=r"^Cannot lock .*lock: Is a directory\.$"), locked(tmp_path / "lock", "a"):
         pass
 
 
@@ -126,7 +126,7 @@ def test_two_processes_at_once_make_one_bank_with_one_pass(tmp_path: Path) -> No
     second = other_process(tmp_path, 512)
     assert second.stdout is not None
     told = second.stdout.readline()
-    assert re.fullmatch(rf"a is being made by process {first.pid} on \S+ since \d\d:\d\d; waiting\.\n", told), told
+    assert re.fullmatch(rf"a is being computed by process {first.pid} on \S+ since \d\d:\d\d; waiting\.\n", told), told
     assert first.communicate("\n", 60)[0] == "512 rows in 4 passes\n"
     assert second.communicate(timeout=60)[0] == "512 rows in 0 passes\n"
     assert left(tmp_path) == [".safetensors"]

@@ -13,7 +13,9 @@ import pytest
 
 from kvbench.features.cache import open_bank
 from kvbench.utils import environment as provenance
+from kvbench.utils.progress import Progress
 from tests.support.banks import CPU, ROWS, assert_equal, content, in_memory, left, other_process, passes, tiny_settings
+from tests.support.logs import logged
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 600  # four shards of 128 rows and one of 88
@@ -37,11 +39,13 @@ def test_a_killed_pass_goes_on_at_the_last_whole_shard(
     killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert left(tmp_path / "killed") == [".journal", ".partial"]
-    told, ticks, again = list[str](), list[int](), tiny_settings(COUNT, precision=precision)
-    resumed = open_bank(again, tmp_path / "killed", "a", CPU, ticks.append, told.append)
-    assert told == [f"a: going on after {min(done * ROWS, COUNT)} of {COUNT} images."]
+    again, reports = tiny_settings(COUNT, precision=precision), list[Progress]()
+    with logged() as messages:
+        resumed = open_bank(again, tmp_path / "killed", "a", CPU, reports.append)
+    assert messages == [f"a: resuming after {min(done * ROWS, COUNT)} of {COUNT} images."]
     assert passes(again) == 5 - done
-    assert sum(ticks) == COUNT
+    assert not reports or reports[0].done == done * ROWS
+    assert not reports or reports[-1] == ("a: teacher pass", COUNT, COUNT, "image")
     assert_equal(resumed, undisturbed)
     assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
     assert left(tmp_path / "killed") == [".safetensors"]
@@ -50,10 +54,8 @@ def test_a_killed_pass_goes_on_at_the_last_whole_shard(
 def interrupted(folder: Path, after: int = 2 * ROWS) -> Path:
     """A bank whose pass was interrupted; returns where it will lie."""
 
-    def stop(_: int) -> None:
-        nonlocal after
-        after -= ROWS
-        if after <= 0:
+    def stop(progress: Progress) -> None:
+        if progress.done >= after:
             raise KeyboardInterrupt
 
     settings = tiny_settings(COUNT)
@@ -82,13 +84,13 @@ def test_a_file_of_full_size_is_reserved_from_the_first_batch_on(tmp_path: Path)
 
 def resume(folder: Path, *, fresh: bool = False) -> tuple[list[str], int]:
     """Open the tiny bank; returns what was said and the number of passes, 5 of which make all of it."""
-    told: list[str] = []
     settings = tiny_settings(COUNT)
-    made = open_bank(settings, folder, "a", CPU, say=told.append, fresh=fresh)
+    with logged() as messages:
+        made = open_bank(settings, folder, "a", CPU, fresh=fresh)
     seen = passes(settings)
     assert_equal(made, in_memory(settings))
     assert left(folder) == [".safetensors"]
-    return told, seen
+    return messages, seen
 
 
 def test_fresh_starts_over(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_fresh_starts_over(tmp_path: Path) -> None:
 def test_a_torn_journal_counts_to_its_last_whole_line(tmp_path: Path) -> None:
     journal = interrupted(tmp_path, 3 * ROWS).with_suffix(".journal")
     journal.write_bytes(journal.read_bytes()[:-1])
-    assert resume(tmp_path) == (["a: going on after 256 of 600 images."], 3)
+    assert resume(tmp_path) == (["a: resuming after 256 of 600 images."], 3)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_journal_counts_to_its_first_line_that_is_none(tmp_path: Path, line: s
     journal = interrupted(tmp_path, 3 * ROWS).with_suffix(".journal")
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([*lines[:3], line, *lines[3:], ""]))
-    assert resume(tmp_path) == (["a: going on after 256 of 600 images."], 3)
+    assert resume(tmp_path) == (["a: resuming after 256 of 600 images."], 3)
 
 
 def test_a_damaged_shard_of_an_unfinished_bank_is_made_again(tmp_path: Path) -> None:
@@ -118,8 +120,8 @@ def test_a_damaged_shard_of_an_unfinished_bank_is_made_again(tmp_path: Path) -> 
         file.seek(path.stat().st_size - COUNT * 40)  # the first row of the last column
         file.write(b"hello")
     told, seen = resume(tmp_path)
-    assert told[0] == "a: unfinished, shard 1 (images 1 to 128) of 5: damaged; made again."
-    assert told[1] == "a: going on after 256 of 600 images."
+    assert told[0] == "a: unfinished, shard 1 (images 1 to 128) of 5 damaged; computed again."
+    assert told[1] == "a: resuming after 256 of 600 images."
     assert seen == 3
 
 
@@ -143,7 +145,7 @@ def test_what_cannot_be_gone_on_with_is_started_over(what: str, tmp_path: Path) 
     else:
         (journal if what == "no journal" else partial).unlink()
     told, seen = resume(tmp_path)
-    assert told == ["a: an interrupted pass left nothing that can be gone on with here; starting over."]
+    assert told == ["a: what an interrupted pass left cannot be resumed here; starting over."]
     assert seen == 5
 
 
@@ -153,7 +155,7 @@ def test_a_pass_is_not_gone_on_with_where_numbers_are_rounded_otherwise(
     interrupted(tmp_path)
     monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "another"})
     told, seen = resume(tmp_path)
-    assert told == ["a: an interrupted pass left nothing that can be gone on with here; starting over."]
+    assert told == ["a: what an interrupted pass left cannot be resumed here; starting over."]
     assert seen == 5
 
 

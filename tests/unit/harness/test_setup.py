@@ -18,7 +18,9 @@ from kvbench.features.teacher import Teacher
 from kvbench.harness.setup import Settings, resolve_device
 from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
+from kvbench.utils.progress import Progress
 from kvbench.workloads import WORKLOADS, workload
+from tests.support.logs import logged
 from tests.support.small import SMALL
 
 CPU = torch.device("cpu")
@@ -124,12 +126,12 @@ def test_which_teacher_is_loaded(small_checkpoint: Path, monkeypatch: pytest.Mon
 def test_both_banks_are_made_once_and_reused(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks: list[tuple[str, int, int]] = []
-    made = small_settings(tmp_path, small_checkpoint).open_banks(lambda *tick: ticks.append(tick))
+    reports: list[Progress] = []
+    made = small_settings(tmp_path, small_checkpoint).open_banks(reports.append)
     assert (len(made.train), len(made.val)) == (40, 20)
     assert made.train.widths == made.val.widths == (256, 512, 512)
     assert (made.train.classes, made.val.classes) == (10, 10)
-    assert ticks == [("train", 40, 40), ("val", 20, 20)]
+    assert reports == [("small-train: teacher pass", 40, 40, "image"), ("small-val: teacher pass", 20, 20, "image")]
     assert sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
         "small-train",
         "small-val",
@@ -139,11 +141,11 @@ def test_both_banks_are_made_once_and_reused(
         raise AssertionError("a cached bank needs no teacher pass")
 
     monkeypatch.setattr(extraction, "extract", refuse)
-    again = small_settings(tmp_path, small_checkpoint).open_banks(lambda *tick: ticks.append(tick))
+    again = small_settings(tmp_path, small_checkpoint).open_banks(reports.append)
     assert torch.equal(again.train.logits, made.train.logits)
     assert torch.equal(again.val.taps[0], made.val.taps[0])
     assert again.fingerprints == made.fingerprints
-    assert len(ticks) == 2
+    assert len(reports) == 2
     assert again.notes == made.notes == ()
 
 
@@ -154,13 +156,13 @@ def test_features_that_were_made_elsewhere_are_noted(
         elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
         assert small_settings(tmp_path, small_checkpoint).open_banks().notes == ()
     monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
-    said: list[str] = []
-    notes = small_settings(tmp_path, small_checkpoint).open_banks(say=said.append).notes
+    with logged() as messages:
+        notes = small_settings(tmp_path, small_checkpoint).open_banks().notes
     assert notes == tuple(
         f"The {split} features were made elsewhere; what could change them: instructions AVX2 (recorded: ABACUS)"
         for split in ("train", "val")
     )
-    assert said == [f"Warning: {note}." for note in notes]
+    assert messages == [f"{note}." for note in notes]
 
 
 def test_banks_that_find_no_room_on_the_device_are_told_with_a_remedy(
@@ -201,11 +203,11 @@ def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
 
     with pytest.raises(KeyboardInterrupt):
         settings.open_banks(stop)
-    told: list[str] = []
-    ticks: list[tuple[str, int, int]] = []
-    settings.open_banks(lambda *tick: ticks.append(tick), told.append)
-    assert told == ([] if fresh else ["small-train: going on after 128 of 256 images."])
-    assert ticks == [("train", 128, 256), ("train", 256, 256), ("val", 20, 20)]
+    reports: list[Progress] = []
+    with logged() as messages:
+        settings.open_banks(reports.append)
+    assert messages == ([] if fresh else ["small-train: resuming after 128 of 256 images."])
+    assert [(one.done, one.total) for one in reports] == [(128, 256), (256, 256), (20, 20)]
 
 
 def draw_classes(root: Path, **splits: list[str]) -> Path:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from kvbench.utils.progress import Progress
+from kvbench.utils.logs import show_logs
+from kvbench.utils.progress import Progress, ProgressBar
 
 
 class Screen(io.StringIO):
@@ -20,8 +22,8 @@ class Screen(io.StringIO):
 def test_on_a_terminal_it_draws_below_the_cursor_and_brings_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    progress = Progress(contextlib.nullcontext)
-    progress.show("epoch", "Model1 seed 0 epoch 1/10", 1, 10)
+    progress = ProgressBar()
+    progress.show(Progress("Model1 seed 0 epoch 1/10", 1, 10, "epoch"))
     assert progress.bar is not None
     progress.bar.refresh()
     drawn = screen.getvalue()
@@ -34,22 +36,22 @@ def test_on_a_terminal_it_draws_below_the_cursor_and_brings_the_cursor_back(monk
 
 def test_the_clock_goes_on_when_the_bar_made_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Screen())
-    progress = Progress(contextlib.nullcontext)
-    progress.show("epoch", "Model1", 1, 10)
+    progress = ProgressBar()
+    progress.show(Progress("Model1", 1, 10, "epoch"))
     first = progress.bar
     progress.clear()
-    progress.show("epoch", "Model2", 2, 10)
+    progress.show(Progress("Model2", 2, 10, "epoch"))
     assert progress.bar is first
-    progress.show("image", "teacher pass", 1, 10)
+    progress.show(Progress("teacher pass", 1, 10, "image"))
     assert progress.bar is not first
 
 
 def test_elsewhere_it_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = io.StringIO()
     monkeypatch.setattr(sys, "stderr", quiet)
-    progress = Progress(contextlib.nullcontext)
+    progress = ProgressBar()
     for done in range(1, 11):
-        progress.show("epoch", "Model1", done, 10)
+        progress.show(Progress("Model1", done, 10, "epoch"))
     progress.clear()
     progress.close()
     assert quiet.getvalue() == ""
@@ -67,8 +69,8 @@ def test_it_writes_only_while_nothing_is_captured(monkeypatch: pytest.MonkeyPatc
         finally:
             sys.stderr = captured
 
-    progress = Progress(uncaptured)
-    progress.show("image", "teacher pass", 3, 10)
+    progress = ProgressBar(uncaptured)
+    progress.show(Progress("teacher pass", 3, 10, "image"))
     progress.close()
     assert "teacher pass" in screen.getvalue()
     assert captured.getvalue() == ""
@@ -86,25 +88,40 @@ def test_a_sentence_is_printed_on_a_terminal_or_not_while_nothing_is_captured(
         with contextlib.redirect_stderr(screen):
             yield
 
-    progress = Progress(uncaptured)
-    progress.show("image", "teacher pass", 3, 10)
-    progress.say("going on after 4,096 of 8,192 images.")
-    progress.show("image", "teacher pass", 4, 10)
+    progress = ProgressBar(uncaptured)
+    progress.show(Progress("teacher pass", 3, 10, "image"))
+    progress.print("going on after 4,096 of 8,192 images.")
+    progress.show(Progress("teacher pass", 4, 10, "image"))
     assert "\ngoing on after 4,096 of 8,192 images.\n" in screen.getvalue(), "below pytest's dots"
     progress.close()
     assert captured.getvalue() == ""
 
 
 def test_a_sentence_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(contextlib.nullcontext).say("waiting.")
+    ProgressBar().print("waiting.")
     assert capsys.readouterr().err == "waiting.\n"
 
 
 def test_text_from_outside_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    progress = Progress(contextlib.nullcontext)
-    progress.show("epoch", "Model\x1b[2J\n1", 1, 10)
-    progress.say("made on host\x1b]0;evil\x07\n  since then")
+    progress = ProgressBar()
+    progress.show(Progress("Model\x1b[2J\n1", 1, 10, "epoch"))
+    with show_logs(progress):
+        logging.getLogger("kvbench.any").info("made on %s", "host\x1b]0;evil\x07\n  since then")
     assert r"Model\x1b[2J\n1" in screen.getvalue()
     assert screen.getvalue().endswith("made on host\\x1b]0;evil\\x07\n  since then\n"), "lines stay"
+
+
+@pytest.mark.parametrize(("verbosity", "expected"), [(-1, "Warning: c"), (0, "b\nWarning: c"), (1, "a\nb\nWarning: c")])
+def test_how_much_is_shown_depends_on_the_verbosity(
+    verbosity: int, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("kvbench.any")
+    with show_logs(ProgressBar(), verbosity):
+        logger.debug("a")
+        logger.info("b")
+        logger.warning("%s", "c")
+    logger.error("after the block there is no handler of ours")
+    assert capsys.readouterr().err == f"{expected}\n"
+    assert logging.getLogger("kvbench").handlers == []
