@@ -86,6 +86,29 @@ def report(
 
 
 @app.command()
+def plot(
+    saved: Annotated[
+        Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")
+    ] = None,
+    expected: Annotated[
+        Optional[str], typer.Option(help="Plot a workload's reference instead.", metavar="WORKLOAD")
+    ] = None,
+    folder: ExpectedFolderOption = Path("expected"),
+    output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
+) -> None:
+    """Plot training loss and validation accuracy against epochs, mean and range over seeds; needs kvbench[plot]."""
+    from kvbench.reference.store import load
+    from kvbench.reporting.charts import curves_chart
+    from kvbench.results.saved import read
+
+    if (saved is None) == (expected is None):
+        raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
+    source = load(folder, expected) if expected else read(saved or Path())
+    curves_chart(source.histories, output, source.workload)
+    tell(str(output))
+
+
+@app.command()
 def students(
     names: Annotated[Optional[list[str]], typer.Argument(help="Which; all where none is named.")] = None,
     widths: Annotated[str, typer.Option(help="Widths of the taps, shallow to deep.")] = "256,512,512",

@@ -19,6 +19,7 @@ from kvbench.utils.files import check_name, read_json
 HISTORIES, VERDICTS, PROVENANCE, REPLICATES = "histories.csv", "verdicts.csv", "provenance.json", "replicates.csv"
 COSTS = "flops_per_sample"  # in provenance.json
 UPDATE = "--kvbench-update-expected"
+SHIPPED = Path(__file__).parents[1] / "expected"  # the references that come with kvbench
 SEEDS = 8  # fewer make the intervals of comparisons too wide to see much
 
 
@@ -113,19 +114,28 @@ def command(workload: str) -> str:
 
 
 def available(folder: Path) -> list[str]:
-    """The workloads that have a reference in a folder, sorted; none if there is no folder."""
-    return sorted(path.parent.name for path in folder.glob(f"*/{HISTORIES}"))
+    """The workloads that have a reference in a folder or come with one, sorted; the folder may be missing."""
+    return sorted({path.parent.name for place in (folder, SHIPPED) for path in place.glob(f"*/{HISTORIES}")})
+
+
+def find(folder: Path, workload: str) -> Path | None:
+    """The folder of a workload's reference: ``<folder>/<workload>``, else the one that ships with kvbench, or None."""
+    check_name(workload, "The name of a reference")
+    homes = (folder / workload, SHIPPED / workload)
+    return next((home for home in homes if (home / HISTORIES).is_file()), None)
 
 
 def load(folder: Path, workload: str, run: str = "") -> Reference:
-    """Read ``<folder>/<workload>/``; ``run`` is the command that runs the workload, where it is not the plain one.
+    """Read a workload's reference from where `find` finds it.
+
+    ``run`` is the command that runs the workload, where it is not the plain one.
 
     Raises:
         UserError: there is no reference (names the folder and the command that makes one), or a file of it is damaged:
             unreadable, impossible values, missing rows, an unknown finding.
     """
-    home = folder / check_name(workload, "The name of a reference")
-    if not (home / HISTORIES).is_file():
+    home = find(folder, workload)
+    if home is None:
         known = ", ".join(available(folder)) or "none"
         raise UserError(
             f"There is no reference for {workload} in {folder} (there: {known}). "

@@ -19,6 +19,7 @@ from kvbench.reference.store import (
     REPLICATES,
     VERDICTS,
     Reference,
+    find,
     load,
     unusable_replicates,
 )
@@ -56,7 +57,7 @@ def update(
     home = folder / check_name(workload, "The name of a reference")
     new = history.check(fresh, "the run", fresh=True)
     names = history.configurations(new)
-    old = load(folder, workload) if (home / HISTORIES).is_file() else None
+    old = load(folder, workload) if find(folder, workload) else None
     kept = pd.DataFrame(columns=list(history.COLUMNS)) if old is None else old.histories
     kept = kept[~kept["configuration"].isin(names)] if not full else kept.iloc[:0]
     epochs = history.epochs(new)

@@ -118,19 +118,22 @@ def report(
         recorded: the reference's judgements, to stand beside the run's.
         clauses: below the verdicts, show every clause of every finding.
     """
-    workload = str(facts.get("workload", "unknown workload"))
-    head = [f"# kvbench: {escape(workload)}", *_outcome(outcome)]
-    about: dict[str, Any] = {}
-    if workload in WORKLOADS:
-        about["images"] = WORKLOADS[workload].summary
-        about["recipe against the source's"] = WORKLOADS[workload].differs or "the same"
-    about["runs"] = f"{_seeds(histories)} of each configuration"
-    about |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
-    head.append("\n".join(item(f"{name}: {_words(value)}") for name, value in about.items()))
+    head = [f"# kvbench: {escape(_workload(facts))}", *_outcome(outcome), about(histories, facts)]
     parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
     if timed := seconds(histories, timings):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
+
+
+def about(histories: pd.DataFrame, facts: Mapping[str, Any]) -> str:
+    """Markdown list of where numbers come from; ``facts`` as in `report`."""
+    words: dict[str, Any] = {}
+    if (workload := _workload(facts)) in WORKLOADS:
+        words["images"] = WORKLOADS[workload].summary
+        words["recipe against the source's"] = WORKLOADS[workload].differs or "the same"
+    words["runs"] = f"{_seeds(histories)} of each configuration"
+    words |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
+    return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
 
 
 def report_saved(path: Path, finding: str | None = None) -> str:
@@ -178,6 +181,10 @@ def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
     heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
     return ["\n".join([f"**{told}**", "", *map(item, heads)]).strip()]
+
+
+def _workload(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("workload", "unknown workload"))
 
 
 def _seeds(histories: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Several references side by side, to see whether what holds on one workload holds on another."""
+"""Several references in one page, to see whether what holds on one workload holds on another."""
 
 from __future__ import annotations
 
@@ -8,32 +8,26 @@ from pathlib import Path
 from kvbench.findings.clauses import HOLDS
 from kvbench.findings.registry import FINDINGS
 from kvbench.reference.store import Reference, load
-from kvbench.reporting.report import ROWS, TITLES
-from kvbench.results import history
-from kvbench.utils.text import markdown_table
+from kvbench.reporting.report import about, tables
+from kvbench.utils.text import escape, markdown_table
+
+ABOUT = """\
+The verdict on each finding, and how many of its clauses hold. *both*: judged once, StepLR against constant lr. One seed
+is judged by the sign of a difference, without a test."""
 
 
 def side_by_side(folder: Path, workloads: Sequence[str]) -> str:
-    """Markdown: loss and accuracy after the first, second and last epoch, and all verdicts, a column a workload.
+    """Markdown: all verdicts, a column a workload; then where each workload's numbers come from, and its two tables.
 
     Raises:
         UserError: `kvbench.reference.store.load`'s.
     """
     references = [load(folder, name) for name in workloads]
-    parts = [f"{title}\n\n{_curves(references, metric)}" for metric, title in TITLES.items()]
-    return "\n\n".join([*parts, f"Verdicts, with the clauses that hold\n\n{_verdicts(references)}"]) + "\n"
-
-
-def _curves(references: Sequence[Reference], metric: str) -> str:
-    headers, columns = ["configuration"], []
+    parts = [f"# kvbench: {escape(', '.join(workloads))}", "## Verdicts", ABOUT, _verdicts(references)]
     for reference in references:
-        epochs = history.epochs(reference.histories)
-        means = reference.histories.groupby(["configuration", "epoch"])[metric].mean().to_dict()
-        for epoch in dict.fromkeys([*epochs[:2], epochs[-1]]):
-            headers.append(f"{reference.workload} {epoch}")
-            columns.append({name: means.get((name, epoch)) for name in ROWS})
-    rows = [[name, *("-" if c[name] is None else f"{c[name]:.3f}" for c in columns)] for name in ROWS]
-    return markdown_table(headers, rows)
+        facts = {**reference.provenance, "workload": reference.workload}
+        parts += [f"## {escape(reference.workload)}", about(reference.histories, facts), tables(reference.histories)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _verdicts(references: Sequence[Reference]) -> str:
@@ -46,10 +40,6 @@ def _verdicts(references: Sequence[Reference]) -> str:
                 judgement = mine.get((finding.id, recipe))
                 clauses = judgement.gating if judgement else ()
                 held = sum(clause.verdict == HOLDS for clause in clauses)
-                cells.append(f"{judgement.verdict} ({held} of {len(clauses)})" if judgement else "-")
-            rows.append([finding.id, recipe, *cells])
-    headers = ["finding", "recipe"]
-    for reference in references:
-        seeds = len(history.seeds(reference.histories))
-        headers.append(f"{reference.workload}, {f'{seeds} seeds' if seeds > 1 else '1 seed, by sign'}")
-    return markdown_table(headers, rows)
+                cells.append(f"{judgement.verdict} {held}/{len(clauses)}" if judgement else "-")
+            rows.append([finding.id, "both" if finding.compares_recipes else recipe, *cells])
+    return markdown_table(["finding", "recipe", *(reference.workload for reference in references)], rows)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 
 MARKED = re.compile(r"[\\|`*<\[~$&]|(?<=:)//|(?<![A-Za-z0-9])_|(?i:\bwww)(?=\.)")  # by markdown
 OPENING = re.compile(r"[#>+=-]|\d+(?=[.)])")  # what makes more than text of a line that begins with it
+WIDTH = 120  # characters of a line of markdown
 
 
 NOT_MEASURED = "not measured"
@@ -65,8 +67,9 @@ def escape(text: str) -> str:
 
 
 def item(text: str) -> str:
-    """Text as an item of a markdown list."""
-    return f"- {_flat(escape(text))}"
+    """Text as an item of a markdown list, in lines of at most `WIDTH` characters where it has blanks to break at."""
+    lines = textwrap.wrap(escape(text), WIDTH - 3, break_long_words=False, break_on_hyphens=False)
+    return "- " + "\n  ".join(map(_flat, lines))
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,8 @@
+"""Several references in one page."""
+
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,32 +26,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
-def test_losses_accuracies_and_verdicts_stand_side_by_side(folder: Path) -> None:
+def test_verdicts_stand_side_by_side_and_each_workloads_tables_below(folder: Path) -> None:
     told = side_by_side(folder, ["imagenet", "fractals"])
-    losses = cells(told)
-    epochs = [f"{workload} {epoch}" for workload, last in (("imagenet", 10), ("fractals", 4)) for epoch in (1, 2, last)]
-    assert losses[0] == ["configuration", *epochs]
-    assert losses[1][:4] == ["lr_Model1", "0.868", "0.145", "0.088"]
-    assert losses[1][-1] == "0.100"
-    verdicts = cells(told[told.index("Verdicts") :])
-    assert verdicts[0] == ["finding", "recipe", "imagenet, 1 seed, by sign", "fractals, 3 seeds"]
+    verdicts = cells(told)
+    assert verdicts[0] == ["finding", "recipe", "imagenet", "fractals"]
     assert len(verdicts) == 16
-    assert verdicts[2] == ["simple-converges-faster", "constant lr", "holds (2 of 2)", "holds (2 of 2)"]
+    assert verdicts[2] == ["simple-converges-faster", "constant lr", "holds 2/2", "holds 2/2"]
+    assert verdicts[-1][:2] == ["scheduler-helps", "both"]
+    _, imagenet, fractals = re.split(r"^## (?:imagenet|fractals)$", told, flags=re.MULTILINE)
+    assert "- runs: n = 1 of each configuration\n" in imagenet
+    assert "- runs: n = 3 of each configuration\n" in fractals
+    losses = cells(imagenet)
+    assert losses[0] == ["configuration", "1", "2", "3", "5", "10"]
+    assert losses[1] == ["lr_Model1", "0.868", "**0.145**", "**0.110**", "**0.095**", "**0.088**"]
+    assert cells(fractals[fractals.index("Validation accuracy") :])[0] == ["configuration", "1", "2", "3", "4"]
 
 
 def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
-    told = side_by_side(folder, ["fractals"])
-    rows = {tuple(row[:2]): row[2] for row in cells(told[told.index("Verdicts") :])[1:]}
+    rows = {tuple(row[:2]): row[2] for row in cells(side_by_side(folder, ["fractals"]))[1:]}
     for judgement in load(folder, "fractals").judgements:
-        assert rows[judgement.finding.id, judgement.recipe].startswith(f"{judgement.verdict} (")
+        recipe = "both" if judgement.finding.compares_recipes else judgement.recipe
+        assert rows[judgement.finding.id, recipe].startswith(f"{judgement.verdict} ")
 
 
 def test_what_a_reference_lacks_is_a_dash(folder: Path) -> None:
     half = made(prefixes=[""], seeds=2)
     update(folder, "half", half, {})
-    told = side_by_side(folder, ["half"])
-    assert cells(told)[1] == ["lr_Model1", "-", "-", "-"]
-    assert ["scheduler-helps", "StepLR against constant lr", "-"] in cells(told[told.index("Verdicts") :])
+    rows = cells(side_by_side(folder, ["half"]))
+    assert ["simple-is-best", "StepLR", "-"] in rows
+    assert ["scheduler-helps", "both", "-"] in rows
 
 
 def test_an_unknown_reference_is_told(folder: Path) -> None:
