@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume"]
 
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+    del os.environ[name]  # what a test starts is no worker: pytest-benchmark would time nothing there
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it so for what it starts with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,13 +59,19 @@ def tiny_imagenet_root(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resnet18_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped teacher of fractals, cut to the first 10 of its 1000 classes."""
     state = shipped("fractals").module.state_dict()
     cut = {name: value[:10].contiguous() if name.startswith("fc.") else value for name, value in state.items()}
     path = tmp_path_factory.mktemp("teacher") / "small.safetensors"
     save_file(cut, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(resnet18_checkpoint: Path) -> Path:
+    """The small workload's teacher; that of unit tests is a smaller one."""
+    return resnet18_checkpoint
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from kvbench.core.recipe import TeacherRecipe
 from kvbench.workloads import WORKLOADS
+from tests.support import tiny_resnet
 from tests.support.commands import Call
 from tests.support.photos import draw, draw_folder
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten classes of four images a split: one file cannot be read, one lies in both splits."""
     recipe = TeacherRecipe(epochs=1, batch_size=16)
-    monkeypatch.setitem(WORKLOADS, "folder", replace(WORKLOADS["folder"], size=32, teacher_recipe=recipe))
+    row = replace(WORKLOADS["folder"], arch=tiny_resnet.NAME, size=32, teacher_recipe=recipe)
+    monkeypatch.setitem(WORKLOADS, "folder", row)
     root = draw_folder(tmp_path / "photographs", tuple(f"c{i}" for i in range(10)), each=4)
     (root / "train" / "c3" / "1.png").write_bytes(b"hello")
     draw(root / "train" / "c5" / "2.png", (1, 2, 3))

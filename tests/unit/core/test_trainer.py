@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from kvbench.core import trainer
 from kvbench.core.bank import FeatureBank
-from kvbench.core.models import STUDENTS, student
-from kvbench.core.recipe import Recipe, configurations
+from kvbench.core.models import student
 from kvbench.core.trainer import Run, distillation_loss
-from kvbench.features.cache import open_bank
-from kvbench.features.spec import BankSettings
-from kvbench.features.teacher import from_checkpoint
-from tests.support import plain_loop
-from tests.support.small import SMALL
-from tests.support.trainer import CPU, METRICS, WIDTHS, config, fresh, history, random_bank
+from tests.support.trainer import METRICS, WIDTHS, config, fresh, history, random_bank
 
 # The loss
 
@@ -42,38 +35,7 @@ def test_kl_of_a_2x3_by_hand() -> None:
     assert float(distillation_loss(teacher.log(), students.log())) != pytest.approx(by_hand, rel=0.01)
 
 
-# The source's loop
-
-
-@pytest.mark.parametrize("chosen", ["Model1", "lr_Model3", "Model7"])
-def test_training_on_banks_gives_the_history_of_the_sources_loop(
-    chosen: str, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    # Two whole batches and a part of one; at a higher lr so short a training multiplies the last bits' differences.
-    workload = replace(SMALL, size=32, train_count=150, recipe=Recipe(epochs=3, lr=1e-3))
-    images = {"train": workload.images("train", None, 150), "val": workload.images("val", None, 60)}
-    teacher = from_checkpoint(small_checkpoint, "resnet18", images["train"].classes)
-    cache = tmp_path_factory.getbasetemp() / "banks"
-    banks = {
-        split: open_bank(BankSettings(part, teacher, workload.taps), cache, split, CPU)
-        for split, part in images.items()
-    }
-    row = next(row for row in configurations(list(STUDENTS), workload.recipe) if row.id == chosen)
-    fast = history(Run(row, banks["train"], banks["val"], seed=3))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        module = student(row.student).build(banks["train"].widths, 10)
-    plain = plain_loop.train(teacher.module, module, images["train"], images["val"], row.recipe, seed=3)
-    assert len(plain) == len(fast) == 3
-    for obtained, expected in zip(fast, plain, strict=True):
-        assert [obtained[name] for name in METRICS[:2]] == pytest.approx(
-            [expected[name] for name in METRICS[:2]], rel=1e-3
-        )
-        # One image of 60 may change sides on the last bits of its logits.
-        assert [obtained[name] for name in METRICS[2:]] == pytest.approx(
-            [expected[name] for name in METRICS[2:]], abs=1.5 / 60
-        )
-    assert plain[0]["train_loss"] > 1.1 * plain[-1]["train_loss"], "an equality of untrained students says nothing"
+# Steps
 
 
 def test_an_epoch_is_the_plain_steps_of_adam_on_shuffled_batches() -> None:

@@ -151,7 +151,7 @@ def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.Monke
     )
     with pytest.raises(RuntimeError, match="meta tensor"):
         run.epoch()
-    assert synchronised == ["once", "once"], "before and after a portion is timed"
+    assert len(synchronised) in {2, 4, 6}, "before and after each of at most three portions is timed"
     assert all(v.is_meta for state in run.optimizer.state.values() for k, v in state.items() if k != "step")
     trained = [p for p in run.module.parameters() if p.requires_grad]
     assert len(run.optimizer.state) == len(trained)

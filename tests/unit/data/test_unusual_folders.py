@@ -17,6 +17,7 @@ from kvbench.data.photos import PhotoImages
 from kvbench.harness.setup import Banks, Settings
 from kvbench.utils.errors import UserError
 from kvbench.workloads import WORKLOADS
+from tests.support import tiny_resnet
 from tests.support.photos import WNIDS, draw, draw_folder, draw_tiny_imagenet, nobody
 
 CPU = torch.device("cpu")
@@ -150,7 +151,7 @@ def test_an_imagenet_without_images_of_a_class_is_told(split: str, tmp_path: Pat
 
 
 def open_small(root: Path, cache: Path, checkpoint: Path) -> Banks:
-    row = replace(WORKLOADS["folder"], size=32)
+    row = replace(WORKLOADS["folder"], arch=tiny_resnet.NAME, size=32)
     return Settings(row, CPU, cache, root, checkpoint=checkpoint).open_banks()
 
 

@@ -17,7 +17,6 @@ from kvbench.data.validate import in_both, readable
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
 from kvbench.workloads import WORKLOADS
-from tests.support.banks import tmpfs
 from tests.support.logs import logged
 from tests.support.photos import draw, draw_folder, draw_tiny_imagenet
 
@@ -201,16 +200,6 @@ def test_images_of_both_splits_are_counted_and_named(tmp_path: Path, cache: Path
         "2 of 7 val images are train images, too, byte for byte:"
         " val/cat/x.png is train/cat/1.png, val/dog/0.png is train/cat/1.png."
     )
-
-
-def test_beside_whole_banks_the_cache_may_be_read_only(root: Path, cache: Path) -> None:
-    cache.mkdir()
-    with tmpfs(cache, "1m") as remount:
-        names = left(root, cache)
-        remount("ro")
-        assert left(root, cache) == names
-        shutil.copy(root / "train" / "cat" / "2.png", root / "val" / "dog" / "0.png")
-        assert both(root, cache).startswith("1 of 6 val images are train images, too")
 
 
 def test_files_that_differ_only_before_their_end_are_different(tmp_path: Path, cache: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from kvbench.features import cache
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
-from tests.support import ROOT
 from tests.support.banks import (
     CPU,
     ROWS,
@@ -94,15 +92,6 @@ def test_what_makes_no_pass_leaves_nothing(tmp_path: Path) -> None:
 
 
 # Room
-
-
-@LINUX
-def test_memory_stays_bounded_however_large_the_bank(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.support.wide_bank", str(tmp_path)]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    grown, size = map(int, told.stdout.split())
-    assert size > 300e6
-    assert grown < size / 2, f"{grown:,} of {size:,} bytes"
 
 
 def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
-from tests.support.banks import CPU, assert_equal, fail, flip, in_memory, left, passes, tiny_settings, tmpfs
+from tests.support.banks import CPU, assert_equal, fail, in_memory, left, passes, tiny_settings
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 300  # shards of 128, 128 and 44 rows
@@ -45,32 +45,6 @@ def test_a_disk_that_cannot_be_written_is_told_and_what_is_done_stays(
     settings = tiny_settings(COUNT)
     assert_equal(open_bank(settings, tmp_path, "a", CPU), in_memory(tiny_settings(COUNT)))
     assert passes(settings) == 3 - done
-
-
-def test_a_small_disk_is_told_at_once_with_what_is_needed_and_free(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "disk", "16k"):
-        settings = tiny_settings(COUNT)
-        with pytest.raises(UserError, match=r"it needs 27,\d{3} bytes, and \d{1,2},?\d{3} are free .*--kvbench-cache"):
-            open_bank(settings, tmp_path / "disk", "a", CPU)
-        assert passes(settings) == 1
-        assert left(tmp_path / "disk") == []
-
-
-def test_a_read_only_disk_gives_its_banks_and_takes_none(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "disk", "1m") as remount:
-        settings = tiny_settings(COUNT)
-        made = open_bank(settings, tmp_path / "disk", "a", CPU)
-        remount("ro")
-        assert_equal(open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU), made)
-        with pytest.raises(UserError, match=r"^Cannot write to the folder .*disk: Read-only file system\.$"):
-            open_bank(tiny_settings(20), tmp_path / "disk", "a", CPU)
-        remount("rw")
-        flip(settings.path(tmp_path / "disk", "a"), -1)
-        remount("ro")
-        with pytest.raises(
-            UserError, match=r"cannot be used: shard 3 \(.*\) of 3 is damaged\. Cannot write to the folder"
-        ):
-            open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU)
 
 
 def test_reads_and_writes_of_a_part_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

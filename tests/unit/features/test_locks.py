@@ -6,11 +6,7 @@ import errno
 import fcntl
 import json
 import os
-import re
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,41 +15,8 @@ from kvbench.core.bank import FeatureBank
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
 from kvbench.utils.locks import lock_on, locked
-from tests.support.banks import CPU, assert_equal, content, left, other_process, passes, tiny_settings
+from tests.support.banks import CPU, assert_equal, content, left, passes, tiny_settings
 from tests.support.logs import logged
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from kvbench.utils.locks import locked
-with locked(Path(sys.argv[1]), "a"):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    """A process that holds the lock until it reads a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_who_waits_is_told_once_who_holds_it_and_gets_it_after(tmp_path: Path) -> None:
-    process = holder(tmp_path / "lock")
-    ending = threading.Timer(1.5, lambda: process.communicate("\n"))
-    ending.start()
-    started = time.monotonic()
-    with logged() as messages, locked(tmp_path / "lock", "fractals-train"):
-        assert time.monotonic() - started > 1
-        ending.join(10)
-        assert process.returncode == 0
-    pattern = rf"fractals-train is being computed by process {process.pid} on \S+ since \d\d:\d\d; waiting\."
-    assert len(messages) == 1
-    assert re.fullmatch(pattern, messages[0]), messages
 
 
 @pytest.mark.parametrize(
@@ -89,16 +52,6 @@ def test_who_holds_a_lock_is_told_in_one_line_whatever_its_file_says(
         assert messages == [f"a is being computed by {owner}; waiting."]
 
 
-def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
-    process = holder(tmp_path / "lock")
-    process.kill()
-    process.communicate()
-    with logged() as messages, locked(tmp_path / "lock", "a"):
-        assert str(os.getpid()) in (tmp_path / "lock").read_text()
-    assert messages == []
-    assert (tmp_path / "lock").read_text() == ""
-
-
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -116,20 +69,6 @@ def test_a_lock_that_is_denied_is_told(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(UserError, match=r"^Cannot lock .*lock: Is a directory\.$"), locked(tmp_path / "lock", "a"):
         pass
-
-
-def test_two_processes_at_once_make_one_bank_with_one_pass(tmp_path: Path) -> None:
-    """The first stops in the middle until the second has said that it waits."""
-    first = other_process(tmp_path, 512, "float32", "wait", 200)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "waiting\n"
-    second = other_process(tmp_path, 512)
-    assert second.stdout is not None
-    told = second.stdout.readline()
-    assert re.fullmatch(rf"a is being computed by process {first.pid} on \S+ since \d\d:\d\d; waiting\.\n", told), told
-    assert first.communicate("\n", 60)[0] == "512 rows in 4 passes\n"
-    assert second.communicate(timeout=60)[0] == "512 rows in 0 passes\n"
-    assert left(tmp_path) == [".safetensors"]
 
 
 def test_threads_of_one_process_share_a_bank_too(tmp_path: Path) -> None:

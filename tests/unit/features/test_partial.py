@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -14,41 +13,11 @@ import pytest
 from kvbench.features.cache import open_bank
 from kvbench.utils import environment as provenance
 from kvbench.utils.progress import Progress
-from tests.support.banks import CPU, ROWS, assert_equal, content, in_memory, left, other_process, passes, tiny_settings
+from tests.support.banks import CPU, ROWS, assert_equal, in_memory, left, passes, tiny_settings
 from tests.support.logs import logged
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 COUNT = 600  # four shards of 128 rows and one of 88
-
-
-@pytest.mark.parametrize(
-    ("act", "after", "done", "precision"),
-    [
-        ("kill", 3 * ROWS - 1, 3, "bfloat16"),  # a tick is heard when its batch is on the disk
-        ("pwrite", 4 + 2, 1, "float32"),  # in the middle of the second shard, of four columns
-        ("fsync", 2 + 2 * 2 + 1, 2, "float32"),  # the third shard's data are there, and not recorded
-        ("replace", 1, 5, "float32"),  # all is there, apart from the name
-    ],
-)
-def test_a_killed_pass_goes_on_at_the_last_whole_shard(
-    act: str, after: int, done: int, precision: str, tmp_path: Path
-) -> None:
-    settings = tiny_settings(COUNT, precision=precision)
-    undisturbed = open_bank(settings, tmp_path / "undisturbed", "a", CPU)
-    killed = other_process(tmp_path / "killed", COUNT, precision, act, after)
-    killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert left(tmp_path / "killed") == [".journal", ".partial"]
-    again, reports = tiny_settings(COUNT, precision=precision), list[Progress]()
-    with logged() as messages:
-        resumed = open_bank(again, tmp_path / "killed", "a", CPU, reports.append)
-    assert messages == [f"a: resuming after {min(done * ROWS, COUNT)} of {COUNT} images."]
-    assert passes(again) == 5 - done
-    assert not reports or reports[0].done == done * ROWS
-    assert not reports or reports[-1] == ("a: teacher pass", COUNT, COUNT, "image")
-    assert_equal(resumed, undisturbed)
-    assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
-    assert left(tmp_path / "killed") == [".safetensors"]
 
 
 def interrupted(folder: Path, after: int = 2 * ROWS) -> Path:

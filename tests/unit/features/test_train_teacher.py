@@ -20,11 +20,12 @@ from kvbench.features import train_teacher as teacher_training
 from kvbench.features.teacher import build, from_checkpoint
 from kvbench.features.train_teacher import TeacherTask, accuracy, train_teacher
 from kvbench.utils.errors import UserError
+from tests.support import tiny_resnet
 from tests.support.banks import largest_file
 from tests.support.small import SMALL
 
 CPU = torch.device("cpu")
-ARCH = "shufflenet_v2_x0_5"  # the smallest with BatchNorm
+ARCH = tiny_resnet.NAME
 COMMAND = "kvbench teacher train --workload small"
 RECIPE = TeacherRecipe(epochs=2, batch_size=16, augment=True)
 

@@ -20,11 +20,12 @@ from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
 from kvbench.workloads import WORKLOADS, workload
+from tests.support import tiny_resnet
 from tests.support.logs import logged
 from tests.support.small import SMALL
 
 CPU = torch.device("cpu")
-TINY = replace(SMALL, size=32, train_count=40, val_count=20)
+TINY = replace(SMALL, arch=tiny_resnet.NAME, size=32, train_count=40, val_count=20)
 
 
 def small_settings(cache: Path, checkpoint: Path) -> Settings:
@@ -129,7 +130,7 @@ def test_both_banks_are_made_once_and_reused(
     reports: list[Progress] = []
     made = small_settings(tmp_path, small_checkpoint).open_banks(reports.append)
     assert (len(made.train), len(made.val)) == (40, 20)
-    assert made.train.widths == made.val.widths == (256, 512, 512)
+    assert made.train.widths == made.val.widths == tiny_resnet.WIDTHS
     assert (made.train.classes, made.val.classes) == (10, 10)
     assert reports == [("small-train: teacher pass", 40, 40, "image"), ("small-val: teacher pass", 20, 20, "image")]
     assert sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
@@ -221,7 +222,7 @@ def draw_classes(root: Path, **splits: list[str]) -> Path:
 def test_a_folder_of_ones_own_with_a_checkpoint(small_checkpoint: Path, tmp_path: Path) -> None:
     classes = [f"c{i}" for i in range(10)]
     root = draw_classes(tmp_path / "data", train=classes, val=classes)
-    row = replace(WORKLOADS["folder"], size=32)
+    row = replace(WORKLOADS["folder"], arch=tiny_resnet.NAME, size=32)
     made = Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
     assert (len(made.train), made.train.classes) == (10, 10)
     assert made.val.labels.tolist() == list(range(10))
@@ -241,7 +242,7 @@ def test_an_unreadable_image_is_named_and_no_bank_is_left(small_checkpoint: Path
     classes = [f"c{i}" for i in range(10)]
     root = draw_classes(tmp_path / "data", train=classes, val=classes)
     (root / "train" / "c7" / "a.png").write_bytes(b"hello")
-    row = replace(WORKLOADS["folder"], size=32)
+    row = replace(WORKLOADS["folder"], arch=tiny_resnet.NAME, size=32)
     with pytest.raises(UserError, match=r"^Cannot read the image .*c7/a\.png"):
         Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,8 @@ from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data import fractals
 from kvbench.features import extract as extraction
-from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import CATALOGUE, fault
 from kvbench.utils.errors import UserError
-from tests.support.small import SMALL
 
 PATCHED: list[tuple[Any, str]] = [
     (Run, "__init__"),
@@ -56,26 +52,6 @@ def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
         assert any(a is not b for a, b in zip(before, inside, strict=True)), "what it patches is not in the list"
         raise KeyError("stop")
     assert all(a is b for a, b in zip(before, patched(), strict=True))
-
-
-@pytest.fixture(scope="module")
-def clean(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Banks]:
-    """Settings of few images, and their banks without a fault."""
-    row = replace(SMALL, train_count=20, val_count=10)
-    settings = Settings(row, torch.device("cpu"), tmp_path_factory.mktemp("clean"), checkpoint=small_checkpoint)
-    return settings, settings.open_banks()
-
-
-@pytest.mark.parametrize("name", [name for name, row in CATALOGUE.items() if row.teacher])
-def test_a_fault_of_the_teachers_pass_reaches_the_banks(
-    name: str, clean: tuple[Settings, Banks], tmp_path: Path
-) -> None:
-    settings, banks = clean
-    with CATALOGUE[name].inject():
-        made = replace(settings, cache=tmp_path).open_banks()
-    for one, other in ((banks.train, made.train), (banks.val, made.val)):
-        assert any(not torch.equal(a, b) for a, b in zip(one.taps, other.taps, strict=True))
-        assert torch.equal(one.labels, other.labels)
 
 
 def test_rows_name_configurations_that_exist_and_say_what_goes_wrong() -> None:

@@ -43,39 +43,6 @@ def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Refe
         assert against.replicates.empty
 
 
-def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
-    clean, moved = made_up.runs(range(100, 120)), made_up.runs(range(100, 120), shift=0.2)
-    quiet = replays.count("clean", recorded, replays.apart(recorded, clean, 4), independent=True)
-    assert (quiet.runs, quiet.gates, quiet.verdicts, quiet.any) == (5, 0, 0, 0)
-    assert 0 < quiet.nearest < 1
-    loud = replays.count("moved", recorded, replays.apart(recorded, moved, 4), independent=True)
-    assert (loud.runs, loud.gates, loud.any) == (5, 5, 5)
-    assert loud.nearest > 1
-    assert loud.bound == 1
-
-
-def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: Reference) -> None:
-    names = history.configurations(recorded.histories)
-    again = [made_up.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
-    quiet = replays.count("same", recorded, replays.perturbed(recorded, again, "here"), independent=True)
-    assert (quiet.runs, quiet.any) == (3, 0)
-    shifted = [made_up.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
-    loud = replays.count("same", recorded, replays.perturbed(recorded, shifted, "here"), independent=True)
-    assert loud.gates == 1
-    hidden = replays.count("new", recorded, replays.perturbed(recorded, shifted, ""), independent=True)
-    assert hidden.gates == 0
-
-
-def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
-    made = [*replays.halved(recorded)]
-    assert len(made) == 20
-    for against, fresh, rng_fingerprint in made:
-        assert rng_fingerprint == recorded.rng_fingerprint == "here"
-        assert sorted([*history.seeds(fresh), *history.seeds(against.replicates)]) == [*range(6)]
-    quiet = replays.count("halved", recorded, iter(made), independent=False)
-    assert (quiet.runs, quiet.gates) == (20, 0)
-
-
 def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -> None:
     fresh = made_up.runs(range(100, 104))
     swap = {"Model1": "Model3", "Model3": "Model1"}

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 
@@ -219,16 +216,6 @@ def test_names_from_files_can_not_break_the_table() -> None:
 
 
 # Start
-
-
-def test_reporting_imports_no_torch() -> None:
-    code = (
-        "import sys; from pathlib import Path; from kvbench.reporting import report; from kvbench.results import saved;"
-        f"report.report_expected(Path({str(EXPECTED)!r}), 'imagenet');"
-        "print([name for name in ('torch', 'scipy.stats', 'pytest', 'matplotlib') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_judgements_of_a_report_are_those_of_the_findings(published: str) -> None:

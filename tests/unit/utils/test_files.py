@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from kvbench.utils import files
 from kvbench.utils.files import write_whole
 
 
@@ -54,30 +50,6 @@ def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     with write_whole(tmp_path / "whole"):
         pass
     assert (tmp_path / "whole").stat().st_mode == plain.stat().st_mode
-
-
-def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    mine = files._machine()
-    other = "000000" if mine != "000000" else "111111"
-    names = {
-        f".table-{mine}-{dead.pid}-abcd1234.csv": "dead",
-        f".table-{mine}-{os.getpid()}-abcd1234.csv": "an earlier process of this number",
-        f".table-{mine}-{os.getppid()}-abcd1234.csv": "alive",
-        f".table-{other}-{dead.pid}-abcd1234.csv": "another machine's",
-        f".table-{other}-{dead.pid}-dcba4321.csv": "another machine's, old",
-        ".hidden": "the user's",
-    }
-    for name, text in names.items():
-        (tmp_path / name).write_text(text)
-    long_ago = time.time() - 2 * 24 * 3600
-    os.utime(tmp_path / f".table-{other}-{dead.pid}-dcba4321.csv", (long_ago, long_ago))
-    with write_whole(tmp_path / "first"), write_whole(tmp_path / "second"):
-        pass  # the second does not take the first's for forgotten
-    left = {path.read_text() for path in tmp_path.iterdir()}
-    assert left == {"", "alive", "another machine's", "the user's"}
-    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"first", "second"}
 
 
 def test_threads_that_write_side_by_side_leave_the_mask_as_it_was(tmp_path: Path) -> None:

@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
 from kvbench.utils.signals import DEFAULTS, ECHO, on_signals
-from tests.support import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_command_says_what_the_same_command_does(tmp_path: Path, number: int, code: int) -> None:
-    words = [sys.executable, "-u", "-c", STARTED, "teacher", "train", "--out", "teacher.safetensors", "--device", "cpu"]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "training\n"
-    process.send_signal(number)
-    told = process.communicate()[1]
-    assert process.returncode == code, told
-    assert "Stopped: the same command starts over." in told
-    assert "Traceback" not in told
-    assert list(tmp_path.iterdir()) == []
-
-
-# The command as it is, saying when it trains.
-STARTED = """
-import kvbench.features.train_teacher as t
-from kvbench.cli import main
-steps = t.batches
-def told(*given):
-    print("training")
-    return steps(*given)
-t.batches = told
-main()
-"""
 
 
 class Ended(BaseException):

@@ -1,0 +1,90 @@
+"""Processes that read images: without shared memory, and stopped by a signal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from kvbench.data.layouts import image_folder
+from kvbench.data.photos import PhotoImages
+from tests.support import ROOT
+from tests.support.photos import draw_folder
+
+
+def photos(root: Path) -> PhotoImages:
+    return PhotoImages(*image_folder(draw_folder(root), "train"), 8, root)
+
+
+READING = """
+import sys, tempfile
+from pathlib import Path
+from kvbench.data.loader import batches
+from kvbench.data.layouts import image_folder
+from kvbench.data.photos import PhotoImages
+images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
+pixels = sum(x.numel() for _ in range(20) for x, _ in batches(images, 6, workers=1))
+print(pixels, *Path(tempfile.gettempdir()).glob("kvbench-*"), *Path(tempfile.gettempdir()).glob("pymp-*"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+def test_workers_hand_images_over_without_shared_memory(tmp_path: Path) -> None:
+    space = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    small = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if not shutil.which("unshare") or subprocess.call([*space, "sh", "-c", small], stderr=subprocess.DEVNULL):
+        pytest.skip("a /dev/shm of another size cannot be mounted here")
+    draw_folder(tmp_path / "photos")
+    (tmp_path / "temporary").mkdir()
+    words = [*space, "sh", "-c", f'{small} && exec "$@"', "sh", sys.executable, "-c", READING, str(tmp_path / "photos")]
+    told = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}, timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.stdout == f"{20 * 6 * 3 * 224 * 224}\n", told.stderr  # and nothing of ours is left
+
+
+SLOW = """
+import os, sys, time
+import kvbench.data.photos as p
+from kvbench.cli import main
+sound = p.decode
+def slow(*given):
+    os.write(1, b".")
+    time.sleep(.2)
+    return sound(*given)
+p.decode = slow
+os.sched_getaffinity = lambda _: range(4)
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processors as Linux does")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_slow_readers_at_once(number: int, code: int, tmp_path: Path) -> None:
+    root = draw_folder(tmp_path / "photos", each=300)
+    (tmp_path / "temporary").mkdir()
+    words = [sys.executable, "-c", SLOW, "extract", "--workload", "folder", "--root", str(root), "--device", "cpu"]
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    torch.save(state, tmp_path / "teacher.pt")
+    process = subprocess.Popen(
+        [*words, "--checkpoint", str(tmp_path / "teacher.pt")], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(40)  # ten images of each worker
+    start = time.monotonic()
+    process.send_signal(number)
+    told = process.communicate()[1].decode()
+    assert process.returncode == code, told
+    assert time.monotonic() - start < 10  # each of the four would be waited for, up to five seconds
+    assert "Traceback" not in told
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -1,0 +1,48 @@
+"""False alarms of replays, counted on many drawn runs."""
+
+from __future__ import annotations
+
+import pytest
+
+import tests.support.synthetic as made_up
+from kvbench.mutation import replays
+from kvbench.reference.store import Reference
+from kvbench.results import history
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return made_up.reference(tmp_path_factory.mktemp("replays"))
+
+
+def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
+    clean, moved = made_up.runs(range(100, 120)), made_up.runs(range(100, 120), shift=0.2)
+    quiet = replays.count("clean", recorded, replays.apart(recorded, clean, 4), independent=True)
+    assert (quiet.runs, quiet.gates, quiet.verdicts, quiet.any) == (5, 0, 0, 0)
+    assert 0 < quiet.nearest < 1
+    loud = replays.count("moved", recorded, replays.apart(recorded, moved, 4), independent=True)
+    assert (loud.runs, loud.gates, loud.any) == (5, 5, 5)
+    assert loud.nearest > 1
+    assert loud.bound == 1
+
+
+def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: Reference) -> None:
+    names = history.configurations(recorded.histories)
+    again = [made_up.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
+    quiet = replays.count("same", recorded, replays.perturbed(recorded, again, "here"), independent=True)
+    assert (quiet.runs, quiet.any) == (3, 0)
+    shifted = [made_up.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
+    loud = replays.count("same", recorded, replays.perturbed(recorded, shifted, "here"), independent=True)
+    assert loud.gates == 1
+    hidden = replays.count("new", recorded, replays.perturbed(recorded, shifted, ""), independent=True)
+    assert hidden.gates == 0
+
+
+def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
+    made = [*replays.halved(recorded)]
+    assert len(made) == 20
+    for against, fresh, rng_fingerprint in made:
+        assert rng_fingerprint == recorded.rng_fingerprint == "here"
+        assert sorted([*history.seeds(fresh), *history.seeds(against.replicates)]) == [*range(6)]
+    quiet = replays.count("halved", recorded, iter(made), independent=False)
+    assert (quiet.runs, quiet.gates) == (20, 0)
