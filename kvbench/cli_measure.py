@@ -20,8 +20,8 @@ from kvbench.cli_options import (
 from kvbench.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from kvbench.mutation.inject import Trial
-    from kvbench.mutation.replays import Alarms
+    from kvbench.mutation.injector import FaultResult
+    from kvbench.mutation.replays import FalseAlarms
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,19 @@ def detect(
     rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
 ) -> None:
-    """Measure what a run notices: inject each fault of the catalogue, and replay clean runs for false alarms."""
+    """Measure what a run detects: inject every fault of the catalogue, and replay clean runs for false alarms."""
     from kvbench.harness.options import parse_seeds
-    from kvbench.mutation.faults import CATALOGUE
+    from kvbench.mutation.faults import FAULTS
     from kvbench.mutation.faults import fault as find
-    from kvbench.mutation.inject import Laboratory
-    from kvbench.mutation.report import false_alarms, page, summary
+    from kvbench.mutation.injector import FaultInjector
+    from kvbench.mutation.replays import measure
+    from kvbench.mutation.report import page, summary
     from kvbench.reference.store import load
     from kvbench.results import history
     from kvbench.utils.environment import environment
     from kvbench.utils.files import need_writable, write_whole
 
-    chosen = [find(name) for name in fault] if fault else list(CATALOGUE.values())
+    chosen = [find(name) for name in fault] if fault else list(FAULTS.values())
     seeds = parse_seeds(clean_seeds)
     made = settings(workload, device, cache, root, "global", "", "", None)
     reference = load(folder, workload)
@@ -56,28 +57,28 @@ def detect(
         raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
     if out:
         need_writable(out.parent)
-    laboratory = Laboratory(made, reference, tuple(range(made.workload.seeds)))
+    injector = FaultInjector(made, reference, tuple(range(made.workload.seeds)))
     facts = environment(made.device)
     command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
     command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
-    trials: list[Trial] = []
+    results: list[FaultResult] = []
 
-    def keep(counted: list[Alarms]) -> str:
-        """Write the page with what there is so far: a run takes long, and may be stopped."""
-        told = page(trials, counted, laboratory, facts, command)
+    def keep(counted: list[FalseAlarms]) -> str:
+        """Write the page with what there is so far: a run takes long and may be interrupted."""
+        told = page(results, counted, injector, facts, command)
         if out:
             with write_whole(out) as aside:
                 aside.write_text(told, encoding="utf-8")
         return told
 
     for number, row in enumerate(chosen, 1):
-        trials.append(laboratory.trial(row))
-        verdict = "noticed" if trials[-1].noticed else "missed" if trials[-1].changed else "changes nothing"
+        results.append(injector.test(row))
+        verdict = "detected" if results[-1].detected else "missed" if results[-1].changed else "changes nothing"
         logger.info("[%d/%d] %s: %s", number, len(chosen), row.id, verdict)
         keep([])
-    counted = false_alarms(laboratory, seeds, rounded) if not fault else []
+    counted = measure(injector, seeds, rounded) if not fault else []
     told = keep(counted)
-    tell(f"{summary(trials)}\n{out}" if out else told)
+    tell(f"{summary(results)}\n{out}" if out else told)
 
 
 def power(

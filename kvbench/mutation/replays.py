@@ -1,8 +1,9 @@
-"""False alarms, measured: replays of a clean run, on other rounding and on seeds that no reference has."""
+"""False alarms: clean runs on perturbed features and on new seeds, compared and judged as a session would."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,26 +12,30 @@ import pandas as pd
 from scipy.stats import beta
 
 from kvbench.findings.registry import judge
+from kvbench.mutation.injector import FaultInjector
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference, verdict_changes
 from kvbench.results import history
 
 CONFIDENCE = 0.95
+DRAWS = 100  # resampled replays of each kind
+logger = logging.getLogger(__name__)
+Replay = tuple[Reference, pd.DataFrame, str]  # a reference, fresh histories, the RNG fingerprint (empty: new seeds)
 
 
 @dataclass(frozen=True)
-class Alarms:
-    """What clean replays set off.
+class FalseAlarms:
+    """How many clean replays failed.
 
     Args:
         kind: how the replays were made, in words.
-        runs: how many.
+        runs: number of replays.
         gates: runs with a failed gate.
         verdicts: runs in which a recorded verdict changed.
         any: runs that failed, by either.
-        unconfirmed: clauses a run that its seeds could not confirm, on average: an outcome of its own, no alarm.
-        nearest: the largest excess of any gate of any run; above 1 it is an alarm.
-        independent: whether no two of the runs share a seed, so that a bound on the rate can be given.
+        unconfirmed: clauses per run that its seeds could not confirm, on average; no alarm.
+        largest_excess: the largest excess of any gate of any run; above 1 it is an alarm.
+        independent: whether no two runs share a seed, so that the rate has an upper bound.
     """
 
     kind: str
@@ -39,7 +44,7 @@ class Alarms:
     verdicts: int
     any: int
     unconfirmed: float
-    nearest: float
+    largest_excess: float
     independent: bool
 
     @property
@@ -50,42 +55,40 @@ class Alarms:
         return 1.0 if self.any == self.runs else float(beta.ppf(CONFIDENCE, self.any + 1, self.runs - self.any))
 
 
-def count(kind: str, reference: Reference, replays: Iterator[tuple[Reference, pd.DataFrame, str]], *,
-          independent: bool) -> Alarms:  # fmt: skip
+def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
+          independent: bool) -> FalseAlarms:  # fmt: skip
     """Compare and judge replays as a session would.
 
     Args:
-        kind: for the table.
-        reference: whose configurations are compared.
-        replays: for each its reference, the fresh histories, and the stream of random numbers (empty: seeds are new).
-        independent: see `Alarms`.
+        kind: how the replays were made, in words.
+        reference: its configurations are compared.
+        replays: what to compare.
+        independent: see `FalseAlarms`.
     """
     names = history.configurations(reference.histories)
     gates, verdicts, unconfirmed, excess = [], [], [], [0.0]
     for against, fresh, rng_fingerprint in replays:
-        made = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
+        comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
         changes = verdict_changes(against, judge(fresh, against.costs), names)
-        gates.append(any(comparison.failed for comparison in made))
+        gates.append(any(comparison.failed for comparison in comparisons))
         verdicts.append(any(change.failed for change in changes))
         unconfirmed.append(sum(change.unconfirmed for change in changes))
-        excess += [outcome.excess for comparison in made for outcome in comparison.outcomes]
+        excess += [outcome.excess for comparison in comparisons for outcome in comparison.outcomes]
     either = int(np.sum(np.logical_or(gates, verdicts)))
     mean = float(np.mean(unconfirmed)) if unconfirmed else 0.0
-    return Alarms(
+    return FalseAlarms(
         kind, len(gates), sum(gates), sum(verdicts), either, mean, float(np.nanmax(excess)), independent
     )  # fmt: skip
 
 
-def apart(reference: Reference, clean: pd.DataFrame, size: int) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
+def disjoint(reference: Reference, clean: pd.DataFrame, size: int) -> Iterator[Replay]:
     """Replays of ``size`` seeds each of ``clean``, no seed twice."""
     seeds = history.seeds(clean)
     for start in range(0, len(seeds) - size + 1, size):
         yield reference, clean[clean["seed"].isin(seeds[start : start + size])], ""
 
 
-def drawn(
-    reference: Reference, clean: pd.DataFrame, size: int, draws: int
-) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
+def resampled(reference: Reference, clean: pd.DataFrame, size: int, draws: int) -> Iterator[Replay]:
     """Replays of ``size`` seeds drawn from ``clean``: they share seeds."""
     rng = np.random.default_rng(0)
     for _ in range(draws):
@@ -93,10 +96,8 @@ def drawn(
         yield reference, clean[clean["seed"].isin(chosen)], ""
 
 
-def redrawn(
-    reference: Reference, clean: pd.DataFrame, size: int, draws: int
-) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
-    """Seeds of the reference and of ``clean`` put together, and dealt anew: ``size`` fresh ones, the rest reference."""
+def reshuffled(reference: Reference, clean: pd.DataFrame, size: int, draws: int) -> Iterator[Replay]:
+    """Seeds of the reference and of ``clean``, pooled and split at random: ``size`` fresh ones, the rest reference."""
     pool = pd.concat([reference.histories, clean], ignore_index=True)
     rng = np.random.default_rng(0)
     every = history.seeds(pool)
@@ -105,15 +106,13 @@ def redrawn(
         yield replace(reference, histories=pool[~fresh], replicates=history.frame([])), pool[fresh], ""
 
 
-def perturbed(
-    reference: Reference, replays: Sequence[pd.DataFrame], rng_fingerprint: str
-) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
-    """Replays of the reference's own seeds on banks rounded otherwise."""
+def perturbed(reference: Reference, replays: Sequence[pd.DataFrame], rng_fingerprint: str) -> Iterator[Replay]:
+    """Replays of the reference's own seeds on perturbed banks."""
     yield from zip(itertools.repeat(reference), replays, itertools.repeat(rng_fingerprint))
 
 
-def halved(reference: Reference) -> Iterator[tuple[Reference, pd.DataFrame, str]]:
-    """Each way to take half of the replicates as the run, on the reference's own seeds, the rest as its replicates."""
+def split_replicates(reference: Reference) -> Iterator[Replay]:
+    """Every way to take half of the replicates as the run and the other half as the reference's replicates."""
     seeds = history.seeds(reference.replicates)
     for chosen in itertools.combinations(seeds, len(seeds) // 2):
         fresh = reference.replicates["seed"].isin(chosen)
@@ -122,3 +121,49 @@ def halved(reference: Reference) -> Iterator[tuple[Reference, pd.DataFrame, str]
             reference.replicates[fresh],
             reference.rng_fingerprint,
         )
+
+
+def measure(injector: FaultInjector, clean_seeds: Sequence[int], rounded: int) -> list[FalseAlarms]:
+    """Train clean replays and count their false alarms.
+
+    Args:
+        injector: its configurations, reference and default seeds are used; no fault is injected.
+        clean_seeds: new seeds, trained once each; a replay takes as many of them as a default run has.
+        rounded: replays of the default seeds on perturbed banks.
+    """
+    reference, size = injector.reference, len(injector.seeds)
+    names = history.configurations(reference.histories)
+    counted = []
+    frames = []
+    for number in range(rounded):
+        banks = injector.perturbed(number)
+        frames.append(pd.concat([injector.train(name, banks) for name in names], ignore_index=True))
+        logger.info("clean replay %d of %d on perturbed features is trained", number + 1, rounded)
+    if rounded:
+        kind = f"the default run (seeds {seed_range(injector.seeds)}) on perturbed features"
+        same = perturbed(reference, frames, injector.rng_fingerprint)
+        counted.append(count(kind, reference, same, independent=True))
+    replicates = len(history.seeds(reference.replicates))
+    if replicates > 1:
+        kind = f"half of the reference's {replicates} replicates as the run, the rest as replicates"
+        counted.append(count(kind, reference, split_replicates(reference), independent=False))
+    if len(clean_seeds) >= size:
+        parts = []
+        for name in names:
+            parts.append(injector.train(name, seeds=clean_seeds))
+            logger.info("%d clean seeds of %s are trained", len(clean_seeds), name)
+        clean = pd.concat(parts, ignore_index=True)
+        among = f"seeds {seed_range(clean_seeds)}"
+        kind = f"{size} new seeds, no seed twice, of {among}"
+        counted.append(count(kind, reference, disjoint(reference, clean, size), independent=True))
+        kind = f"{size} seeds drawn from {among} and the reference's, the rest as reference"
+        counted.append(count(kind, reference, reshuffled(reference, clean, size, DRAWS), independent=False))
+        if len(clean_seeds) > size:
+            kind = f"{size} new seeds drawn from {among}"
+            counted.append(count(kind, reference, resampled(reference, clean, size, DRAWS), independent=False))
+    return counted
+
+
+def seed_range(seeds: Sequence[int]) -> str:
+    """``0-3`` for the seeds 0, 1, 2 and 3."""
+    return f"{seeds[0]}-{seeds[-1]}"

@@ -1,179 +1,135 @@
-"""The two tables that say what a run notices, and how often it cries without a cause, in markdown."""
+"""The page of `kvbench detect`, in markdown: false alarms of clean runs, and which injected faults a run detects."""
 
 from __future__ import annotations
 
-import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
-from kvbench.mutation import replays
-from kvbench.mutation.inject import Laboratory, Trial
-from kvbench.mutation.replays import Alarms
+from kvbench.mutation.injector import FaultInjector, FaultResult
+from kvbench.mutation.replays import FalseAlarms, seed_range
 from kvbench.reference.tolerances import number
 from kvbench.results import history
-from kvbench.utils.text import Marked, escape, markdown_table
+from kvbench.utils.text import Marked, escape, item, markdown_table
 
-DRAWS = 100  # resampled replays of each kind
-TARGET = 0.95  # share of faults that change a result which a run should notice
+TARGET = 0.95  # share of faults that change a result which a run should detect
 
 ABOUT_ALARMS = (
-    "A clean run is one in which nothing was changed. It has as many seeds as a default run, or as the row says, and is"
-    " compared and judged as a session does it, at a family level of 1%. An upper bound is given only where no two runs"
-    " share a seed. *Not confirmed* is an outcome of its own: too few seeds for a recorded verdict."
+    "A clean run is one in which nothing was changed. It has as many seeds as a default run, and is compared and judged"
+    " as a session does it, at a family-wise error rate of 1%. An upper bound is given only where no two runs share a"
+    " seed. *Excess*: a gate's difference over the allowed one; above 1 the gate fails. *Not confirmed*: clauses whose"
+    " recorded verdict these seeds are too few to confirm, which is no alarm."
 )
 ABOUT_FAULTS = (
-    "Each fault is a small patch of kvbench or torch in a run with the default seeds, which the reference has too, so"
-    " that each seed is compared with its own recorded run. Configurations are trained one after another until one is"
-    " noticed. *By*: the gate farthest outside. *Of what is allowed*: its difference over the allowed one; above 1x the"
-    " run fails. *If seeds counted as new*: the same numbers against the spread between seeds. *Must not move*: a"
-    " configuration that the fault does not touch, and whether its histories stayed the same bit by bit."
+    "Each fault is a small patch of kvbench or torch in a run with the default seeds. The reference has these seeds,"
+    " too, so each is compared with its own recorded run. Configurations are trained one after another until one"
+    " detects the fault."
+)
+ABOUT_DETECTION = (
+    "*Gate*: the one with the largest excess. *Excess*: its difference over the allowed one; above 1x the run fails,"
+    " **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the reference's, so"
+    " that the spread between seeds is what is allowed."
 )
 
-logger = logging.getLogger(__name__)
+
+def alarms_list(counted: Sequence[FalseAlarms]) -> str:
+    """The false alarms of each kind of clean run, as a list."""
+    return "\n".join(map(_alarms, counted))
 
 
-def false_alarms(laboratory: Laboratory, clean_seeds: Sequence[int], rounded: int) -> list[Alarms]:
-    """Train clean replays and count their alarms.
-
-    Args:
-        laboratory: as `kvbench.mutation.inject.Laboratory`.
-        clean_seeds: trained once each; replays take as many of them as a default run has seeds.
-        rounded: replays of the default seeds on banks rounded otherwise.
-    """
-    reference, size = laboratory.reference, len(laboratory.seeds)
-    names = history.configurations(reference.histories)
-    counted = []
-    frames = []
-    for seed in range(rounded):
-        banks = laboratory.perturbed(seed)
-        frames.append(pd.concat([laboratory.train(name, banks) for name in names], ignore_index=True))
-        logger.info("clean replay %d of %d on other rounding is trained", seed + 1, rounded)
-    same = replays.perturbed(reference, frames, laboratory.rng_fingerprint)
-    kind = f"the default run (seeds {_range(laboratory.seeds)}) on other rounding"
-    if rounded:
-        counted.append(replays.count(kind, reference, same, independent=True))
-    replicates = len(history.seeds(reference.replicates))
-    if replicates > 1:
-        kind = f"half of the reference's {replicates} replicates as the run"
-        counted.append(replays.count(kind, reference, replays.halved(reference), independent=False))
-    if len(clean_seeds) >= size:
-        parts = []
-        for name in names:
-            parts.append(laboratory.train(name, seeds=clean_seeds))
-            logger.info("%d clean seeds of %s are trained", len(clean_seeds), name)
-        clean = pd.concat(parts, ignore_index=True)
-        among = f"seeds {_range(clean_seeds)}"
-        apart = replays.apart(reference, clean, size)
-        redrawn = replays.redrawn(reference, clean, size, DRAWS)
-        counted += [
-            replays.count(f"{size} new seeds, no seed twice, of {among}", reference, apart, independent=True),
-            replays.count(
-                f"{size} seeds drawn from {among} and the reference's, the rest as reference",
-                reference,
-                redrawn,
-                independent=False,
-            ),
-        ]
-        if len(clean_seeds) > size:
-            drawn = replays.drawn(reference, clean, size, DRAWS)
-            counted.append(replays.count(f"{size} new seeds drawn from {among}", reference, drawn, independent=False))
-    return counted
+def _alarms(a: FalseAlarms) -> str:
+    bound = f"{a.bound:.1%}" if a.independent and a.runs else "none: runs share seeds"
+    return item(
+        f"{a.runs} {'run' if a.runs == 1 else 'runs'}, {a.kind}: {a.any} false alarms ({a.gates} by a gate,"
+        f" {a.verdicts} by a verdict); upper 95% bound of the rate {bound}; largest excess {a.largest_excess:.2f};"
+        f" {a.unconfirmed:.1f} clauses per run not confirmed"
+    )
 
 
-def alarms_table(counted: Sequence[Alarms]) -> str:
-    """The table of false alarms."""
-    rows = [
-        [
-            a.kind,
-            str(a.runs),
-            str(a.gates),
-            str(a.verdicts),
-            f"{a.any} ({a.any / a.runs:.1%})" if a.runs else "-",
-            f"{a.bound:.1%}" if a.independent and a.runs else "none: runs share seeds",
-            f"{a.nearest:.2f}",
-            f"{a.unconfirmed:.1f}",
-        ]
-        for a in counted
-    ]
-    headers = ["clean runs", "runs", "with a gate moved", "with a verdict changed", "false alarms", "upper 95% bound",
-               "nearest gate, of what is allowed", "clauses not confirmed, mean a run"]  # fmt: skip
-    return markdown_table(headers, rows)
+def faults_table(results: Sequence[FaultResult]) -> str:
+    """What each fault is."""
+    return markdown_table(["fault", "what goes wrong"], [[r.fault.id, r.fault.description] for r in results])
 
 
-def detection_table(trials: Sequence[Trial]) -> str:
-    """The table of faults that a run can see."""
+def detection_table(results: Sequence[FaultResult]) -> str:
+    """By which gate each fault is detected, and how clearly."""
     rows = []
-    for trial in trials:
-        if trial.fault.unseen:
+    for result in results:
+        if result.error:
+            rows.append([result.fault.id, "the run stops", "-", "-", "-"])
             continue
-        noticed = "yes" if trial.noticed else Marked("**no**") if trial.changed else "no: no result changed"
-        unpaired = "-"
-        if trial.stopped:
-            place, numbers, excess = "the run stops", trial.stopped, "-"
-            unpaired = "yes"
-        else:
-            strongest = trial.strongest(trial.paired)
-            assert strongest is not None
-            configuration, outcome = strongest
-            place = f"{configuration}: {outcome.gate.name}"
-            numbers = f"{number(outcome.obtained)} / {number(outcome.expected)}"
-            excess = f"{outcome.excess:.3g}x"
-            other = trial.strongest(trial.unpaired)
-            assert other is not None
-            unpaired = f"{'yes' if trial.noticed_unpaired else 'no'} ({other[1].excess:.2g}x)"
-        bystanders = Marked("-")
-        if trial.fault.bystanders:
-            names = escape(", ".join(trial.fault.bystanders))
-            bystanders = Marked(f"{names} {'same' if trial.innocent else '**moved**'}")
-        rows.append([trial.fault.id, trial.fault.what, noticed, place, numbers, excess, unpaired, bystanders])
-    headers = ["fault", "what goes wrong", "noticed", "by", "obtained / expected", "of what is allowed",
-               "if seeds counted as new", "must not move"]  # fmt: skip
-    return markdown_table(headers, rows)
+        paired, unpaired = result.largest_deviation(result.paired), result.largest_deviation(result.unpaired)
+        assert paired is not None and unpaired is not None  # noqa: PT018
+        configuration, outcome = paired
+        gate = "no result changed" if not result.changed else f"{configuration}: {outcome.gate.name}"
+        excess = f"{outcome.excess:.3g}x"
+        rows.append([
+            result.fault.id,
+            gate.replace(" epoch", "").replace("whole ", ""),
+            f"{number(outcome.obtained)} / {number(outcome.expected)}",
+            excess if result.detected or not result.changed else Marked(f"**{excess}**"),
+            f"{unpaired[1].excess:.2g}x",
+        ])  # fmt: skip
+    return markdown_table(["fault", "gate", "obtained / expected", "excess", "as new seeds"], rows)
 
 
-def unseen_table(trials: Sequence[Trial]) -> str:
-    """The table of faults that no comparison of results can see."""
+def controls(results: Sequence[FaultResult]) -> str:
+    """Whether configurations that a fault must not change stayed the same."""
+    tried = [result for result in results if result.fault.controls]
+    changed = [result.fault.id for result in tried if not result.controls_unchanged]
+    text = f"Controls, configurations that a fault must not change: tried for {len(tried)} faults,"
+    return text + (f" changed by {', '.join(changed)}." if changed else " bitwise the same in all of them.")
+
+
+def errors(results: Sequence[FaultResult]) -> str:
+    """The sentences with which runs stopped, as a list."""
+    return "\n".join(item(f"{result.fault.id}: {result.error}") for result in results if result.error)
+
+
+def equivalent_table(results: Sequence[FaultResult]) -> str:
+    """Faults that change no result that is compared, and why."""
     rows = [
-        [t.fault.id, t.fault.what, "no" if not t.changed else Marked("**yes**"), t.fault.unseen]
-        for t in trials
-        if t.fault.unseen
+        [result.fault.id, "no" if not result.changed else Marked("**yes**"), result.fault.equivalent]
+        for result in results
     ]
-    return markdown_table(["fault", "what goes wrong", "changes a result", "why it can't be seen"], rows)
+    return markdown_table(["fault", "changes a result", "why no comparison can see it"], rows)
 
 
-def summary(trials: Sequence[Trial]) -> str:
-    """How many faults were noticed, in a sentence or two."""
-    changing = [trial for trial in trials if trial.changed and not trial.fault.unseen]
-    noticed = [trial for trial in changing if trial.noticed]
-    missed = [trial.fault.id for trial in changing if not trial.noticed]
-    new = sum(trial.noticed_unpaired for trial in changing)
-    share = len(noticed) / max(1, len(changing))
-    text = f"{len(noticed)} of {len(changing)} faults that change a result are noticed by the default run ({share:.0%};"
-    text += f" the target is {TARGET:.0%}), {new} would be if its seeds counted as new."
+def summary(results: Sequence[FaultResult]) -> str:
+    """How many faults are detected, in a sentence or two."""
+    changing = [result for result in results if result.changed and not result.fault.equivalent]
+    missed = [result.fault.id for result in changing if not result.detected]
+    detected = len(changing) - len(missed)
+    new = sum(result.detected_unpaired for result in changing)
+    text = f"{detected} of {len(changing)} faults that change a result are detected by the default run"
+    text += f" ({detected / max(1, len(changing)):.0%}; the target is {TARGET:.0%}), {new} would be as new seeds."
     return text + (f" Missed: {', '.join(missed)}." if missed else "")
 
 
 def page(
-    trials: Sequence[Trial], counted: Sequence[Alarms], laboratory: Laboratory, facts: Mapping[str, Any], command: str
+    results: Sequence[FaultResult],
+    counted: Sequence[FalseAlarms],
+    injector: FaultInjector,
+    facts: Mapping[str, Any],
+    command: str,
 ) -> str:
-    """The whole page in markdown."""
-    reference = laboratory.reference
+    """The whole page, in lines of at most 120 characters."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    made = escape(f"{facts['date']}, {facts['hardware']}, {versions}")
-    seeds = len(history.seeds(reference.histories))
-    head = [
-        f"# What a run of {laboratory.workload.name} notices",
-        f"Made by `{command}` on {made}; default seeds {_range(laboratory.seeds)}, reference of {seeds} seeds.",
+    made_on = escape(f"{facts['date']}, {facts['hardware']}, {versions}")
+    seeds = len(history.seeds(injector.reference.histories))
+    parts = [
+        f"# What a run of {injector.workload.name} detects",
+        f"Made by `{command}` on {made_on}; default seeds {seed_range(injector.seeds)}, reference of {seeds} seeds.",
     ]
-    parts = [*head, "## False alarms", ABOUT_ALARMS, alarms_table(counted)] if counted else head
-    if trials:
-        parts += ["## Faults", summary(trials), ABOUT_FAULTS, detection_table(trials)]
-        if any(trial.fault.unseen for trial in trials):
-            parts += ["## Faults that no comparison can see", unseen_table(trials)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _range(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]}-{seeds[-1]}"
+    if counted:
+        parts += ["## False alarms", ABOUT_ALARMS, alarms_list(counted)]
+    seen = [result for result in results if not result.fault.equivalent]
+    if seen:
+        parts += ["## Faults", summary(seen), ABOUT_FAULTS, faults_table(seen)]
+        parts += ["## Detection", ABOUT_DETECTION, detection_table(seen), controls(seen)]
+    if stopped := errors(seen):
+        parts += ["Runs that stop:", stopped]
+    if equivalent := [result for result in results if result.fault.equivalent]:
+        parts += ["## Equivalent faults", faults_table(equivalent), equivalent_table(equivalent)]
+    wrap = textwrap.TextWrapper(118, break_long_words=False, break_on_hyphens=False).fill
+    return "\n\n".join(part if part[0] in "#|-" else wrap(part) for part in parts) + "\n"

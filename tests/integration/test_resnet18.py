@@ -25,7 +25,7 @@ from kvbench.features.teacher import (
     shipped,
 )
 from kvbench.harness.setup import Banks, Settings
-from kvbench.mutation.faults import CATALOGUE
+from kvbench.mutation.faults import FAULTS
 from tests.support import plain_loop
 from tests.support.banks import in_memory
 from tests.support.small import SMALL
@@ -118,12 +118,12 @@ def clean(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return settings, settings.open_banks()
 
 
-@pytest.mark.parametrize("name", [name for name, row in CATALOGUE.items() if row.teacher])
+@pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if row.teacher])
 def test_a_fault_of_the_teachers_pass_reaches_the_banks(
     name: str, clean: tuple[Settings, Banks], tmp_path: Path
 ) -> None:
     settings, banks = clean
-    with CATALOGUE[name].inject():
+    with FAULTS[name].inject():
         made = replace(settings, cache=tmp_path).open_banks()
     for one, other in ((banks.train, made.train), (banks.val, made.val)):
         assert any(not torch.equal(a, b) for a, b in zip(one.taps, other.taps, strict=True))

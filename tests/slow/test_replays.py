@@ -17,12 +17,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
     clean, moved = made_up.runs(range(100, 120)), made_up.runs(range(100, 120), shift=0.2)
-    quiet = replays.count("clean", recorded, replays.apart(recorded, clean, 4), independent=True)
+    quiet = replays.count("clean", recorded, replays.disjoint(recorded, clean, 4), independent=True)
     assert (quiet.runs, quiet.gates, quiet.verdicts, quiet.any) == (5, 0, 0, 0)
-    assert 0 < quiet.nearest < 1
-    loud = replays.count("moved", recorded, replays.apart(recorded, moved, 4), independent=True)
+    assert 0 < quiet.largest_excess < 1
+    loud = replays.count("moved", recorded, replays.disjoint(recorded, moved, 4), independent=True)
     assert (loud.runs, loud.gates, loud.any) == (5, 5, 5)
-    assert loud.nearest > 1
+    assert loud.largest_excess > 1
     assert loud.bound == 1
 
 
@@ -38,8 +38,8 @@ def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: 
     assert hidden.gates == 0
 
 
-def test_twins_are_halved_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
-    made = [*replays.halved(recorded)]
+def test_replicates_are_split_in_every_way_and_never_compared_with_themselves(recorded: Reference) -> None:
+    made = [*replays.split_replicates(recorded)]
     assert len(made) == 20
     for against, fresh, rng_fingerprint in made:
         assert rng_fingerprint == recorded.rng_fingerprint == "here"

@@ -1,4 +1,4 @@
-"""What a fault is, and the ways to inject one: patches that end with a ``with`` block."""
+"""`Fault`, and the ways to inject one: patches that are undone when a ``with`` block ends."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ class Fault:
 
     Args:
         id: its name.
-        what: what goes wrong, in words.
+        description: what goes wrong, in words.
         inject: makes a context in which it does.
-        probes: configurations that it should move, trained first, in this order, until one is noticed.
-        bystanders: configurations that it must not move.
-        teacher: it acts on the teacher's pass, so banks are made with it.
-        unseen: why no comparison of results can see it; empty: it should be seen.
+        probes: configurations that it should change, trained first, in this order, until one detects it.
+        controls: configurations that it must not change.
+        teacher: it acts on the teacher's pass, so banks are extracted with it.
+        equivalent: why it changes no result that is compared; empty: a run should detect it.
     """
 
     id: str
-    what: str
+    description: str
     inject: Callable[[], AbstractContextManager[object]]
     probes: tuple[str, ...] = LOSS
-    bystanders: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     teacher: bool = False
-    unseen: str = ""
+    equivalent: str = ""
 
 
-def swapped(target: Any, name: str, new: Any) -> Callable[[], AbstractContextManager[object]]:
-    """Put ``new`` in the place of an attribute of a module or class."""
+def patched(target: Any, name: str, new: Any) -> Callable[[], AbstractContextManager[object]]:
+    """Replace an attribute of a module or class by ``new``."""
     return lambda: patch.object(target, name, new)
 
 
 def after_init(change: Callable[[Run], object]) -> Callable[[], AbstractContextManager[object]]:
     """Change every `Run` once it is made."""
-    made = Run.__init__
+    original = Run.__init__
 
     def init(self: Run, *arguments: Any, **options: Any) -> None:
-        made(self, *arguments, **options)
+        original(self, *arguments, **options)
         change(self)
 
-    return swapped(Run, "__init__", init)
+    return patched(Run, "__init__", init)
 
 
 def with_recipe(change: Callable[[Recipe], Recipe]) -> Callable[[], AbstractContextManager[object]]:
-    """Train every `Run` with another recipe than it is told, under the same name."""
-    made = Run.__init__
+    """Train every `Run` with another recipe, under the same name."""
+    original = Run.__init__
 
     def init(self: Run, configuration: Configuration, *arguments: Any, **options: Any) -> None:
-        made(self, replace(configuration, recipe=change(configuration.recipe)), *arguments, **options)
+        original(self, replace(configuration, recipe=change(configuration.recipe)), *arguments, **options)
 
-    return swapped(Run, "__init__", init)
+    return patched(Run, "__init__", init)
 
 
 def with_banks(
     change: Callable[[FeatureBank, FeatureBank], tuple[FeatureBank, FeatureBank]],
 ) -> Callable[[], AbstractContextManager[object]]:
     """Hand every `Run` other banks: ``change`` takes those of training and of validation."""
-    made = Run.__init__
+    original = Run.__init__
 
     def init(self: Run, configuration: Configuration, train: FeatureBank, val: FeatureBank, seed: int) -> None:
-        made(self, configuration, *change(train, val), seed)
+        original(self, configuration, *change(train, val), seed)
 
-    return swapped(Run, "__init__", init)
+    return patched(Run, "__init__", init)
 
 
 def with_features(change: Callable[[FeatureBank], FeatureBank]) -> Callable[[], AbstractContextManager[object]]:

@@ -17,7 +17,7 @@ from kvbench.core.bank import FeatureBank
 from kvbench.data import fractals
 from kvbench.features import extract as extraction
 from kvbench.features.spec import BankSettings
-from kvbench.mutation.faults.fault import Fault, swapped, with_banks, with_features
+from kvbench.mutation.faults.fault import Fault, patched, with_banks, with_features
 
 CONFIDENT = 20.0  # a logit that leaves the other classes nothing
 SUBSET = 512  # rows
@@ -29,11 +29,11 @@ def hooked_elsewhere(move: Callable[[str], str]) -> Callable[[], AbstractContext
 
     @contextmanager
     def capture(module: nn.Module, taps: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        moved = {move(tap): tap for tap in taps}
-        with hooked(module, list(moved)) as captured:
-            yield _Renamed(captured, moved)
+        renamed = {move(tap): tap for tap in taps}
+        with hooked(module, list(renamed)) as captured:
+            yield _Renamed(captured, renamed)
 
-    return swapped(extraction, "capture", capture)
+    return patched(extraction, "capture", capture)
 
 
 class _Renamed(dict[str, Tensor]):
@@ -86,28 +86,28 @@ def teacher_in_train_mode() -> Iterator[None]:
         yield
 
 
-def labels_as_logits(made: FeatureBank) -> FeatureBank:
+def labels_as_logits(bank: FeatureBank) -> FeatureBank:
     """The bank of a teacher that is sure of every label."""
-    return replace(made, logits=CONFIDENT * F.one_hot(made.labels, made.classes).float())
+    return replace(bank, logits=CONFIDENT * F.one_hot(bank.labels, bank.classes).float())
 
 
-def in_bf16(made: FeatureBank) -> FeatureBank:
+def in_bf16(bank: FeatureBank) -> FeatureBank:
     """The bank as stored in bfloat16."""
-    return replace(made, taps=tuple(tap.bfloat16().float() for tap in made.taps))
+    return replace(bank, taps=tuple(tap.bfloat16().float() for tap in bank.taps))
 
 
-def rows(made: FeatureBank, chosen: Tensor | slice) -> FeatureBank:
+def rows(bank: FeatureBank, chosen: Tensor | slice) -> FeatureBank:
     """Some rows of a bank."""
-    taps, logits, labels = made.batch(chosen)
+    taps, logits, labels = bank.batch(chosen)
     return FeatureBank(tuple(taps), logits, labels)
 
 
 def tap_order(*order: int) -> Callable[[FeatureBank], FeatureBank]:
     """Taps in another order."""
-    return lambda made: replace(made, taps=tuple(made.taps[i] for i in order))
+    return lambda bank: replace(bank, taps=tuple(bank.taps[i] for i in order))
 
 
-FEATURES = [
+FEATURE_FAULTS = [
     Fault("taps-swapped", "the last two taps change places", with_features(tap_order(0, 2, 1))),
     Fault("taps-one-block-early", "hooks sit one block before the tap", hooked_elsewhere(block_before), teacher=True),
     Fault("hook-before-relu", "features are taken before the block's last ReLU", before_last_relu, teacher=True),
@@ -116,7 +116,7 @@ FEATURES = [
     Fault("teacher-in-train-mode", "the teacher's batch normalisation is in train mode", teacher_in_train_mode,
           teacher=True),
     Fault("max-pooled", "features are max-pooled instead of averaged",
-          swapped(F, "adaptive_avg_pool2d", F.adaptive_max_pool2d), ("Model3",), teacher=True),
+          patched(F, "adaptive_avg_pool2d", F.adaptive_max_pool2d), ("Model3",), teacher=True),
     Fault("statistics-wrong", "images are normalised with mean and deviation 0.5",
           lambda: patch.multiple(fractals, IMAGENET_MEAN=(0.5,) * 3, IMAGENET_STD=(0.5,) * 3), teacher=True),
     Fault("channels-swapped", "images come as BGR", lambda: patch.object(fractals, "render", _bgr), teacher=True),

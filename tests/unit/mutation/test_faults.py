@@ -14,7 +14,7 @@ from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data import fractals
 from kvbench.features import extract as extraction
-from kvbench.mutation.faults import CATALOGUE, fault
+from kvbench.mutation.faults import FAULTS, fault
 from kvbench.utils.errors import UserError
 
 PATCHED: list[tuple[Any, str]] = [
@@ -44,10 +44,10 @@ def patched() -> list[Any]:
     return [getattr(owner, name) for owner, name in PATCHED]
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
     before = patched()
-    with pytest.raises(KeyError, match="stop"), CATALOGUE[name].inject():  # noqa: PT012
+    with pytest.raises(KeyError, match="stop"), FAULTS[name].inject():  # noqa: PT012
         inside = patched()
         assert any(a is not b for a, b in zip(before, inside, strict=True)), "what it patches is not in the list"
         raise KeyError("stop")
@@ -56,12 +56,12 @@ def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
 
 def test_rows_name_configurations_that_exist_and_say_what_goes_wrong() -> None:
     ids = {row.id for row in configurations(list(STUDENTS), Recipe())}
-    assert len(CATALOGUE) >= 50
-    for row in CATALOGUE.values():
+    assert len(FAULTS) >= 50
+    for row in FAULTS.values():
         assert row.probes
-        assert {*row.probes, *row.bystanders} <= ids, row.id
-        assert not {*row.probes} & {*row.bystanders}, row.id
-        assert row.what
+        assert {*row.probes, *row.controls} <= ids, row.id
+        assert not {*row.probes} & {*row.controls}, row.id
+        assert row.description
 
 
 def test_an_unknown_fault_names_near_ones() -> None:

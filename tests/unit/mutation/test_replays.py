@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 import tests.support.synthetic as made_up
 from kvbench.mutation import replays
-from kvbench.mutation.report import alarms_table
+from kvbench.mutation.report import alarms_list
 from kvbench.reference.store import Reference
 from kvbench.results import history
 
@@ -22,21 +22,21 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def test_replays_apart_share_no_seed_and_leave_a_rest_out(recorded: Reference) -> None:
     clean = made_up.runs(range(100, 111))
-    made = [history.seeds(fresh) for _, fresh, _ in replays.apart(recorded, clean, 4)]
+    made = [history.seeds(fresh) for _, fresh, _ in replays.disjoint(recorded, clean, 4)]
     assert made == [[100, 101, 102, 103], [104, 105, 106, 107]]
 
 
 def test_drawn_replays_have_as_many_seeds_and_are_the_same_every_time(recorded: Reference) -> None:
     clean = made_up.runs(range(100, 110))
-    made = [history.seeds(fresh) for _, fresh, _ in replays.drawn(recorded, clean, 4, 5)]
+    made = [history.seeds(fresh) for _, fresh, _ in replays.resampled(recorded, clean, 4, 5)]
     assert all(len(seeds) == 4 for seeds in made)
-    assert made == [history.seeds(fresh) for _, fresh, _ in replays.drawn(recorded, clean, 4, 5)]
+    assert made == [history.seeds(fresh) for _, fresh, _ in replays.resampled(recorded, clean, 4, 5)]
     assert len({tuple(seeds) for seeds in made}) > 1
 
 
 def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Reference) -> None:
     clean = made_up.runs(range(100, 106))
-    for against, fresh, rng_fingerprint in replays.redrawn(recorded, clean, 4, 5):
+    for against, fresh, rng_fingerprint in replays.reshuffled(recorded, clean, 4, 5):
         assert rng_fingerprint == ""
         assert len(history.seeds(fresh)) == 4
         assert sorted([*history.seeds(fresh), *history.seeds(against.histories)]) == [*range(20), *range(100, 106)]
@@ -53,16 +53,16 @@ def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -
 
 @pytest.mark.parametrize(("alarms", "runs"), [(0, 5), (0, 300), (2, 40)])
 def test_the_bound_is_clopper_and_pearsons(alarms: int, runs: int) -> None:
-    bound = replays.Alarms("", runs, alarms, 0, alarms, 0.0, 0.5, True).bound
+    bound = replays.FalseAlarms("", runs, alarms, 0, alarms, 0.0, 0.5, True).bound
     # At the bound, as few alarms as were seen have a chance of 5%.
     assert binom.cdf(alarms, runs, bound) == pytest.approx(0.05)
 
 
 def test_runs_that_share_seeds_get_no_bound() -> None:
-    shared = replays.Alarms("drawn", 200, 1, 0, 1, 0.0, 1.2, False)
+    shared = replays.FalseAlarms("drawn", 200, 1, 0, 1, 0.0, 1.2, False)
     assert math.isnan(shared.bound)
-    assert "none: runs share seeds" in alarms_table([shared])
-    assert "1 (0.5%)" in alarms_table([shared])
+    assert "none: runs share seeds" in alarms_list([shared])
+    assert "1 false alarms (1 by a gate, 0 by a verdict)" in alarms_list([shared])
 
 
 def test_no_runs_are_no_evidence(recorded: Reference) -> None:

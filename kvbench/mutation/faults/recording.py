@@ -13,7 +13,7 @@ from torch import nn
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration
 from kvbench.core.trainer import Run
-from kvbench.mutation.faults.fault import Fault, swapped
+from kvbench.mutation.faults.fault import Fault, patched
 
 _init, _portions, _evaluation = Run.__init__, Run.portions, Run.evaluation
 
@@ -27,7 +27,7 @@ def rewritten(change: Callable[[Run, dict[str, Any]], None]) -> Callable[[], Abs
         if len(self.history) > before:
             change(self, self.history[-1])
 
-    return swapped(Run, "evaluation", evaluation)
+    return patched(Run, "evaluation", evaluation)
 
 
 def epoch_from_zero(_: Run, row: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def untimed(_: Run, row: dict[str, Any]) -> None:
     row["seconds"] /= 2
 
 
-REPORTING = [
+RECORDING_FAULTS = [
     Fault("epochs-from-zero", "epochs are written from 0", rewritten(epoch_from_zero)),
     Fault("loss-one-epoch-late", "each epoch is written with the training loss of the one before",
           rewritten(one_epoch_late)),
@@ -111,10 +111,10 @@ REPORTING = [
     Fault("accuracy-is-agreement", "accuracy and agreement change places", rewritten(shares_swapped)),
     Fault("loss-in-bits", "the training loss is in bits", rewritten(in_bits)),
     Fault("loss-rounded", "the training loss is written with two decimals", rewritten(rounded)),
-    Fault("one-seed", "every run has seed 0", swapped(Run, "__init__", one_seed)),
-    Fault("one-order-of-batches", "the order of batches does not follow the seed", swapped(Run, "__init__", same_order)),  # noqa: E501
-    Fault("no-eval-mode", "students stay in train mode for validation", swapped(nn.Module, "eval", no_eval_mode),
-          ("Model3",), unseen="no student has a layer that trains and validates differently"),
+    Fault("one-seed", "every run has seed 0", patched(Run, "__init__", one_seed)),
+    Fault("one-order-of-batches", "the order of batches does not follow the seed", patched(Run, "__init__", same_order)),  # noqa: E501
+    Fault("no-eval-mode", "students stay in train mode for validation", patched(nn.Module, "eval", no_eval_mode),
+          ("Model3",), equivalent="no student has a layer that trains and validates differently"),
     Fault("seconds-halved", "seconds are half of what was measured", rewritten(untimed),
-          unseen="all configurations' seconds are: only ratios between them are compared"),
+          equivalent="all configurations' seconds are: only ratios between them are compared"),
 ]  # fmt: skip

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from kvbench.core import trainer
 from kvbench.core.trainer import Run
-from kvbench.mutation.faults.fault import LR, MEMORY, Fault, after_init, swapped, with_recipe
+from kvbench.mutation.faults.fault import LR, MEMORY, Fault, after_init, patched, with_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss(new: Loss) -> Callable[[], AbstractContextManager[object]]:
     """Train and validate with another loss."""
-    return swapped(trainer, "distillation_loss", new)
+    return patched(trainer, "distillation_loss", new)
 
 
 def kl(student: Tensor, teacher: Tensor, reduction: str = "batchmean") -> Tensor:
@@ -48,7 +48,7 @@ _adam = torch.optim.Adam
 
 def optimiser(make: Callable[..., torch.optim.Optimizer]) -> Callable[[], AbstractContextManager[object]]:
     """Make another optimiser from Adam's arguments."""
-    return swapped(torch.optim, "Adam", make)
+    return patched(torch.optim, "Adam", make)
 
 
 def sgd(parameters: Any, lr: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
@@ -124,7 +124,7 @@ def one_order(count: int, **_: Any) -> Tensor:
 _randperm = torch.randperm
 CONSTANT = ("Model1",)  # the scheduler is not theirs
 
-OPTIMISATION = [
+TRAINING_FAULTS = [
     Fault("softmax-for-log-softmax", "the student's probabilities stand where their logarithms belong",
           loss(softmax_loss)),
     Fault("kl-reversed", "KL of the student from the teacher", loss(lambda s, t: kl(F.log_softmax(t, 1), F.log_softmax(s, 1)))),  # noqa: E501
@@ -154,15 +154,15 @@ OPTIMISATION = [
           with_recipe(lambda r: replace(r, step_size=r.step_size and 3)), LR, CONSTANT),
     Fault("scheduler-early", "the schedule is one epoch ahead", after_init(step_early), LR, CONSTANT),
     Fault("gamma-0.7", "the schedule's gamma is 0.7", with_recipe(lambda r: replace(r, gamma=0.7)), LR, CONSTANT),
-    Fault("shuffling-off", "batches in the order of the files", swapped(torch, "randperm", in_order)),
-    Fault("one-order", "every epoch and seed has the same order", swapped(torch, "randperm", one_order)),
+    Fault("shuffling-off", "batches in the order of the files", patched(torch, "randperm", in_order)),
+    Fault("one-order", "every epoch and seed has the same order", patched(torch, "randperm", one_order)),
     Fault("batch-32", "batches of 32", with_recipe(lambda r: replace(r, batch_size=32))),
-    Fault("last-batch-dropped", "an epoch ends one batch early", swapped(torch, "split", without_last)),
+    Fault("last-batch-dropped", "an epoch ends one batch early", patched(torch, "split", without_last)),
     Fault("gradients-clipped", "gradients are clipped to norm 0.1", after_init(clipped), MEMORY),
     Fault("gradients-add-up", "gradients are never set to zero", after_init(twice)),
-    Fault("partial-batch-dropped", "a last batch that is not whole is dropped", swapped(torch, "split", whole_batches),
-          unseen="4,096 images are 64 whole batches: nothing is dropped"),
+    Fault("partial-batch-dropped", "a last batch that is not whole is dropped", patched(torch, "split", whole_batches),
+          equivalent="4,096 images are 64 whole batches: nothing is dropped"),
     Fault("zeroed-gradients", "gradients are set to zero instead of None",
-          swapped(torch.optim.Adam, "zero_grad", zeroed),
-          unseen="the same numbers reach the optimiser"),
+          patched(torch.optim.Adam, "zero_grad", zeroed),
+          equivalent="the same numbers reach the optimiser"),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kvbench.core import models
 from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
 from kvbench.core.trainer import Run
-from kvbench.mutation.faults.fault import MEMORY, Fault, after_init, swapped
+from kvbench.mutation.faults.fault import MEMORY, Fault, after_init, patched
 
 FROZEN, RELU, RESIDUAL = ("Model4",), ("Model5",), ("Model7",)
 SIMPLE, SUM = ("Model1",), ("Model2",)
@@ -22,7 +22,7 @@ SIMPLE, SUM = ("Model1",), ("Model2",)
 
 def memory_forward(forward: Callable[[KeyValueMemory, Tensor], Tensor]) -> Callable[[], AbstractContextManager[object]]:
     """Read memories in another way."""
-    return swapped(KeyValueMemory, "forward", forward)
+    return patched(KeyValueMemory, "forward", forward)
 
 
 def transposed(self: KeyValueMemory, x: Tensor) -> Tensor:
@@ -85,22 +85,22 @@ def same_tap(self: SumOfHeads, xs: Sequence[Tensor]) -> Tensor:
 
 def with_activation(old: Any, new: models.Activation) -> Callable[[], AbstractContextManager[object]]:
     """Another activation in the memories that have ``old``."""
-    made = KeyValueMemory.__init__
+    original = KeyValueMemory.__init__
 
     def init(self: KeyValueMemory, d: int, h: int, k: int, act: models.Activation, **options: Any) -> None:
-        made(self, d, h, k, new if act is old else act, **options)
+        original(self, d, h, k, new if act is old else act, **options)
 
-    return swapped(KeyValueMemory, "__init__", init)
+    return patched(KeyValueMemory, "__init__", init)
 
 
 def with_memory(trainable: bool) -> Callable[[], AbstractContextManager[object]]:
     """All memories trained, or none."""
-    made = KeyValueMemory.__init__
+    original = KeyValueMemory.__init__
 
     def init(self: KeyValueMemory, *arguments: Any, **_: Any) -> None:
-        made(self, *arguments, trainable=trainable)
+        original(self, *arguments, trainable=trainable)
 
-    return swapped(KeyValueMemory, "__init__", init)
+    return patched(KeyValueMemory, "__init__", init)
 
 
 _memory = KeyValueMemory.__init__
@@ -127,7 +127,7 @@ def no_bias(run: Run) -> None:
         layer.bias.requires_grad_(False)
 
 
-WIRING = [
+STUDENT_FAULTS = [
     Fault("memory-frozen", "the trained memories are frozen", with_memory(trainable=False), MEMORY, FROZEN),
     Fault("memory-unfrozen", "the frozen memories are trained", with_memory(trainable=True), FROZEN, SIMPLE),
     Fault("relu-for-gelu", "ReLU for GELU", with_activation(F.gelu, F.relu), MEMORY, SIMPLE),
@@ -145,14 +145,14 @@ WIRING = [
     Fault("dropout-left-on", "10% dropout of the scores, in validation, too", memory_forward(dropped_out), MEMORY,
           SIMPLE),
     Fault("scores-in-bf16", "the scores in bfloat16", memory_forward(in_bf16), MEMORY, SIMPLE),
-    Fault("half-the-slots", "half as many slots", swapped(KeyValueMemory, "__init__", narrower), MEMORY, SIMPLE),
-    Fault("memory-init", "memories are drawn from N(0, 0.02)", swapped(KeyValueMemory, "__init__", small_memory),
+    Fault("half-the-slots", "half as many slots", patched(KeyValueMemory, "__init__", narrower), MEMORY, SIMPLE),
+    Fault("memory-init", "memories are drawn from N(0, 0.02)", patched(KeyValueMemory, "__init__", small_memory),
           FROZEN, SIMPLE),
-    Fault("default-init", "Linear's own initialisation instead of kaiming_uniform_", swapped(models, "linear", nn.Linear)),  # noqa: E501
+    Fault("default-init", "Linear's own initialisation instead of kaiming_uniform_", patched(models, "linear", nn.Linear)),  # noqa: E501
     Fault("bias-missing", "the last layers have no bias", after_init(no_bias)),
-    Fault("residual-dropped", "the residual chain forgets what came before", swapped(ResidualChain, "forward", no_residual),  # noqa: E501
+    Fault("residual-dropped", "the residual chain forgets what came before", patched(ResidualChain, "forward", no_residual),  # noqa: E501
           RESIDUAL, SIMPLE),
-    Fault("heads-averaged", "the heads' mean instead of their sum", swapped(SumOfHeads, "forward", averaged), SUM,
+    Fault("heads-averaged", "the heads' mean instead of their sum", patched(SumOfHeads, "forward", averaged), SUM,
           SIMPLE),
-    Fault("same-tap", "every head that fits reads the last tap", swapped(SumOfHeads, "forward", same_tap), SUM, SIMPLE),
+    Fault("same-tap", "every head that fits reads the last tap", patched(SumOfHeads, "forward", same_tap), SUM, SIMPLE),
 ]  # fmt: skip

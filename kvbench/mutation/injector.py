@@ -1,0 +1,155 @@
+"""Fault injection: a run with the default seeds is trained with a fault, and compared and judged as a session would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from kvbench.core.models import STUDENTS
+from kvbench.core.recipe import configurations
+from kvbench.core.trainer import Training
+from kvbench.findings.registry import judge
+from kvbench.harness.record import made_from
+from kvbench.harness.setup import Banks, Settings
+from kvbench.mutation.faults import Fault
+from kvbench.reference.compare import Comparison, compare
+from kvbench.reference.store import Reference, verdict_changes
+from kvbench.reference.tolerances import Outcome
+from kvbench.results import history
+from kvbench.utils.environment import rng_fingerprint
+from kvbench.utils.errors import UserError
+from kvbench.workloads import Workload
+
+
+@dataclass(frozen=True)
+class FaultResult:
+    """Whether a run detects a fault, and by what.
+
+    Args:
+        fault: the row of the table.
+        changed: whether it changes any number of a run. Without a change it is an equivalent mutant.
+        error: the sentence with which the run stopped or was refused; empty if it ran.
+        paired: comparisons of the trained configurations, each seed with its own recorded run.
+        unpaired: the same comparisons, as if the seeds were new.
+        verdicts: recorded verdicts that changed.
+        controls_unchanged: whether the configurations that it must not change stayed bitwise the same.
+    """
+
+    fault: Fault
+    changed: bool
+    error: str = ""
+    paired: tuple[Comparison, ...] = ()
+    unpaired: tuple[Comparison, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    controls_unchanged: bool = True
+
+    @property
+    def detected(self) -> bool:
+        """Whether the default run fails."""
+        return bool(self.error or self.verdicts) or any(comparison.failed for comparison in self.paired)
+
+    @property
+    def detected_unpaired(self) -> bool:
+        """Whether a run with as many new seeds would fail."""
+        return bool(self.error or self.verdicts) or any(comparison.failed for comparison in self.unpaired)
+
+    def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Outcome] | None:
+        """The configuration and gate with the largest excess; above 1 it lies outside what is allowed."""
+        found = [(c.configuration, outcome) for c in comparisons for outcome in c.outcomes]
+        return max(found, key=lambda pair: (pair[1].failed, pair[1].excess), default=None)
+
+
+@dataclass
+class FaultInjector:
+    """Trains configurations with and without faults, on the default seeds.
+
+    Args:
+        settings: those of a session: workload, device, cache.
+        reference: what runs are compared with.
+        seeds: the seeds of a default run.
+    """
+
+    settings: Settings
+    reference: Reference
+    seeds: tuple[int, ...]
+    _baselines: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.banks = self.settings.open_banks()
+        self.rng_fingerprint = rng_fingerprint()  # before any fault: some are patches of what draws the numbers
+
+    @property
+    def workload(self) -> Workload:
+        """The workload of the settings."""
+        return self.settings.workload
+
+    def train(self, name: str, banks: Banks | None = None, seeds: Sequence[int] = ()) -> pd.DataFrame:
+        """Train one configuration to its end and return its history frame; default: the injector's banks and seeds."""
+        rows = {row.id: row for row in configurations(list(STUDENTS), self.workload.recipe)}
+        banks = banks or self.banks
+        training = Training(rows[name], banks.train, banks.val, seeds or self.seeds)
+        training.finish()
+        return history.check(history.frame(training.history), f"the run of {name}", fresh=True)
+
+    def baseline(self, name: str) -> pd.DataFrame:
+        """The history of a configuration without any fault; trained once."""
+        if name not in self._baselines:
+            self._baselines[name] = self.train(name)
+        return self._baselines[name]
+
+    def extract(self) -> Banks:
+        """Extract both banks again, with whatever fault is active, into temporary files."""
+        with TemporaryDirectory() as folder:
+            return replace(self.settings, cache=Path(folder)).open_banks()
+
+    def perturbed(self, seed: int) -> Banks:
+        """The banks as another platform might have rounded them; the reference's replicates have other noise."""
+        noise = 1000 + 2 * seed
+        train, val = self.banks.train.perturbed(noise), self.banks.val.perturbed(noise + 1)
+        return Banks(train, val, self.banks.fingerprints)
+
+    def test(self, fault: Fault) -> FaultResult:
+        """Train the probes of a fault, then all other configurations, until it is detected; then its controls."""
+        others = [c for c in history.configurations(self.reference.histories) if c not in fault.probes]
+        frames: dict[str, pd.DataFrame] = {}
+        result: FaultResult | None = None
+        with fault.inject():
+            banks = None
+            try:
+                banks = self.extract() if fault.teacher else None
+                for name in (*fault.probes, *(others if not fault.equivalent else ())):
+                    frames[name] = self.train(name, banks)
+                    result = self._compare(fault, frames)
+                    if result.detected:
+                        break
+            except UserError as error:
+                return FaultResult(fault, changed=True, error=str(error).partition("\n")[0])
+            unaffected = {name: self.train(name, banks) for name in fault.controls}
+        assert result is not None, "a fault has probes"
+        # Outside the fault: baselines that are not yet trained must be trained without it.
+        controls_unchanged = all(_same(frame, self.baseline(name)) for name, frame in unaffected.items())
+        changed = any(not _same(frame, self.baseline(name)) for name, frame in frames.items())
+        return replace(result, changed=changed, controls_unchanged=controls_unchanged)
+
+    def _compare(self, fault: Fault, frames: dict[str, pd.DataFrame]) -> FaultResult:
+        """Compare what was trained with a fault, both ways, and judge the findings; ``changed`` is left for later."""
+        fingerprints = made_from(self.workload, self.banks)
+        paired, unpaired = (
+            tuple(compare(self.reference, frame, name, fingerprints, self.seeds, rng) for name, frame in frames.items())
+            for rng in (self.rng_fingerprint, "")
+        )
+        others = self.reference.histories
+        others = others[others["seed"].isin(self.seeds) & ~others["configuration"].isin(list(frames))]
+        judged = judge(pd.concat([others, *frames.values()], ignore_index=True), self.reference.costs)
+        changes = [change for change in verdict_changes(self.reference, judged) if change.failed]
+        changed_verdicts = tuple(f"{change.finding} ({change.recipe}), {change.clause}" for change in changes)
+        refused = next((problem for comparison in paired for problem in comparison.problems), "")
+        return FaultResult(fault, False, refused, paired, unpaired, changed_verdicts)
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    return one.drop(columns="seconds").equals(other.drop(columns="seconds"))

@@ -1,0 +1,149 @@
+"""Faults injected into runs of the small workload, and what a run notices of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvbench.core.models import STUDENTS
+from kvbench.core.recipe import configurations
+from kvbench.core.trainer import Run, Training
+from kvbench.harness.record import made_from
+from kvbench.harness.setup import Settings
+from kvbench.mutation.faults import FAULTS, Fault
+from kvbench.mutation.injector import FaultInjector, FaultResult
+from kvbench.mutation.report import controls, detection_table, equivalent_table, page, summary
+from kvbench.reference import update as updating
+from kvbench.reference.store import load
+from kvbench.results import history
+from kvbench.utils.environment import environment, rng_fingerprint
+from tests.support.small import SMALL
+
+CPU = torch.device("cpu")
+TRAINED = ("Model1", "lr_Model1", "Model3", "Model7")
+
+
+@pytest.fixture(scope="module")
+def injector(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> FaultInjector:
+    """The small workload with a reference of 8 seeds and 4 replicates of some configurations."""
+    folder = tmp_path_factory.mktemp("detection")
+    settings = Settings(SMALL, CPU, folder / "cache", checkpoint=small_checkpoint)
+    banks = settings.open_banks()
+    rows, replicates = [], []
+    for row in configurations(list(STUDENTS), SMALL.recipe):
+        if row.id in TRAINED:
+            others = [Run(row, *banks.perturbed, seed) for seed in range(4)]
+            training = Training(row, banks.train, banks.val, range(8), replicates=others)
+            training.finish()
+            rows += training.history
+            replicates += training.replicate_history
+    facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
+    updating.update(folder, "small", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
+    return FaultInjector(settings, load(folder, "small"), (0, 1))
+
+
+def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:
+    for name in TRAINED:
+        result = injector.test(Fault("none", "nothing goes wrong", nullcontext, (name,)))
+        assert not result.changed
+        assert not result.detected
+        assert not result.detected_unpaired
+        assert result.error == ""
+        assert all(comparison.outcomes for comparison in result.paired), "nothing was compared"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("lr-x2", "train_loss"),
+        ("taps-swapped", "train_loss"),
+        ("labels-for-logits", "train_loss"),
+        ("kl-reversed", "train_loss"),
+        ("relu-for-gelu", "train_loss"),
+        ("residual-dropped", "train_loss"),
+        ("scheduler-never", "train_loss"),
+        ("one-order-of-batches", "train_loss"),
+        ("hook-before-relu", "train_loss"),
+        ("validation-cut", "val_loss"),
+        ("validation-on-training-data", "val_loss"),
+    ],
+)
+def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(injector: FaultInjector, name: str, place: str) -> None:
+    result = injector.test(FAULTS[name])
+    assert result.changed
+    assert result.detected
+    assert result.controls_unchanged
+    assert result.error == "", "it was refused before anything was compared"
+    assert place in {metric for comparison in result.paired for metric in comparison.moved}
+    if place != "train_loss":
+        assert all("train_loss" not in comparison.moved for comparison in result.paired)
+
+
+def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(injector: FaultInjector) -> None:
+    fresh = replace(injector, _baselines={})
+    result = fresh.test(replace(FAULTS["residual-dropped"], probes=("lr_Model1",), controls=()))
+    assert result.changed
+    assert result.detected
+    assert result.paired[-1].configuration == "Model7"
+    assert not fresh.test(Fault("none", "nothing goes wrong", nullcontext, ("Model7",))).changed
+
+
+def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjector) -> None:
+    result = injector.test(FAULTS["epochs-from-zero"])
+    assert "epoch is 0; valid is an integer from 1" in result.error
+    assert result.detected
+    assert result.detected_unpaired
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if row.equivalent and "seconds" not in name])
+def test_what_can_not_be_seen_changes_no_number(injector: FaultInjector, name: str) -> None:
+    assert SMALL.train_count is not None
+    assert SMALL.train_count % SMALL.recipe.batch_size == 0
+    result = injector.test(FAULTS[name])
+    assert not result.changed
+    assert not result.detected
+
+
+def test_a_seed_compared_with_itself_shows_what_new_seeds_hide(injector: FaultInjector) -> None:
+    result = injector.test(replace(FAULTS["lr-x1.05"], probes=("Model3",)))
+    assert result.detected
+    paired, unpaired = result.largest_deviation(result.paired), result.largest_deviation(result.unpaired)
+    assert paired is not None
+    assert unpaired is not None
+    assert paired[1].excess > 2 * unpaired[1].excess
+
+
+def test_a_fault_that_patches_random_numbers_does_not_hide_behind_another_stream(injector: FaultInjector) -> None:
+    assert injector.rng_fingerprint == rng_fingerprint() == injector.reference.rng_fingerprint
+    result = injector.test(FAULTS["shuffling-off"])
+    assert "each with its own recorded run" in result.paired[0].describe()
+    assert result.detected
+
+
+def test_the_page_has_every_fault_with_its_outcome_and_fits_a_screen(injector: FaultInjector) -> None:
+    results = [injector.test(FAULTS[name]) for name in ("lr-x2", "epochs-from-zero", "zeroed-gradients")]
+    missed = FaultResult(FAULTS["eps-1e-6"], changed=True, paired=results[0].paired[:0])
+    assert summary(results).startswith("2 of 2 faults that change a result are detected by the default run (100%;")
+    assert summary([*results, missed]).endswith("Missed: eps-1e-6.")
+    told = page(results, [], injector, environment(CPU), "kvbench detect")
+    assert told.count("| lr-x2 ") == 2
+    assert "the run stops" in detection_table(results[:2])
+    assert "- epochs-from-zero: the run of Model1" in told
+    assert "| zeroed-gradients | no " in equivalent_table(results[2:])
+    assert "zeroed-gradients" not in told[: told.index("## Equivalent faults")]
+    assert "reference of 8 seeds" in told
+    assert max(map(len, told.splitlines())) <= 120
+
+
+def test_what_is_missed_is_bold_and_a_changed_control_is_named(injector: FaultInjector) -> None:
+    clean = injector.test(Fault("none", "nothing goes wrong", nullcontext, ("Model1",)))
+    assert "| no result changed" in detection_table([clean])
+    assert "**" not in detection_table([clean])
+    assert "x** " in detection_table([replace(clean, changed=True)])
+    tried = replace(clean, fault=FAULTS["relu-for-gelu"])
+    assert controls([tried]).endswith("tried for 1 faults, bitwise the same in all of them.")
+    assert controls([replace(tried, controls_unchanged=False)]).endswith("changed by relu-for-gelu.")
