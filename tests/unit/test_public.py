@@ -22,7 +22,7 @@ def test_type_checkers_see_what_is_imported() -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kvbench."):
             for alias in node.names:
-                seen[alias.asname] = f"{node.module}.{alias.name}"
+                seen[alias.asname or alias.name] = f"{node.module}.{alias.name}"
     homes = {name: "kvbench." + home.replace(":", ".") for name, home in kvbench._HOMES.items()}
     assert seen == {name: home.rstrip(".") for name, home in homes.items()}
     assert sorted(seen) == sorted(kvbench.__all__)
