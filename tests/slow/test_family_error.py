@@ -15,9 +15,10 @@ from kvbench.findings.clauses import DIFFERENCE, Claim
 from kvbench.findings.curves import Curves
 from kvbench.findings.registry import Finding, Judgement, judge
 from kvbench.results import history
+from tests.support.trials import trials
 
 ERROR = 0.05  # instead of 1%, so that fewer trials tell
-TRIALS = 400
+TRIALS = trials(400)
 MOST = int(stats.binom.ppf(1 - 1e-4, TRIALS, ERROR))
 
 

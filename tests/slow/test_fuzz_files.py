@@ -1,13 +1,12 @@
 """Files that anyone may have made: every reader gives back something that can be used, or says what is wrong.
 
-``KVBENCH_FUZZ=2000`` draws that many examples for each test; without it, few and always the same.
+Few examples, always the same; ``KVBENCH_TRIALS`` multiplies their number.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ from kvbench.reporting import report
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
+from tests.support.trials import trials
 
-EXAMPLES = int(os.environ.get("KVBENCH_FUZZ", "25"))
 fuzz = settings(
-    max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=trials(25), derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 HOSTILE = "../../etc|`<b>[x](y)\x1b[31m\r\x07\u202e\u2066\ud800\x00"
 odd: st.SearchStrategy[object] = st.sampled_from(

@@ -18,6 +18,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.project import Project
 from tests.support.small import SMALL
+from tests.support.trials import trials
 
 EPOCHS = 60  # more than any machine trains within a second
 WORKLOAD = f"""
@@ -67,7 +68,7 @@ def left_aside(project: Path) -> list[str]:
 
 def test_killed_again_and_again_it_ends_in_the_same_histories(suite: Suite, pytester: pytest.Pytester) -> None:
     draw = random.Random(5)
-    for _ in range(3):
+    for _ in range(trials(3)):
         process = suite()
         when_kept(pytester.path, process)
         time.sleep(draw.uniform(0, 0.3))

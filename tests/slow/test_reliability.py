@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from benchmarks.reliability import damages, interruptions
 from benchmarks.reliability.__main__ import FAULTS, page
 from benchmarks.reliability.laboratory import Laboratory, Result
+from tests.support.trials import trials
 
 
-def survived(result: Result, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("fault", "usual"),
+    [
+        (interruptions.kills, 15),
+        (interruptions.kills_at_files, 2),
+        (interruptions.signals, 2),
+        (damages.flipped_bits, 2),
+        (damages.truncated, 1),
+        (damages.short_calls, 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_nothing_is_lost(fault: Callable[[Laboratory, int], Result], usual: int, laboratory: Laboratory) -> None:
+    tries = trials(usual)
+    result = fault(laboratory, tries)
     assert result.lost == []
     assert (result.tries, result.survived) == (tries, tries)
-
-
-def test_fifteen_kills_at_random_moments_lose_nothing(laboratory: Laboratory) -> None:
-    result = interruptions.kills(laboratory, 15)
-    survived(result, 15)
-    assert sum(result.where.values()) == 15
-
-
-def test_a_kill_between_acts_on_files_loses_nothing(laboratory: Laboratory) -> None:
-    survived(interruptions.kills_at_files(laboratory, 2), 2)
-
-
-def test_signals_are_followed_with_their_exit_codes(laboratory: Laboratory) -> None:
-    survived(interruptions.signals(laboratory, 2), 2)
-
-
-def test_flipped_bits_and_short_files_lose_nothing(laboratory: Laboratory) -> None:
-    survived(damages.flipped_bits(laboratory, 2), 2)
-    survived(damages.truncated(laboratory, 1), 1)
-
-
-def test_short_reads_and_writes_lose_nothing(laboratory: Laboratory) -> None:
-    survived(damages.short_calls(laboratory, 1), 1)
 
 
 def test_other_tables_after_a_fault_are_told_as_lost(laboratory: Laboratory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,3 +23,13 @@ def test_the_oldest_environment_has_the_oldest_versions_that_are_allowed() -> No
         return {(one := Requirement(line)).name: {Version(spec.version) for spec in one.specifier} for line in lines}
 
     assert versions(pinned) == versions(allowed)
+
+
+def test_tox_pre_commit_and_ci_make_the_same_checks() -> None:
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    checks = tox["testenv:lint"]["commands"].split("\n")[1:]
+    assert len(checks) == 4
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"entry: ([^,]+),", hooks) == checks
+    assert "\n".join(["", *checks, ""]) in (ROOT / ".ci" / "run").read_text()
