@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from kvbench.core import models
+from kvbench.mutation import faults
 from kvbench.reference.store import load
 from tests.support import EXPECTED, ROOT
 from tests.support.commands import Call
+from tests.support.commands_page import MARK, PAGE, generated
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 WIDTH = 120
@@ -53,3 +57,32 @@ def test_the_readmes_headline_is_what_the_references_record() -> None:
         headline = {j.recipe: j.verdict for j in judged if j.finding.id == "simple-converges-faster"}
         (row,) = re.findall(rf"^\| {workload} .*$", readme, flags=re.MULTILINE)
         assert [cell.strip() for cell in row.split("|")][-3:-1] == [headline["StepLR"], headline["constant lr"]]
+
+
+def blocks(path: Path, containing: str) -> str:
+    """The one block of Python in a document that has a text in it."""
+    found = re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in found if containing in block]
+    return str(block)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
+def test_the_student_of_the_documents_can_be_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "STUDENTS", dict(models.STUDENTS))
+    exec(blocks(ROOT / name, "TwoLayers"), {})
+    module = models.student("TwoLayers").build([256, 512, 512], 10)
+    assert module([torch.randn(4, d) for d in (256, 512, 512)]).shape == (4, 10)
+
+
+def test_the_fault_of_the_documents_changes_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "FAULTS", dict(faults.FAULTS))
+    exec(blocks(ROOT / "docs" / "extending.md", "wide-memory"), {})
+    with faults.fault("wide-memory").inject():
+        wide = models.student("Model3").build([256, 512, 512], 10)
+    memories = [weights.shape[1] for name, weights in wide.named_parameters() if name.endswith("memory")]
+    assert memories == [1024] * 3
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    _, _, written = PAGE.read_text().partition(MARK)
+    assert written.lstrip() == generated(), "write it anew: python -m tests.support.commands_page"
