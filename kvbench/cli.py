@@ -5,6 +5,7 @@ Each imports what it needs when it runs, so that ``--help`` and ``report`` stay 
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from kvbench.cli_options import (
     PoolingOption,
     PrecisionOption,
     RootOption,
+    SizeOption,
     TapsOption,
     TeacherOption,
     UnreadableOption,
@@ -38,9 +40,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup takes words in brackets out of help
     help="Keep the findings of a distillation ablation true. The main job is a test run: pytest benchmarks/",
 )
-teacher_app = typer.Typer(no_args_is_help=True, help="Teachers: the frozen networks that students are distilled from.")
+teacher_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Teachers: the frozen networks that students are distilled from.",
+)
 app.add_typer(teacher_app, name="teacher")
 bar = ProgressBar()
 app.command()(detect)
@@ -148,9 +155,22 @@ def extract(
     checkpoint: CheckpointOption = None,
     unreadable: UnreadableOption = "stop",
     precision: PrecisionOption = "float32",
+    size: SizeOption = "",
 ) -> None:
     """Make a workload's feature banks: one pass of the teacher over each split; an interrupted one goes on."""
-    made = settings(workload, device, cache, root, pooling, taps, teacher, checkpoint, unreadable, precision)
+    made = settings(
+        workload=workload,
+        device=device,
+        cache=cache,
+        root=root,
+        pooling=pooling,
+        taps=taps,
+        teacher=teacher,
+        checkpoint=checkpoint,
+        unreadable=unreadable,
+        precision=precision,
+        size=size,
+    )
     banks = made.open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
@@ -165,8 +185,14 @@ def teacher_train(
     workload: WorkloadOption = "fractals",
     root: RootOption = None,
     device: DeviceOption = "auto",
-    out: Annotated[Optional[Path], typer.Option(help="File to write [teachers/WORKLOAD.safetensors].")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="File to write; default: teachers/WORKLOAD.safetensors.")] = None,
+    arch: Annotated[Optional[str], typer.Option(help="A torchvision classifier, instead of the workload's.")] = None,
+    size: SizeOption = "",
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
+    batch_size: Annotated[
+        Optional[int], typer.Option(min=2, help="Images a step, at most all; instead of the workload's.")
+    ] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Largest learning rate, instead of the workload's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0,
     cache: CacheOption = Path(".kvbench"),
     unreadable: UnreadableOption = "stop",
@@ -177,23 +203,26 @@ def teacher_train(
     """
     from kvbench.data.validate import readable
     from kvbench.features.train_teacher import TeacherTask, train_teacher
-    from kvbench.harness.options import UNREADABLE, one_of
-    from kvbench.harness.setup import resolve_device
-    from kvbench.workloads import workload as find
 
-    row = find(workload)
+    made = settings(workload=workload, root=root, device=device, cache=cache, unreadable=unreadable, size=size)
+    row = made.workload
     path = out or Path("teachers") / f"{workload}.safetensors"
-    recipe = replace(row.teacher_recipe, epochs=epochs or row.teacher_recipe.epochs)
+    if lr is not None and not 0 < lr < math.inf:
+        raise UserError(f"Got --lr {lr:g}: valid is a number above 0.")
+    usual = row.teacher_recipe
+    recipe = replace(usual, epochs=epochs or usual.epochs, batch_size=batch_size or usual.batch_size, lr=lr or usual.lr)
     images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
-    if one_of("way with unreadable images", UNREADABLE)(unreadable) == "skip":
+    if made.unreadable == "skip":
         for split, part in images.items():
             images[split], _ = readable(part, split, cache, row.name, bar.show)
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
+    given = {"arch": arch, "size": size, "batch-size": batch_size, "lr": lr}
+    command += "".join(f" --{name} {value}" for name, value in given.items() if value)
     command += f" --unreadable {unreadable}" if unreadable != "stop" else ""
-    task = TeacherTask(row.arch, images["train"], images["val"], recipe, seed)
+    task = TeacherTask(arch or row.arch, images["train"], images["val"], recipe, seed)
     try:
-        facts = train_teacher(task, path, resolve_device(device), command, bar.show)
+        facts = train_teacher(task, path, made.device, command, bar.show)
         bar.close()
     except (KeyboardInterrupt, SystemExit):
         kept = path.with_suffix(".checkpoint").exists()

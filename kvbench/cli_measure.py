@@ -51,7 +51,7 @@ def detect(
 
     chosen = [find(name) for name in fault] if fault else list(FAULTS.values())
     seeds = parse_seeds(clean_seeds)
-    made = settings(workload, device, cache, root, "global", "", "", None)
+    made = settings(workload=workload, device=device, cache=cache, root=root)
     reference = load(folder, workload)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
         raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")

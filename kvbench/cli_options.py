@@ -22,10 +22,16 @@ RootOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", "--kvbench-device", help="auto, cpu, cuda, cuda:1, mps or xpu")]
 CacheOption = Annotated[Path, typer.Option("--cache", "--kvbench-cache", help="Folder of feature banks.")]
+SizeOption = Annotated[
+    str, typer.Option("--size", "--kvbench-size", help="Side of the images in pixels, instead of the workload's.")
+]
 PoolingOption = Annotated[str, typer.Option("--pooling", "--kvbench-pooling", help="global or pyramid")]
 PrecisionOption = Annotated[str, typer.Option("--precision", "--kvbench-precision", help="float32 or bfloat16")]
 TapsOption = Annotated[
-    str, typer.Option("--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between.")
+    str,
+    typer.Option(
+        "--taps", "--kvbench-taps", help="Module paths, shallow to deep, with commas between; axes as features.5@BHWC."
+    ),
 ]
 TeacherOption = Annotated[
     str, typer.Option("--teacher", "--kvbench-teacher", help="A torchvision classifier instead of the workload's.")
@@ -48,33 +54,10 @@ def tell(text: str, *, err: bool = False) -> None:
     typer.echo(said, err=err)  # noqa: TID251
 
 
-def settings(
-    workload: str,
-    device: str,
-    cache: Path,
-    root: Path | None,
-    pooling: str,
-    taps: str,
-    arch: str,
-    checkpoint: Path | None,
-    unreadable: str = "stop",
-    precision: str = "float32",
-) -> Settings:
-    """Make settings of options; raises `UserError` where one makes no sense."""
-    from kvbench.harness.options import UNREADABLE, one_of, parse_taps
-    from kvbench.harness.setup import Settings, resolve_device
-    from kvbench.workloads import workload as find
+def settings(**texts: str | Path | None) -> Settings:
+    """Make settings of options, given by their names in the OPTIONS table; raises `UserError` where one is invalid."""
+    from kvbench.harness.options import OPTIONS
+    from kvbench.harness.setup import Settings
 
-    row = find(workload)
-    return Settings(
-        row,
-        resolve_device(device),
-        cache,
-        root,
-        pooling,
-        parse_taps(taps),
-        arch,
-        checkpoint,
-        one_of("way with unreadable images", UNREADABLE)(unreadable),
-        precision,
-    )
+    given = {name: str(text) for name, text in texts.items() if text is not None}
+    return Settings.of({row.name: row.parse(given.get(row.name, row.default)) for row in OPTIONS})

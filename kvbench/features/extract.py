@@ -8,9 +8,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from kvbench.core.hooks import capture, pool
+from kvbench.core.hooks import capture, channels_second, pool
 from kvbench.data.loader import batches
 from kvbench.features.spec import BankSettings
+from kvbench.features.teacher import check_logits
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 
@@ -23,20 +24,12 @@ Rows = dict[str, Tensor]  # a batch's rows of every column
 
 
 def check(settings: BankSettings) -> None:
-    """Refuse what makes no pass, before anything is written.
+    """Refuse what no pass can be made with, before anything is written.
 
     Raises:
-        UserError: the classes of the images are not the teacher's by name, or a tap does not exist.
+        UserError: the teacher does not know the images' classes or does not take their size, or a tap cannot be used.
     """
-    images, teacher = settings.images, settings.teacher
-    if teacher.classes is not None and teacher.classes != images.classes:
-        odd = sorted(set(images.classes) ^ set(teacher.classes))
-        raise UserError(
-            f"The data's {len(images.classes)} classes are not the {len(teacher.classes)} that the teacher "
-            f"{teacher.name} was trained on; only on one side: {', '.join(odd[:5]) or 'none (the order differs)'}."
-        )
-    with capture(teacher.module, settings.taps):
-        pass
+    _ = settings.outputs, settings.layouts
 
 
 def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -> Iterator[Rows]:
@@ -46,19 +39,26 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
     on the device, in the precision of ``settings``.
 
     Raises:
-        UserError: the classes of the images are not the teacher's, an output is not finite, or memory runs out.
+        UserError: the teacher does not know the images' classes or does not take their size, a tap cannot be used, an
+            output is not finite, or memory runs out.
     """
+    check(settings)
     images, teacher = settings.images, settings.teacher
+    widths: list[int] = []
     with enough_memory(f"the teacher {teacher.name} and {BATCH} images on {device}", OTHER_PLACE):
         module = teacher.module.to(memory_format=torch.channels_last).to(device)
         with capture(module, settings.taps) as captured:
             for x, labels in batches(images, BATCH, rows):
-                made: list[list[Tensor]] = []
+                passed: list[list[Tensor]] = []
                 for part in x.chunk(-(-len(x) // _pass_size(x, device))):
                     logits = _forward(settings, module, part.to(device, memory_format=torch.channels_last))
-                    taps = pool([captured[tap] for tap in settings.taps], settings.pooling)
-                    made.append([logits, *taps])
-                logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*made, strict=True))
+                    features = _pooled(settings, captured, len(part))
+                    found = [feature.shape[1] for feature in features]
+                    widths = widths or found
+                    if found != widths:
+                        raise UserError(f"The taps give {found} features for some images and {widths} for others.")
+                    passed.append([logits, *features])
+                logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*passed, strict=True))
                 named = {f"tap{i}": tap for i, tap in enumerate(taps)}
                 yield {"labels": labels.to(torch.int64), **named, "logits": logits}
 
@@ -78,7 +78,9 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
     # Deterministic, so that what an interrupted pass left and what is made later fit bit by bit.
     exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with exact, half:
-        logits: Tensor = module(x)
+        logits = check_logits(teacher.name, module(x), len(x))
+    if settings.outputs is not None:
+        logits = logits[:, list(settings.outputs)]
     if logits.shape[1] != len(classes):
         raise UserError(
             f"The data has {len(classes)} classes, the teacher {teacher.name} {logits.shape[1]} outputs:"
@@ -87,3 +89,17 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
     if not torch.isfinite(logits).all():
         raise UserError(f"The teacher {teacher.name} gives logits that are not finite: is its checkpoint damaged?")
     return logits
+
+
+def _pooled(settings: BankSettings, captured: dict[str, Tensor], images: int) -> list[Tensor]:
+    """What the taps captured, pooled to (B, D) each and checked."""
+    outputs = [captured[tap] for tap in settings.taps]
+    for tap, output, layout in zip(settings.taps, outputs, settings.layouts, strict=True):
+        if output.ndim <= max(layout) or output.shape[layout.batch] != images:
+            raise UserError(f"Tap {tap!r} gives {tuple(output.shape)} for {images} images: choose another module.")
+    outputs = [channels_second(output, layout) for output, layout in zip(outputs, settings.layouts, strict=True)]
+    features = pool(outputs, settings.pooling)
+    for tap, feature in zip(settings.taps, features, strict=True):
+        if not torch.isfinite(feature).all():
+            raise UserError(f"Tap {tap!r} gives numbers that are not finite: choose another module or teacher.")
+    return features

@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kvbench.core.hooks import Layout, find_layouts
 from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.data.base import Images
-from kvbench.features.teacher import Teacher
-from kvbench.utils.errors import unknown
+from kvbench.data.loader import batches
+from kvbench.features.teacher import Teacher, refuses_size
+from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.oom import OTHER_PLACE, enough_memory
 
-FORMAT = 4  # raise it when a bank's layout changes
+FORMAT = 5  # raise it when a bank's layout changes
 
 
 @dataclass(frozen=True)
 class BankSettings:
     """All that decides a bank: images, teacher, taps, pooling, and the precision of the pass.
+
+    >>> settings = BankSettings(images, teacher, ("layer3.1", "layer4.0", "layer4.1"))
+    >>> settings.path(Path(".kvbench"), "folder-train")
+    PosixPath('.kvbench/folder-train-0f0c1bb1f0d8d2f6.safetensors')
 
     Raises:
         UserError: the pooling or the precision is not known.
@@ -44,14 +52,39 @@ class BankSettings:
         dtype: torch.dtype = getattr(torch, self.precision)
         return dtype
 
-    @property
+    @cached_property
+    def outputs(self) -> tuple[int, ...] | None:
+        """The teacher's outputs that are the images' classes; None: all, in their order. See `Teacher.outputs_for`."""
+        return self.teacher.outputs_for(self.images.classes)
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """The layout of each tap's output, found by running the teacher on the first image.
+
+        Raises:
+            UserError: a tap cannot be used (`find_layouts`), the first image cannot be read, or the teacher does not
+                take images of its size.
+        """
+        image = next(batches(self.images, 1, [0], workers=0))[0]
+        module = self.teacher.module
+        device = next((parameter.device for parameter in module.parameters()), image.device)
+        try:
+            with enough_memory(f"the teacher {self.teacher.name} on {device}", OTHER_PLACE):
+                return find_layouts(module, self.taps, image[0].to(device))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a module raises on images that do not fit
+            raise refuses_size(self.teacher.name, image, error) from error
+
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What a bank is keyed by, JSON-serialisable."""
+        """What a bank is keyed by, JSON-serialisable; found once, since it looks at every image file."""
         return {
             "format": FORMAT,
             "data": self.images.fingerprint,
             "files": self.images.mtime_digest,
             "teacher": self.teacher.fingerprint,
+            **({} if self.outputs is None else {"outputs": list(self.outputs)}),
             "taps": list(self.taps),
             "pooling": self.pooling,
             "precision": self.precision,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
-import zipfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,18 +16,27 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kvbench.utils.errors import UserError, unknown
+from kvbench.features.checkpoint import describe_misfit, fitting, read_tensors
+from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.files import read_json
 
+log = logging.getLogger(__name__)
+
 SHIPPED = files("kvbench") / "weights"
+ONE_SIZE = ("vit_", "maxvit_")  # architectures that are made for one size of images
+# Heads that run in training alone; torchvision makes them by default, and its own weights come without them.
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen, eval-mode classifier; ``classes`` are the names of its outputs where they are known."""
+    """A frozen, eval-mode classifier; ``classes`` are the names of its outputs where they are known.
+
+    >>> teacher = frozen("mine", my_module, ("cat", "dog"))
+    >>> teacher.module(images)  # (B, 3, size, size) -> logits (B, K)
+    """
 
     name: str
     module: nn.Module
@@ -36,9 +48,34 @@ class Teacher:
         """Architecture and weights."""
         return {"name": self.name, "sha256": self.sha256}
 
+    def outputs_for(self, classes: tuple[str, ...]) -> tuple[int, ...] | None:
+        """The outputs that are the data's ``classes``, by name; None where all of them are, in their order.
+
+        >>> Teacher("mine", my_module, ("ant", "bee", "cat"), "").outputs_for(("ant", "cat"))
+        (0, 2)
+
+        Raises:
+            UserError: the teacher does not know one of the classes.
+        """
+        if self.classes is None or self.classes == classes:
+            return None
+        index = {name: output for output, name in enumerate(self.classes)}
+        if missing := [name for name in classes if name not in index]:
+            raise UserError(
+                f"The teacher {self.name} was trained on {len(self.classes):,} classes; {len(missing):,} of the data's"
+                f" {len(classes):,} are not among them: {shorten(missing)}. Train one on this data with kvbench teacher"
+                " train, or name its weights with --kvbench-checkpoint."
+            )
+        return tuple(index[name] for name in classes)
+
 
 def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Teacher:
-    """Freeze ``module`` (eval mode, no gradients) and fingerprint its parameters and buffers."""
+    """Freeze ``module`` (eval mode, no gradients) and fingerprint its parameters and buffers.
+
+    What `torch.compile` or `DataParallel` wrapped is taken out: hooks find its modules under their own names.
+    """
+    while isinstance(inner := getattr(module, "_orig_mod", None) or _parallel(module), nn.Module):
+        module = inner
     digest = hashlib.sha256()
     for key, value in module.state_dict().items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -46,18 +83,85 @@ def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Tea
     return Teacher(name, module.eval().requires_grad_(False), classes, digest.hexdigest())
 
 
+def _parallel(module: nn.Module) -> nn.Module | None:
+    return module.module if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
+
+
+def wnids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1000 classes, in the order of a classifier's outputs."""
+    return tuple((SHIPPED / "imagenet_wnids.txt").read_text(encoding="utf-8").split())
+
+
 def check_arch(arch: str) -> None:
-    """Raise `UserError` for what is no torchvision classification model; names the nearest and all valid ones."""
+    """Raise `UserError` for what is not a torchvision classification model; names the nearest and all valid ones."""
     valid = torchvision.models.list_models(module=torchvision.models)
     if arch not in valid:
         raise unknown("torchvision model", arch, valid)
 
 
-def build(arch: str, classes: int) -> nn.Module:
-    """Make a torchvision classification model with ``classes`` outputs, not yet trained."""
+def build(arch: str, classes: int, size: int = 0) -> nn.Module:
+    """Make a torchvision classification model with ``classes`` outputs, not yet trained.
+
+    ``size`` is the side of its images in pixels, for architectures that take one size alone; 0: torchvision's.
+
+    Raises:
+        UserError: there is no such architecture, or it cannot be made for images of this size.
+    """
     check_arch(arch)
-    module: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+    settings: dict[str, Any] = {}
+    if arch in AUXILIARY:
+        settings = {"aux_logits": False, "init_weights": True}
+    elif size and arch.startswith(ONE_SIZE):
+        settings = {"image_size": size} if arch.startswith("vit_") else {"input_size": (size, size)}
+    try:
+        with _warnings_logged():
+            module: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **settings)
+    except (AssertionError, ValueError) as error:
+        if not settings:
+            raise
+        raise UserError(f"{arch} cannot be made for images of {size} pixels: {_sentence(error)}.") from error
     return module
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Log what torchvision warns of, a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        log.info("torchvision: %s", " ".join(text.split()))
+
+
+def _sentence(error: BaseException) -> str:
+    """What an error says, without a full stop."""
+    return " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+
+
+def refuses_size(name: str, images: Tensor, error: Exception) -> UserError:
+    """An error for a teacher whose forward pass on ``images`` (B, 3, H, W) ended in ``error``."""
+    height, width = images.shape[-2:]
+    own = ""
+    with suppress(ValueError):  # a teacher that is not torchvision's
+        crop = torchvision.models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+        own = f" torchvision made it for {crop} pixels: choose these with --kvbench-size {crop}, or another teacher."
+    return UserError(
+        f"The teacher {name} does not take images of {height} by {width} pixels ({_sentence(error)[:300]}).{own}"
+    )
+
+
+def check_logits(name: str, logits: object, images: int) -> Tensor:
+    """Return ``logits`` (B, K) of ``images`` images; raises `UserError` where a teacher gives anything else."""
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"The teacher {name} gives {type(logits).__name__}, not logits (B, K): wrap it so that it does."
+        )
+    if logits.ndim != 2 or len(logits) != images or not logits.is_floating_point():
+        raise UserError(
+            f"The teacher {name} gives {str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)} for {images}"
+            " images: expected logits (B, K), a row an image."
+        )
+    return logits
 
 
 def shipped(name: str) -> Teacher:
@@ -69,100 +173,75 @@ def shipped(name: str) -> Teacher:
         return from_checkpoint(path, facts["arch"], tuple(facts["classes"]))
 
 
-def pretrained(arch: str) -> Teacher:
-    """Load torchvision's default pretrained weights of ``arch``, which torchvision downloads or finds in its cache."""
+def pretrained(arch: str, classes: tuple[str, ...]) -> Teacher:
+    """Load torchvision's default pretrained weights of ``arch``, which torchvision downloads or finds in its cache.
+
+    ``classes`` are the data's: ImageNet's WordNet ids or some of them, or 1000 others, which are then taken to be the
+    1000 outputs in their order.
+
+    Raises:
+        UserError: the classes are not ImageNet's, or the weights cannot be downloaded or read.
+    """
     check_arch(arch)
+    known = wnids()
+    if {*classes} & {*known}:
+        Teacher(arch, nn.Identity(), known, "").outputs_for(classes)  # before anything is downloaded
+    elif len(classes) != len(known):
+        raise UserError(
+            f"torchvision's {arch} knows the {len(known):,} classes of ImageNet, and the data's {len(classes):,} are"
+            f" not named by their WordNet ids, such as {known[0]}: {shorten(classes)}. Train a teacher on this data"
+            " with kvbench teacher train, or name its weights with --kvbench-checkpoint."
+        )
     try:
         weights = torchvision.models.get_model_weights(arch).DEFAULT
-        module = torchvision.models.get_model(arch, weights=weights)
+        with _warnings_logged():
+            module = torchvision.models.get_model(arch, weights=weights)
     except OSError as error:
         raise UserError(
-            f"torchvision could not download its weights for {arch} ({error}). Download them on a machine with a "
-            "network and name the file with --kvbench-checkpoint."
+            f"torchvision could not download its weights for {arch} ({error}). Download {weights.url} on a machine with"
+            f" a network, and put the file into {torch.hub.get_dir()}/checkpoints."
         ) from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"torchvision's weights for {arch} are damaged ({error}): remove them from {torch.hub.get_dir()}."
         ) from error
-    return frozen(arch, module, None)
+    return frozen(arch, module, known if {*classes} & {*known} else None)
 
 
-def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...]) -> Teacher:
+def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int = 0) -> Teacher:
     """Load a state dict of ``arch`` from a safetensors file or a ``torch.save`` file; half precision becomes float32.
 
+    The state dict may lie under a name in the file (``state_dict``, ``model``), and its layers under a prefix
+    (``module.``, ``_orig_mod.``), if one alone fits. Its outputs are ``classes``, in their order, unless
+    `kvbench teacher train` left their names in a .json beside the file, or they are ImageNet's 1000 and ``classes`` are
+    WordNet ids. ``size`` is that of `build`.
+
+    >>> from_checkpoint(Path("teachers/folder.safetensors"), "resnet18", ("cat", "dog")).classes
+    ('cat', 'dog')
+
     Raises:
-        UserError: the file is missing or no state dict, or its layers or classes do not fit; class names are known
-            where `kvbench teacher train` left them, in a .json beside the file.
+        UserError: the file is missing or holds no state dict, or its layers or its number of outputs do not fit.
     """
-    module = build(arch, len(classes))
-    state = read_state_dict(path)
-    trained = _recorded_classes(path)
-    if trained is not None and trained != classes:
-        odd = sorted({*trained} ^ {*classes})
-        raise UserError(
-            f"The checkpoint {path} was trained on {len(trained)} classes, the data has {len(classes)};"
-            f" only on one side: {', '.join(odd[:5]) or 'none (the order differs)'}."
-        )
-    expected = module.state_dict()
-    missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or surplus:
-        raise UserError(
-            f"The checkpoint {path} does not fit {arch}: it lacks {_some(missing)} and has {_some(surplus)} too many. "
-            "Name its architecture with --kvbench-teacher."
-        )
-    wrong = [
-        f"{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}"
-        for k, v in expected.items()
-        if state[k].shape != v.shape
-    ]
-    if wrong:
-        raise UserError(
-            f"The checkpoint {path} does not fit {arch} with the data's {len(classes)} classes: {'; '.join(wrong[:3])}."
-        )
-    module.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()})
-    return frozen(arch, module, classes)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a dictionary of tensors, or the one under ``state_dict`` in a training's checkpoint.
-
-    Code is never unpickled; raises `UserError` for anything else.
-    """
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        elif zipfile.is_zipfile(path):
-            state = torch.load(_stored(path), "cpu", weights_only=True, mmap=True)
-        else:
-            state = torch.load(path, "cpu", weights_only=True)  # the format before torch 1.6
-    except FileNotFoundError as error:
-        raise UserError(f"No checkpoint file {path}.") from error
-    except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
-        raise UserError(f"{path} is no readable state dict (safetensors, or torch.save of tensors alone).") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and _usual(v) for k, v in state.items()):
-        raise UserError(f"{path} holds no state dict: expected a dictionary from layer names to tensors.")
-    return dict(state)
-
-
-def _stored(path: Path) -> Path:
-    """Return a zip file whose parts are not compressed, as torch writes them: none becomes larger than the file."""
-    with zipfile.ZipFile(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise UserError(f"{path} is compressed.")
-    return path
-
-
-def _usual(value: object) -> bool:
-    """Whether a value is a tensor as a layer has it: dense, real, with its numbers in memory."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not (value.is_quantized or value.is_nested or value.is_complex())
-    )
+    check_arch(arch)
+    found = read_tensors(path)
+    recorded, known = _recorded_classes(path), wnids()
+    unused = AUXILIARY.get(arch, ())
+    # ImageNet's weights serve data of some of its classes; those for images of another size are refused when they run.
+    names = [recorded or classes] + ([known] if not recorded and {*classes} <= {*known} else [])
+    sizes = [size, 0] if arch.startswith(ONE_SIZE) else [size]
+    misfit = None
+    for outputs, side in dict.fromkeys((one, side) for one in names for side in sizes):
+        module = build(arch, len(outputs), side)
+        if state := fitting(path, found, module.state_dict(), unused):
+            break
+        misfit = misfit or describe_misfit(path, found, module.state_dict(), unused, arch, len(outputs))
+    else:
+        assert misfit is not None
+        raise misfit
+    module.load_state_dict({k: state[k].to(v.dtype) if k in state else v for k, v in module.state_dict().items()})
+    teacher = frozen(arch, module, outputs)
+    teacher.outputs_for(classes)
+    return teacher
 
 
 def _recorded_classes(path: Path) -> tuple[str, ...] | None:
@@ -172,8 +251,4 @@ def _recorded_classes(path: Path) -> tuple[str, ...] | None:
     except UserError:
         return None
     classes = facts.get("classes") if isinstance(facts, dict) else None
-    return tuple(map(str, classes)) if isinstance(classes, list) else None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"
+    return tuple(map(str, classes)) if isinstance(classes, list) and classes else None

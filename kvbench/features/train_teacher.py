@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kvbench.data.base import Images, need_classes
 from kvbench.data.fractals import mix
 from kvbench.data.loader import batches
 from kvbench.features import safetensors_io as tensorfile
-from kvbench.features.teacher import build, from_checkpoint
+from kvbench.features.teacher import build, check_logits, from_checkpoint, refuses_size
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import need_writable, write_whole
@@ -34,7 +34,10 @@ SHIFT = 4  # pixels that augmentation may move a 64-pixel image, in proportion f
 
 @dataclass(frozen=True)
 class TeacherTask:
-    """What to train: everything that decides the weights, apart from the machine."""
+    """What to train: everything that decides the weights, apart from the machine.
+
+    ``arch`` is a torchvision classifier; ``train`` is what it is trained on, ``val`` what it is measured on.
+    """
 
     arch: str
     train: Images
@@ -48,23 +51,32 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Train, and write ``out`` (fp16 safetensors) and ``out`` with suffix ``.json`` (provenance, returned).
 
-    Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one.
+    Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one. A batch is
+    the whole split where that is smaller. ``command`` is kept in the record.
+
+    >>> task = TeacherTask("resnet18", train, val, TeacherRecipe(epochs=10), seed=0)
+    >>> train_teacher(task, Path("teachers/mine.safetensors"), torch.device("cpu"), "by hand")["val_accuracy"]
+    0.831
 
     Raises:
-        UserError: the checkpoint belongs to another task, the validation split has other classes, or ``out`` does not
-            end in ``.safetensors``.
+        UserError: the checkpoint belongs to another task, the validation split has other classes, the architecture does
+            not take the images' size, the loss is not finite, or ``out`` does not end in ``.safetensors``.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
     need_writable(out.parent)
     need_classes(task.train, task.val, None)
+    recipe = replace(task.recipe, batch_size=min(task.recipe.batch_size, len(task.train)))
+    task = replace(task, recipe=recipe)
+    first = next(batches(task.train, 1, [0], workers=0))[0]
     with enough_memory(f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}", OTHER_PLACE):
-        module = _fit(task, out.with_suffix(".checkpoint"), device, on_progress)
+        module = _fit(task, first, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
+    out.with_suffix(".json").unlink(missing_ok=True)  # it names the classes of the weights that were there
     with write_whole(out) as path:
         tensorfile.write(path, state, {})
     # Accuracy is that of the file as it ships, half precision and all.
-    teacher = from_checkpoint(out, task.arch, task.train.classes).module.to(device)
+    teacher = from_checkpoint(out, task.arch, task.train.classes, first.shape[-1]).module.to(device)
     facts = {
         "command": command,
         "arch": task.arch,
@@ -87,17 +99,23 @@ def _steps(task: TeacherTask) -> int:
     return task.recipe.epochs * (len(task.train) // task.recipe.batch_size)
 
 
-def _fit(task: TeacherTask, checkpoint: Path, device: torch.device, on_progress: OnProgress) -> nn.Module:
+def _fit(
+    task: TeacherTask, first: Tensor, checkpoint: Path, device: torch.device, on_progress: OnProgress
+) -> nn.Module:
+    """Train a module; ``first`` is the first image (1, 3, size, size)."""
     recipe = task.recipe
     torch.manual_seed(task.seed)
-    module = build(task.arch, len(task.train.classes)).to(memory_format=torch.channels_last).to(device)
+    module = build(task.arch, len(task.train.classes), first.shape[-1])
+    module = module.to(memory_format=torch.channels_last).to(device)
+    _check_takes(module, task.arch, first.to(device))
     optimizer = torch.optim.SGD(
         module.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
     )
     total = _steps(task)
-    if total < 1:
-        raise UserError(f"{len(task.train)} training images are fewer than one batch of {recipe.batch_size}.")
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total, pct_start=0.2)
+    # Of 5 steps, a fifth ends where the warm-up begins, which OneCycleLR divides by.
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=total, pct_start=0.2 if total != 5 else 0.25
+    )
     identity = json.dumps([task.arch, asdict(recipe), task.seed, task.train.fingerprint], sort_keys=True)
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
     step = _resume(checkpoint, identity, parts, total)
@@ -113,6 +131,8 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device, on_progress:
                 images = augment(images, _generator(task.seed, 1, step))
             with torch.autocast(device.type, torch.bfloat16):
                 loss = F.cross_entropy(module(images.contiguous(memory_format=torch.channels_last)), labels)
+            if not torch.isfinite(loss):
+                raise UserError(f"Training {task.arch} diverged at step {step + 1} of {total}: choose a smaller --lr.")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -129,6 +149,18 @@ def _fit(task: TeacherTask, checkpoint: Path, device: torch.device, on_progress:
     return module
 
 
+def _check_takes(module: nn.Module, arch: str, images: Tensor) -> None:
+    """Raise `UserError` where a module does not take ``images`` (B, 3, H, W)."""
+    try:
+        with torch.no_grad(), enough_memory(arch, OTHER_PLACE):
+            logits = module.eval()(images)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module raises on images that do not fit
+        raise refuses_size(arch, images, error) from error
+    check_logits(arch, logits, len(images))
+
+
 def _generator(*keys: int) -> torch.Generator:
     """A generator for one epoch or step alone, so that a resumed training draws what an undisturbed one would."""
     return torch.Generator().manual_seed(int(mix(*keys)))
@@ -140,7 +172,7 @@ def _resume(checkpoint: Path, identity: str, parts: dict[str, Any], total: int) 
         return 0
     try:
         saved = torch.load(checkpoint, "cpu", weights_only=True)
-    except Exception as error:  # as in `kvbench.features.teacher.read_state_dict`
+    except Exception as error:  # as in `kvbench.features.checkpoint.read_tensors`
         raise UserError(f"{checkpoint} is damaged: remove it, and the training starts again.") from error
     if not isinstance(saved, dict) or saved.get("identity") != identity:
         raise UserError(
@@ -199,6 +231,8 @@ def accuracy(module: nn.Module, images: Images, device: torch.device) -> dict[st
     correct, entropy = 0, 0.0
     for batch, labels in batches(images, 256):
         log_p = F.log_softmax(module(batch.to(device)).float(), 1)
+        if not torch.isfinite(log_p).all():
+            raise UserError("The trained weights give logits that are not finite in half precision: lower --lr.")
         correct += int((log_p.argmax(1).cpu() == labels).sum())
         entropy -= float((log_p.exp() * log_p).sum())
     return {"val_accuracy": correct / len(images), "val_count": len(images), "val_entropy_nats": entropy / len(images)}

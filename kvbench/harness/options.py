@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvbench.workloads import Workload
 
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
+LARGEST_SIZE = 4096  # pixels of a side
 MOST_SEEDS = 1000  # as many as a history may have
 
 
@@ -50,6 +51,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def parse_taps(text: str) -> tuple[str, ...]:
     """Parse module paths separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_size(text: str) -> int | None:
+    """Parse a number of pixels; empty text gives None. Raises `UserError` for anything else."""
+    if not text.strip():
+        return None
+    if not (text.strip().isascii() and text.strip().isdigit() and 1 <= int(text[:10]) <= LARGEST_SIZE):
+        raise UserError(f"Cannot read the size {text!r}: give pixels from 1 to {LARGEST_SIZE}, such as 224.")
+    return int(text)
 
 
 def parse_path(text: str) -> Path | None:
@@ -126,6 +136,7 @@ OPTIONS = [
         repeated=False,
         command_line=False,
     ),
+    Option("size", "", "side of the images in pixels; empty: the workload's", parse_size),
     Option("pooling", "global", "how taps are pooled: global or pyramid", one_of("pooling", POOLINGS)),
     Option(
         "precision",
@@ -134,14 +145,17 @@ OPTIONS = [
         one_of("precision", PRECISIONS),
     ),
     Option(
-        "taps", "", "module paths of the teacher, shallow to deep, with commas between; empty: the workload's",
+        "taps",
+        "",
+        "module paths of the teacher, shallow to deep, with commas between, each with the letters of its axes behind it"
+        " where these are not clear, such as features.5@BHWC; empty: the workload's",
         parse_taps,
     ),
     Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
     Option(
         "checkpoint",
         "",
-        "the teacher's weights: a state dict (safetensors, or torch.save of tensors alone)",
+        "the teacher's weights: a file with one state dict that fits (safetensors or torch.save)",
         parse_path,
     ),
     Option(

@@ -85,21 +85,9 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """What decides the banks."""
-        from kvbench.harness.setup import Settings, resolve_device
+        from kvbench.harness.setup import Settings
 
-        return Settings(
-            self.workload,
-            resolve_device(self.values["device"]),
-            self.values["cache"],
-            self.values["root"],
-            self.values["pooling"],
-            self.values["taps"],
-            self.values["teacher"],
-            self.values["checkpoint"],
-            self.values["unreadable"],
-            self.values["precision"],
-            fresh=self.fresh,
-        )
+        return Settings.of(self.values, fresh=self.fresh)
 
     @cached_property
     def banks(self) -> Banks:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,21 @@ from kvbench.features import cache, teacher
 from kvbench.features.spec import BankSettings
 from kvbench.utils import environment as provenance
 from kvbench.utils.environment_diff import differences
-from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 from kvbench.utils.progress import OnProgress, ignore
 from kvbench.workloads import Workload
 
+ABOVE_CHANCE = 0.05  # of what lies between chance and perfection: a teacher that is right less often is suspicious
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
     """Turn ``auto`` or a device's name (``cuda``, ``cuda:1``) into a device that can be used here.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
 
     Raises:
         UserError: the name is not known, or this machine or this build of torch has no such device.
@@ -90,6 +95,28 @@ class Settings:
     precision: str = "float32"
     fresh: bool = False
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any], *, fresh: bool = False) -> Settings:
+        """Take the values of options, by their names in `kvbench.harness.options.OPTIONS`.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        row = values["workload"]
+        return cls(
+            replace(row, size=values["size"]) if values["size"] else row,
+            resolve_device(values["device"]),
+            values["cache"],
+            values["root"],
+            values["pooling"],
+            values["taps"],
+            values["teacher"],
+            values["checkpoint"],
+            values["unreadable"],
+            values["precision"],
+            fresh,
+        )
+
     def images(self, split: str) -> Images:
         """Open what the students see of a split."""
         row = self.workload
@@ -102,10 +129,10 @@ class Settings:
         if arch != self.workload.arch and not self.taps:
             raise UserError(f"Which modules of {arch} are tapped? Name three, shallow to deep, with --kvbench-taps.")
         if self.checkpoint:
-            return teacher.from_checkpoint(self.checkpoint, arch, classes)
+            return teacher.from_checkpoint(self.checkpoint, arch, classes, self.workload.size)
         if self.workload.teacher == "shipped" and not self.arch:
             return teacher.shipped(self.workload.name)
-        return teacher.pretrained(arch)
+        return teacher.pretrained(arch, classes)
 
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
         """Open the banks of both splits, computing those that the cache lacks."""
@@ -130,8 +157,33 @@ class Settings:
             if odd := differences(opened.built_with, here):
                 notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
                 logger.warning("%s.", notes[-1])
+        if outputs := settings["val"].outputs:
+            every = len(chosen.classes or ())
+            notes.append(f"{len(outputs):,} of the teacher's {every:,} outputs are used, chosen by the classes' names")
+            logger.info("%s.", notes[-1])
+        if note := at_chance(chosen.name, made["val"], images["val"].classes):
+            notes.append(note)
+            logger.warning("%s.", note)
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name))
         return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
+
+
+def at_chance(name: str, bank: FeatureBank, classes: tuple[str, ...]) -> str:
+    """Say that a teacher is hardly better than chance on a bank, and the order of its outputs; empty where it is not.
+
+    Its accuracy is compared with guessing among K classes: by a binomial test at 1%, and by `ABOVE_CHANCE`.
+    """
+    from scipy.stats import binomtest
+
+    chance, accuracy = 1 / bank.classes, bank.teacher_accuracy
+    correct = round(accuracy * len(bank))
+    doubtful = binomtest(correct, len(bank), chance, alternative="greater").pvalue > 0.01
+    if not doubtful and accuracy >= chance + ABOVE_CHANCE * (1 - chance):
+        return ""
+    return (
+        f"The teacher {name} is right on {accuracy:.1%} of the validation images, which is hardly better than chance,"
+        f" {chance:.1%}: do its outputs have another order? They are taken to be {shorten(classes)}"
+    )
 
 
 def fingerprints(settings: dict[str, BankSettings]) -> dict[str, Any]:

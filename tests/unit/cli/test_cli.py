@@ -178,6 +178,22 @@ def test_teacher_train_writes_weights_and_their_record_that_extract_can_use(call
     assert f"teacher's accuracy {facts['val_accuracy']:.1%}" in told.out.splitlines()[1]
 
 
+def test_teacher_train_takes_architecture_size_batch_and_learning_rate(call: Call, tiny: str) -> None:
+    arguments = ["--arch", "squeezenet1_1", "--size", 48, "--batch-size", 1000, "--lr", 0.01, "--out", "a.safetensors"]
+    told = call("teacher", "train", "--workload", tiny, "--device", "cpu", *arguments)
+    assert told.code == 0, told.err
+    facts = json.loads(Path("a.json").read_text())
+    assert facts["command"].endswith("--arch squeezenet1_1 --size 48 --batch-size 1000 --lr 0.01")
+    assert (facts["arch"], facts["recipe"]["batch_size"], facts["recipe"]["lr"]) == ("squeezenet1_1", 32, 0.01)
+    assert facts["data"]["size"] == 48
+    told = call(
+        *("extract", "--workload", tiny, "--device", "cpu", "--checkpoint", "a.safetensors", "--size", 48),
+        *("--teacher", "squeezenet1_1", "--taps", "features.10,features.12"),
+    )
+    assert told.code == 0, told.err
+    assert "taps 384 512 wide" in told.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

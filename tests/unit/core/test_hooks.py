@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import SwinTransformer, VisionTransformer
 
-from kvbench.core.hooks import capture, pool
+from kvbench.core.hooks import Layout, capture, channels_second, find_layouts, pool
 from kvbench.features.teacher import build
 from kvbench.utils.errors import UserError
 
@@ -20,7 +24,8 @@ def hooks(module: nn.Module) -> int:
 
 
 def test_an_in_place_layer_behind_a_tap_does_not_change_what_was_captured() -> None:
-    module, x = nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True)), torch.randn(5, 2)
+    module, x = nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True)), 100 * torch.eye(2).repeat(2, 1)
+    x[2:] *= -1
     with capture(module, ("0",)) as captured:
         module(x)
     assert torch.equal(captured["0"], module[0](x))
@@ -119,16 +124,196 @@ def test_pooling_does_not_depend_on_the_memory_format() -> None:
 
 
 def test_tokens_are_averaged_and_vectors_stay() -> None:
-    tokens, vector = torch.randn(2, 5, 3), torch.randn(2, 7)
+    tokens, vector, film = torch.randn(2, 3, 5), torch.randn(2, 7), torch.randn(2, 3, 4, 5, 6)
     for kind in ("global", "pyramid"):
-        averaged, same = pool([tokens, vector], kind)
-        assert torch.allclose(averaged, tokens.sum(1) / 5)
+        averaged, of_film, same = pool([tokens, film, vector], kind)
+        assert torch.allclose(averaged, tokens.sum(2) / 5)
+        assert torch.allclose(of_film, film.mean((2, 3, 4)), atol=1e-6)
         assert torch.equal(same, vector)
     assert pool([MAP, vector], "pyramid")[0].tolist() == [[7.5, -7.5]]
 
 
-def test_other_shapes_and_poolings_are_told() -> None:
-    with pytest.raises(UserError, match=r"shape \(5,\)"):
-        pool([torch.zeros(5)], "global")
+def test_an_unknown_pooling_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown pooling 'max'.*global, pyramid"):
         pool([MAP], "max")
+
+
+# Layouts
+
+
+IMAGE = torch.rand(3, 32, 32)
+
+
+class Shaped(nn.Module):
+    """A convolution of 8 channels, at a quarter of the side, and a module ``tap`` that gives it in another shape."""
+
+    def __init__(self, shape: Callable[[Tensor], Any], size: int = 0):
+        super().__init__()
+        self.conv, self.tap, self.size = nn.Conv2d(3, 8, 4, 4), Lambda(shape), size
+
+    def forward(self, x: Tensor) -> Any:
+        if self.size and x.shape[-1] != self.size:
+            raise AssertionError("wrong size")
+        maps = self.conv(x)
+        self.tap(maps)
+        return maps.mean((2, 3))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        (lambda x: x, (0, 1)),
+        (lambda x: x.permute(0, 2, 3, 1), (0, 3)),  # Swin
+        (lambda x: x.flatten(2), (0, 1)),
+        (lambda x: x.flatten(2).mT, (0, 2)),  # a transformer
+        (lambda x: x.flatten(2).permute(2, 0, 1), (1, 2)),  # a transformer with the sequence first
+        (lambda x: x.permute(2, 3, 1, 0), (3, 2)),
+        (lambda x: torch.stack([x] * x.shape[2], 2), (0, 1)),  # a volume
+        (lambda x: x.mean((2, 3)), (0, 1)),
+        (lambda x: x.mean((2, 3)).T, (1, 0)),
+        (lambda x: x.mean((2, 3), keepdim=True), (0, 1)),
+        (lambda x: x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1), (0, 3)),
+        (lambda x: x.flatten(1), (0, 1)),
+        (lambda x: x[:, :1], (0, 1)),  # a map of one channel
+        (lambda x: x.to(memory_format=torch.channels_last), (0, 1)),
+        (lambda x: x.double(), (0, 1)),
+    ],
+)
+def test_a_layout_is_found_from_two_sizes_of_images(shape: Callable[[Tensor], Tensor], layout: tuple[int, int]) -> None:
+    module = Shaped(shape)  # 8 channels, and 8 by 8 positions: lengths alone tell nothing
+    assert find_layouts(module, ["tap"], IMAGE) == [layout]
+    maps = module.conv(IMAGE[None].expand(5, -1, -1, -1))
+    with capture(module, ["tap"]) as captured:
+        module(IMAGE[None].expand(5, -1, -1, -1))
+    (pooled,) = pool([channels_second(captured["tap"], Layout(*layout))], "global")
+    assert len(pooled) == 5
+    if pooled.shape == (5, 8):
+        assert torch.allclose(pooled.float(), maps.mean((2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        (lambda x: (x, x), r"Tap 'tap' gives tuple, not one tensor"),
+        (lambda x: {"x": x}, r"Tap 'tap' gives dict, not one tensor"),
+        (lambda x: None, r"Tap 'tap' gives NoneType, not one tensor"),
+        (lambda x: x.argmax(1), r"Tap 'tap' gives int64 numbers"),
+        (lambda x: x > 0, r"Tap 'tap' gives bool numbers"),
+        (lambda x: torch.complex(x, x), r"Tap 'tap' gives complex64 numbers"),
+        (lambda x: x.flatten(1).to_sparse(), r"Tap 'tap' gives sparse_coo numbers"),
+        (lambda x: x.sum(), r"Tap 'tap' gives \(\) for 3 images"),
+        (lambda x: x.mean((1, 2, 3)), r"Tap 'tap' gives \(3,\) for 3 images"),
+        (lambda x: x.mean(0), r"Tap 'tap' gives \(8, 8, 8\) for 3 images"),
+        (lambda x: x.unfold(2, 4, 4).flatten(0, 1), r"Tap 'tap' gives \(24, .* for 3 images"),  # windows
+        (lambda x: x.flatten(1) if len(x) == 3 else x, r"another number of axes"),
+        (lambda x: x.flatten(2).mT @ x.flatten(2), r"nothing tells .*tap@BCN or tap@BNC"),  # who looks at whom
+        (lambda x: x[:, :, None], r"nothing tells .*tap@BCDHW or tap@BDHWC"),  # one channel, or one frame of a film
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, 8), r"nothing tells .*tap@BCHW or tap@BHWC"),
+    ],
+)
+def test_what_has_no_layout_is_a_sentence(shape: Callable[[Tensor], Any], sentence: str) -> None:
+    module = Shaped(shape)
+    with pytest.raises(UserError, match=sentence):
+        find_layouts(module, ["tap"], IMAGE)
+    assert hooks(module) == 0
+
+
+def test_one_size_alone_tells_no_channels_but_the_axes_letters_do() -> None:
+    module = Shaped(lambda x: x.permute(0, 2, 3, 1), size=32)
+    with pytest.raises(UserError, match=r"Tap 'tap' gives \(3, 8, 8, 8\) for 3 images, and nothing tells"):
+        find_layouts(module, ["tap"], IMAGE)
+    assert find_layouts(module, ["tap@BHWC"], IMAGE) == [(0, 3)]
+    assert find_layouts(Shaped(lambda x: x[:, :, None]), ["tap@BCTHW"], IMAGE) == [(0, 1)]
+    assert find_layouts(module, ["conv"], IMAGE) == [(0, 1)], "the layer's type tells"
+
+
+@pytest.mark.parametrize("letters", ["BCHW", "HBWC", "BHC", "BNTHC"])
+def test_axes_letters_that_do_not_fit_are_a_sentence(letters: str) -> None:
+    with pytest.raises(UserError, match=r"do not fit its output: \(3, 8, 8, 8\) for 3 images, \(2, 16, 16, 8\) for 2"):
+        find_layouts(Shaped(lambda x: x.permute(0, 2, 3, 1)), [f"tap@{letters}"], IMAGE)
+
+
+@pytest.mark.parametrize("tap", ["tap@", "tap@BHW", "tap@CHW", "tap@BCC", "tap@B1C", "tap@BC@HW"])
+def test_axes_letters_that_name_no_channels_are_a_sentence(tap: str) -> None:
+    with pytest.raises(UserError, match=r"Cannot read the axes of the tap"):
+        find_layouts(Shaped(lambda x: x), [tap], IMAGE)
+
+
+def test_a_transformer_of_one_size_is_known_by_its_layers() -> None:
+    with torch.random.fork_rng():
+        module = VisionTransformer(32, 8, 2, 2, 16, 16, num_classes=4).eval()  # 17 tokens of 16 channels
+    taps = ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.mlp", "encoder.ln", "heads"]
+    assert find_layouts(module, taps, IMAGE) == [(0, 2), (0, 2), (0, 2), (0, 1)]
+    with pytest.raises(UserError, match=r"nothing tells .*encoder\.dropout@BCN or encoder\.dropout@BNC"):
+        find_layouts(module, ["encoder.dropout"], IMAGE)
+
+
+def test_a_swin_transformer_has_its_channels_last() -> None:
+    with torch.random.fork_rng():
+        module = SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=4).eval()
+    assert find_layouts(module, ["features.1", "features.3", "permute"], IMAGE) == [(0, 3), (0, 3), (0, 1)]
+
+
+# Taps that do not run once
+
+
+class Odd(nn.Module):
+    """A list of layers of which one runs twice, one in training alone, and one is there under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
+        self.act, self.auxiliary = nn.ReLU(), nn.Linear(3, 3)
+        self.same = self.layers[2]
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.layers[0](x))
+        x = self.same(self.act(self.layers[1](x))).mean((2, 3))
+        return self.auxiliary(x) if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("tap", "sentence"),
+    [
+        ("auxiliary", r"Tap 'auxiliary' does not run when the teacher classifies images"),
+        ("layers", r"Tap 'layers' is a list of modules, which does not run itself: .*layers\.0"),
+        ("act", r"Tap 'act' runs 2 times in a forward pass"),
+        ("scale", r"No tap 'scale': it is a parameter"),
+        ("layers.1.weight", r"No tap 'layers\.1\.weight': it is a parameter.*layers\.1"),
+        ("", r"No tap ''"),
+        ("forward", r"No tap 'forward': the teacher has no such module"),
+    ],
+)
+def test_a_tap_that_does_not_run_once_is_a_sentence(tap: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        find_layouts(Odd().eval(), ["layers.0", tap], IMAGE)
+
+
+def test_a_module_under_two_names_is_a_tap_under_both() -> None:
+    module = Odd().eval()
+    assert find_layouts(module, ["layers.0", "same"], IMAGE) == find_layouts(module, ["layers.0", "layers.2"], IMAGE)
+    with capture(module, ("layers.2", "same")) as captured:
+        module(IMAGE[None])
+    assert torch.equal(captured["layers.2"], captured["same"])
+
+
+def test_taps_in_another_order_than_they_run_are_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"give layers\.0,layers\.1,same\.$"):
+        find_layouts(Odd().eval(), ["same", "layers.0", "layers.1"], IMAGE)
+
+
+def test_what_a_module_says_of_images_that_it_does_not_take_is_passed_on() -> None:
+    module = Shaped(lambda x: x, size=64)
+    with pytest.raises(AssertionError, match="wrong size"):
+        find_layouts(module, ["tap"], IMAGE)
+    assert hooks(module) == 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +17,9 @@ from kvbench.core.models import student
 from kvbench.core.trainer import distillation_loss
 from kvbench.features.extract import BATCH, check, extract
 from kvbench.features.shards import SHARD
-from kvbench.features.spec import BankSettings
+from kvbench.features.teacher import frozen
 from kvbench.utils.errors import UserError
-from tests.support.banks import CPU, TEN, TinyNet, in_memory, tiny_settings, tiny_teacher
+from tests.support.banks import CPU, TEN, Dots, TinyNet, in_memory, tiny_settings, tiny_teacher
 
 
 def test_a_bank_holds_pooled_taps_logits_and_labels_in_the_images_order() -> None:
@@ -70,35 +74,34 @@ def test_data_with_another_number_of_classes_than_the_teacher_is_told() -> None:
         in_memory(tiny_settings(count=5, teacher=tiny_teacher(12, None)))
 
 
-def test_data_with_other_class_names_than_the_teacher_are_told() -> None:
-    other = tiny_teacher(names=(*TEN[:9], "cat"))
-    with pytest.raises(UserError, match=r"only on one side: cat, ifs0009\."):
-        check(tiny_settings(count=5, teacher=other))
-    turned = tiny_teacher(names=TEN[::-1])
-    with pytest.raises(UserError, match=r"the order differs"):
-        check(tiny_settings(count=5, teacher=turned))
+def test_a_class_that_the_teacher_does_not_know_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"trained on 10 classes; 1 of the data's 10 are not among them: ifs0009\. .*train"
+    ):
+        check(tiny_settings(count=5, teacher=tiny_teacher(names=(*TEN[:9], "cat"))))
+
+
+@pytest.mark.parametrize("order", [TEN[::-1], ("cat", *TEN[:5], "dog", *TEN[5:])])
+def test_outputs_are_chosen_by_the_names_of_the_classes(order: tuple[str, ...]) -> None:
+    settings = tiny_settings(count=20, teacher=tiny_teacher(len(order), order))
+    made = in_memory(settings)
+    with torch.no_grad():
+        every = settings.teacher.module(settings.images.__getitems__([*range(20)])[0])
+    assert torch.allclose(made.logits, every[:, [order.index(name) for name in TEN]], atol=1e-5)
+    assert settings.fingerprint["outputs"] == [order.index(name) for name in TEN]
+    assert "outputs" not in tiny_settings().fingerprint
 
 
 def test_the_pass_stays_on_its_device() -> None:
-    class MetaImages:
-        classes = TEN
-        fingerprint: ClassVar[dict[str, Any]] = {}
-        mtime_digest = ""
-
-        def __len__(self) -> int:
-            return 6
-
-        def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-            return torch.empty(len(indices), 3, 32, 32), torch.zeros(len(indices), dtype=torch.long)
-
+    settings = tiny_settings()
+    check(settings)
     seen: list[torch.device] = []
-    teacher = tiny_teacher()
-    teacher.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].device))
+    settings.teacher.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].device))
     # Meta tensors hold no numbers: the pass goes through the whole network before it asks for some.
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        next(extract(BankSettings(MetaImages(), teacher, ("first", "second")), torch.device("meta"), range(6)))
+        next(extract(settings, torch.device("meta"), range(6)))
     assert [device.type for device in seen] == ["meta"]
-    assert {p.device.type for p in teacher.module.parameters()} == {"meta"}
+    assert {p.device.type for p in settings.teacher.module.parameters()} == {"meta"}
 
 
 def test_whole_batches_fill_a_shard() -> None:
@@ -116,6 +119,7 @@ def test_some_rows_come_out_as_in_a_whole_pass() -> None:
 
 def test_a_pass_in_bfloat16_computes_in_it_and_leaves_it() -> None:
     settings = tiny_settings(precision="bfloat16")
+    check(settings)
     seen: list[torch.dtype] = []
     settings.teacher.module.get_submodule("second").register_forward_hook(lambda _m, _x, out: seen.append(out.dtype))
     half, full = in_memory(settings), in_memory(tiny_settings())
@@ -141,9 +145,7 @@ def test_a_pass_without_enough_memory_is_told_with_a_remedy() -> None:
 
     teacher = tiny_teacher()
     settings = tiny_settings(teacher=type(teacher)(teacher.name, Greedy().eval(), teacher.classes, ""))
-    with pytest.raises(
-        UserError, match=r"not enough memory for the teacher tiny and 128 images on cpu .*--kvbench-device"
-    ):
+    with pytest.raises(UserError, match=r"not enough memory for the teacher tiny on cpu .*--kvbench-device"):
         in_memory(settings)
 
 
@@ -155,6 +157,7 @@ def assert_close(one: FeatureBank, other: FeatureBank) -> None:
 def test_large_images_go_through_the_teacher_in_even_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, sizes = in_memory(tiny_settings(150)), list[int]()
     settings = tiny_settings(150)
+    check(settings)
     settings.teacher.module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     monkeypatch.setattr("kvbench.features.extract.PIXELS", 20 * 32 * 32)
     assert_close(in_memory(settings), whole)
@@ -163,3 +166,119 @@ def test_large_images_go_through_the_teacher_in_even_parts(monkeypatch: pytest.M
     sizes.clear()
     assert_close(in_memory(settings), whole)
     assert sizes == [16] * 8 + [11, 11]
+
+
+class Wrapped(nn.Module):
+    """A network of which what comes out is changed."""
+
+    def __init__(self, net: nn.Module, change: Callable[[Tensor], object]):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> object:
+        return self.change(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x: (x, x), r"teacher tiny gives tuple, not logits"),
+        (lambda x: SimpleNamespace(logits=x), r"teacher tiny gives SimpleNamespace, not logits"),
+        (lambda x: None, r"teacher tiny gives NoneType, not logits"),
+        (lambda x: x[0], r"teacher tiny gives float32 \(10,\) for \d+ images"),
+        (lambda x: x[:1], r"teacher tiny gives float32 \(1, 10\) for \d+ images"),
+        (lambda x: x[:, :, None], r"teacher tiny gives float32 \(\d+, 10, 1\) for \d+ images"),
+        (lambda x: x.argmax(1, keepdim=True), r"teacher tiny gives int64"),
+        (lambda x: x[:, :9], r"has 10 classes, the teacher tiny 9 outputs"),
+    ],
+)
+def test_a_teacher_that_gives_no_logits_is_a_sentence(change: Callable[[Tensor], object], sentence: str) -> None:
+    net = frozen("tiny", Wrapped(tiny_teacher().module, change), TEN)
+    with pytest.raises(UserError, match=sentence):
+        in_memory(tiny_settings(count=20, teacher=net, taps=("net.first", "net.second")))
+
+
+class Picky(TinyNet):
+    """Takes 64 pixels alone, as a transformer with positions does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 64:
+            raise AssertionError(f"Wrong image height! Expected 64 but got {x.shape[-1]}!")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "mine",
+            r"teacher mine does not take images of 32 by 32 pixels \(Wrong image height! Expected 64 but got 32!\)\.$",
+        ),
+        ("vit_b_16", r"made it for 224 pixels: choose these with --kvbench-size 224"),
+        ("inception_v3", r"made it for 299 pixels: choose these with --kvbench-size 299"),
+    ],
+)
+def test_a_teacher_that_does_not_take_images_of_a_size_is_a_sentence_before_the_pass(name: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check(tiny_settings(teacher=frozen(name, Picky(), TEN)))
+
+
+def test_features_that_are_not_finite_name_the_tap() -> None:
+    teacher = tiny_teacher()
+    with torch.no_grad():
+        teacher.module.get_parameter("second.bias")[3] = float("inf")
+        teacher.module.get_parameter("fc.weight").zero_()
+    teacher.module.get_submodule("fc").register_forward_pre_hook(lambda _, x: (x[0].nan_to_num(0, 0, 0),))
+    with pytest.raises(UserError, match=r"Tap 'second' gives numbers that are not finite"):
+        in_memory(tiny_settings(count=5, teacher=teacher))
+
+
+def test_taps_whose_width_changes_from_batch_to_batch_are_a_sentence() -> None:
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, : 4 if len(x) == BATCH else 3]
+
+    teacher = tiny_teacher()
+    teacher.module.add_module("cut", Cut())
+    teacher.module.get_submodule("second").register_forward_hook(
+        lambda _m, _x, out: (teacher.module.get_submodule("cut")(out), out)[1]
+    )
+    with pytest.raises(UserError, match=r"The taps give \[4, 3\] features for some images and \[4, 4\] for others"):
+        in_memory(tiny_settings(count=BATCH + 20, teacher=teacher, taps=("first", "cut")))
+
+
+def test_channels_last_features_of_a_whole_pass() -> None:
+    """A network of maps (B, H, W, C), of which the height is as long as there are channels elsewhere."""
+
+    class Last(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.last(self.first(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            out: Tensor = self.fc(self.second(first).mean((2, 3)))
+            return out
+
+    plain = tiny_settings(count=20)
+    net = Last()
+    net.load_state_dict(plain.teacher.module.state_dict())
+    settings = tiny_settings(count=20, teacher=frozen("last", net, TEN), taps=("last", "second"))
+    assert torch.equal(in_memory(settings).taps[0], in_memory(plain).taps[0])
+    pyramid = [in_memory(replace(one, pooling="pyramid")).taps[0] for one in (plain, settings)]
+    assert torch.equal(*pyramid)
+
+
+def test_a_banks_files_are_looked_at_once() -> None:
+    class Counting(Dots):
+        looks = 0
+
+        @property
+        def fingerprint(self) -> dict[str, Any]:
+            Counting.looks += 1
+            return super().fingerprint
+
+    settings = tiny_settings(images=Counting(20))
+    for _ in range(3):
+        settings.path(Path(), "a")
+    assert Counting.looks == 1

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
+import logging
+import warnings
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
+from torch.optim import SGD
+from torchvision.models import ResNet18_Weights, get_model
 
+from kvbench.features.checkpoint import fitting, read_tensors
 from kvbench.features.teacher import (
+    AUXILIARY,
     Teacher,
     build,
     from_checkpoint,
     frozen,
     pretrained,
-    read_state_dict,
+    wnids,
 )
 from kvbench.utils.errors import UserError
+from tests.support.banks import tiny_teacher
 
 TEN = tuple(f"ifs{k:04d}" for k in range(10))
 
@@ -112,23 +124,30 @@ def test_code_in_a_checkpoint_is_never_run(where: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"hello, this is text", bytes(1000)])
-def test_a_file_that_is_no_checkpoint_is_told(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_told(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=r"is no readable state dict"):
-        read_state_dict(tmp_path / name)
+        read_tensors(tmp_path / name)
 
 
 def test_a_checkpoint_that_is_cut_short_is_told(resnet18_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(resnet18_checkpoint.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"is no readable state dict"):
-        read_state_dict(tmp_path / "a.safetensors")
+        read_tensors(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("held", [torch.zeros(2), [torch.zeros(2)], {"a": 1}, {"a": {"b": torch.zeros(1)}}])
+@pytest.mark.parametrize("held", [torch.zeros(2), [torch.zeros(2)], {"a": 1}, {1: torch.zeros(1)}, {}])
 def test_a_checkpoint_without_a_state_dict_is_told(held: object, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"holds no state dict"):
-        read_state_dict(tmp_path / "a.pt")
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_a_dictionary_that_holds_itself_is_read_once(tmp_path: Path) -> None:
+    held: dict[str, Any] = {"w": torch.zeros(2)}
+    held |= {str(i): held for i in range(100)}
+    torch.save(held, tmp_path / "a.pt")
+    assert list(read_tensors(tmp_path / "a.pt")) == [""]
 
 
 def test_a_checkpoint_of_other_classes_says_how_many_were_expected(resnet18_checkpoint: Path) -> None:
@@ -150,10 +169,10 @@ def test_pretrained_weights_come_from_torchvisions_cache(
     cached.parent.mkdir(parents=True)
     cached.symlink_to(imagenet_weights)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    teacher = pretrained("resnet18")
+    teacher = pretrained("resnet18", wnids())
     assert_frozen(teacher)
     assert_same(teacher, torch.load(imagenet_weights, weights_only=True))
-    assert (teacher.name, teacher.classes) == ("resnet18", None)
+    assert (teacher.name, teacher.classes) == ("resnet18", wnids())
 
 
 def test_pretrained_weights_are_downloaded_and_their_hash_is_checked(
@@ -161,15 +180,17 @@ def test_pretrained_weights_are_downloaded_and_their_hash_is_checked(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", imagenet_weights.as_uri())
-    assert_same(pretrained("resnet18"), torch.load(imagenet_weights, weights_only=True))
+    assert_same(pretrained("resnet18", wnids()), torch.load(imagenet_weights, weights_only=True))
     assert (tmp_path / "hub" / "checkpoints" / imagenet_weights.name).is_file()
 
 
 def test_a_download_that_fails_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", (tmp_path / "gone-01234567.pth").as_uri())
-    with pytest.raises(UserError, match=r"could not download its weights for resnet18 .*--kvbench-checkpoint"):
-        pretrained("resnet18")
+    with pytest.raises(
+        UserError, match=r"Download file:.*gone-01234567\.pth .* put the file into .*home/hub/checkpoints"
+    ):
+        pretrained("resnet18", wnids())
     assert not list((tmp_path / "home").rglob("*.pth"))
 
 
@@ -183,7 +204,7 @@ def test_damaged_pretrained_weights_are_told(where: str, tmp_path: Path, monkeyp
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", source.as_uri())
     with pytest.raises(UserError, match=r"weights for resnet18"):
-        pretrained("resnet18")
+        pretrained("resnet18", wnids())
 
 
 def test_an_unknown_architecture_is_told_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,4 +213,248 @@ def test_an_unknown_architecture_is_told_before_any_download(monkeypatch: pytest
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     with pytest.raises(UserError, match=r"Unknown torchvision model 'resnet'"):
-        pretrained("resnet")
+        pretrained("resnet", wnids())
+
+
+# Checkpoints as other projects write them
+
+
+TINY = "shufflenet_v2_x0_5"
+
+
+@pytest.fixture(scope="session")
+def tiny_state() -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(TINY, 2).state_dict()
+
+
+def load_tiny(held: object, folder: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Teacher:
+    torch.save(held, folder / "a.pt")
+    return from_checkpoint(folder / "a.pt", TINY, classes)
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "net.encoder."]
+)
+def test_a_prefix_before_every_layer_is_taken_off(prefix: str, tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    assert_same(load_tiny(prefixed(tiny_state, prefix), tmp_path), tiny_state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"model": s, "epoch": 3},
+        lambda s: {"model_state_dict": s, "optimizer_state_dict": SGD(build(TINY, 2).parameters(), 0.1).state_dict()},
+        lambda s: {"net": {"ema": s}},
+        lambda s: {**s, "n_averaged": torch.tensor(4), "epoch": 3},
+        lambda s: {"n_averaged": torch.tensor(4), **prefixed(s, "module.")},  # torch's AveragedModel
+        lambda s: {
+            "state_dict": {**prefixed(s, "model."), "loss.weight": torch.ones(2)},
+            "hyper_parameters": {"lr": 1},
+        },
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, name="x")},
+        lambda s: {"model": s, "best": np.float64(0.7), "step": np.int64(3)},
+        lambda s: {"model": s, "state_dict": dict(s)},  # the same twice
+        lambda s: {k: v for k, v in s.items() if "num_batches_tracked" not in k},
+        OrderedDict,
+    ],
+)
+def test_the_one_state_dict_that_fits_is_taken(
+    wrap: Callable[[dict[str, Tensor]], object], tiny_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    assert_same(load_tiny(wrap(tiny_state), tmp_path), tiny_state)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (lambda s, other: {"state_dict": s, "state_dict_ema": other}, "state_dict, state_dict_ema"),
+        (lambda s, other: {**prefixed(s, "student."), **prefixed(other, "teacher.")}, "student, teacher"),
+        (lambda s, other: {**s, **prefixed(other, "ema.")}, "ema, the outermost"),
+    ],
+)
+def test_several_state_dicts_that_fit_are_named(
+    wrap: Callable[..., object], names: str, tiny_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    other = {k: v + 1 for k, v in tiny_state.items()}
+    with pytest.raises(UserError, match=rf"holds 2 state dicts that fit: {names}\. Save the one"):
+        load_tiny(wrap(tiny_state, other), tmp_path)
+
+
+def test_layers_that_are_too_many_are_not_left_out(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    for extra in ({"stage5.weight": torch.ones(2)}, {"width": torch.ones(2)}):
+        with pytest.raises(UserError, match=rf"lacks nothing and has {next(iter(extra))} too many"):
+            load_tiny({**tiny_state, **extra}, tmp_path)
+        with pytest.raises(UserError, match=rf"lacks nothing and has {next(iter(extra))} too many"):
+            load_tiny(prefixed({**tiny_state, **extra}, "module."), tmp_path)
+
+
+def test_the_nearest_dictionary_is_the_one_that_is_told_of(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    cut = {k: v for k, v in prefixed(tiny_state, "module.").items() if k != "module.fc.bias"}
+    with pytest.raises(UserError, match=r"lacks fc\.bias and has nothing too many"):
+        load_tiny({"model": cut, "other": {"w": torch.ones(1)}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "Git LFS pointer.*run git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n\n<html>", "a web page"),
+        (b'{"a": 1}', "a JSON document"),
+        (b"[1, 2]", "a JSON document"),
+        (b"\x1f\x8b\x08\x00", "a gzip archive: unpack it first"),
+        (b"hello, this is text", "damaged, cut short, or something else"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a"])
+def test_a_file_that_is_something_else_is_named(content: bytes, sentence: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is no readable state dict .*: .*{sentence}"):
+        read_tensors(tmp_path / name)
+
+
+def test_an_archive_of_other_files_and_a_folder_are_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("weights.txt", "hello")
+    with pytest.raises(UserError, match="an archive of other files"):
+        read_tensors(tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights.txt", "hello" * 100)
+    with pytest.raises(UserError, match="a compressed archive"):
+        read_tensors(tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"Cannot read the checkpoint .*: Is a directory"):
+        read_tensors(tmp_path)
+
+
+def test_a_whole_module_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+    torch.save(build(TINY, 2), tmp_path / "a.pt")
+    with pytest.raises(
+        UserError, match=r"objects of torchvision\.models\.shufflenetv2\.ShuffleNetV2, .*state_dict\(\)"
+    ):
+        read_tensors(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a", "a.bin"])
+def test_safetensors_are_read_whatever_their_suffix(name: str, tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(tiny_state, tmp_path / name)
+    assert_same(from_checkpoint(tmp_path / name, TINY, ("cat", "dog")), tiny_state)
+
+
+def test_what_torch_saved_is_read_whatever_its_suffix(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(tiny_state, tmp_path / "a.safetensors")
+    assert_same(from_checkpoint(tmp_path / "a.safetensors", TINY, ("cat", "dog")), tiny_state)
+
+
+# Classes
+
+
+SOME = ("n01440764", "n01443537", "n02102040")
+
+
+def test_the_wordnet_ids_are_imagenets_in_their_order() -> None:
+    known = wnids()
+    assert len(known) == len({*known}) == 1000
+    assert [*known] == sorted(known)
+    categories = ResNet18_Weights.DEFAULT.meta["categories"]
+    for wnid, name in [("n01440764", "tench"), ("n02102040", "English springer"), ("n02979186", "cassette player"),
+                       ("n03888257", "parachute"), ("n15075141", "toilet tissue")]:  # fmt: skip
+        assert categories[known.index(wnid)] == name
+
+
+def test_data_of_some_of_imagenets_classes_take_these_outputs() -> None:
+    known = wnids()
+    teacher = Teacher("resnet18", nn.Identity(), known, "")
+    assert teacher.outputs_for(SOME) == (0, 1, known.index("n02102040"))
+    assert teacher.outputs_for(known) is None
+    with pytest.raises(UserError, match=r"trained on 1,000 classes; 1 of the data's 2 are not among them: n99999999"):
+        teacher.outputs_for(("n01440764", "n99999999"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (("cat", "dog"), r"data's 2 are not named by their WordNet ids, such as n01440764: cat, dog\. Train a teacher"),
+        (("n01440764", "dog"), r"1 of the data's 2 are not among them: dog"),
+    ],
+)
+def test_classes_that_are_not_imagenets_are_told_before_any_download(
+    classes: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> nn.Module:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(UserError, match=sentence) as told:
+        pretrained("resnet18", classes)
+    assert "kvbench teacher train" in str(told.value)
+
+
+def test_a_checkpoint_of_imagenet_serves_data_of_some_of_its_classes(tmp_path: Path) -> None:
+    torch.save(build(TINY, 1000).state_dict(), tmp_path / "a.pt")
+    teacher = from_checkpoint(tmp_path / "a.pt", TINY, SOME)
+    assert teacher.classes == wnids()
+    assert teacher.outputs_for(SOME) == (0, 1, wnids().index("n02102040"))
+    with pytest.raises(UserError, match=r"with the data's 2 classes: fc\.weight is \(1000, 1024\), not \(2, 1024\)"):
+        from_checkpoint(tmp_path / "a.pt", TINY, ("cat", "dog"))
+
+
+def test_recorded_classes_serve_data_of_some_of_them(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"classes": ["dog", "cat"]}))
+    assert load_tiny(tiny_state, tmp_path).outputs_for(("cat", "dog")) == (1, 0)
+    with pytest.raises(UserError, match=r"trained on 2 classes; 1 of the data's 2 are not among them: horse"):
+        load_tiny(tiny_state, tmp_path, ("cat", "horse"))
+
+
+# Modules of other shapes
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_are_left_out(arch: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        whole = get_model(arch, weights=None, num_classes=2, aux_logits=True, init_weights=False)
+    state = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in whole.state_dict().items()}
+    for held in (state, {k: v for k, v in state.items() if not k.lower().startswith("aux")}):
+        torch.save(held, tmp_path / "a.pt")
+        with torch.device("meta"):
+            expected = build(arch, 2).state_dict()
+        found = fitting(tmp_path / "a.pt", read_tensors(tmp_path / "a.pt"), expected, AUXILIARY[arch])
+        assert found is not None
+        assert found.keys() == expected.keys()
+
+
+def test_a_transformer_is_made_for_the_size_of_the_images() -> None:
+    with torch.device("meta"):
+        assert build("vit_b_32", 2, 64)(torch.empty(1, 3, 64, 64)).shape == (1, 2)
+        with pytest.raises(
+            UserError, match=r"vit_b_32 cannot be made for images of 50 pixels: Input shape indivisible"
+        ):
+            build("vit_b_32", 2, 50)
+        assert build("squeezenet1_1", 2, 50)(torch.empty(1, 3, 50, 50)).shape == (1, 2)
+
+
+def test_wrappers_are_taken_off() -> None:
+    net = tiny_teacher().module
+    for wrapper in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
+        assert isinstance(wrapper, nn.Module)
+        teacher = frozen("tiny", wrapper, TEN)
+        assert teacher.module is net
+        assert teacher.sha256 == tiny_teacher().sha256
+
+
+def test_torchvisions_warnings_are_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*arguments: object, **_: object) -> nn.Module:
+        for _again in range(2):
+            warnings.warn("the default\n  will change", FutureWarning, stacklevel=2)
+        return nn.Identity()
+
+    monkeypatch.setattr(torchvision.models, "get_model", warn)
+    with caplog.at_level(logging.INFO, logger="kvbench"):
+        build("resnet18", 2)
+    assert [record.message for record in caplog.records] == ["torchvision: the default will change"]

@@ -36,7 +36,7 @@ class Interrupting(FractalImages):
     granted = 10**9
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        self.granted -= 1
+        self.granted -= len(indices) > 1  # not the look at the first image
         if self.granted < 0:
             raise KeyboardInterrupt
         return super().__getitems__(indices)
@@ -203,7 +203,17 @@ def test_a_checkpoint_that_holds_another_state_is_told_and_kept(path: str, value
     ("changes", "name", "told"),
     [
         ({"val": FractalImages("val", 30, classes=11, size=32)}, "a.safetensors", r"different classes"),
-        ({"recipe": replace(RECIPE, batch_size=51)}, "a.safetensors", r"50 training images are fewer than one batch"),
+        (
+            {"arch": "inception_v3"},
+            "a.safetensors",
+            r"inception_v3 does not take images of 32 by 32 pixels .*--kvbench-size 299",
+        ),
+        (
+            {"arch": "vit_b_32", "train": Interrupting("train", 50, classes=10, size=40)},
+            "a.safetensors",
+            r"of 40 pixels",
+        ),
+        ({"recipe": replace(RECIPE, lr=1e30)}, "a.safetensors", r"diverged at step \d of 6: choose a smaller --lr"),
         ({"arch": "resnet19"}, "a.safetensors", r"Unknown torchvision model 'resnet19'"),
         ({}, "a.pt", r"a\.pt: name a file that ends in \.safetensors"),
         ({}, "a", r"a: name a file that ends in \.safetensors"),
@@ -242,7 +252,8 @@ def test_every_epoch_sees_other_images_in_another_order_and_none_twice(tmp_path:
 
     class Noting(Interrupting):
         def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-            asked.append(indices)
+            if len(indices) > 1:  # not the look at the first image
+                asked.append(indices)
             return super().__getitems__(indices)
 
     for seed in (0, 1):
@@ -271,3 +282,30 @@ def test_accuracy_and_entropy_by_hand() -> None:
     assert told["val_accuracy"] == pytest.approx(5 / 45)
     assert told["val_count"] == 45
     assert told["val_entropy_nats"] == pytest.approx(0.5 * 0.693147 + 0.5 * 2.890372, rel=1e-5)
+
+
+def test_a_batch_that_is_larger_than_the_split_is_the_split(tmp_path: Path) -> None:
+    facts = train_teacher(task(recipe=replace(RECIPE, batch_size=1000)), tmp_path / "a.safetensors", CPU, COMMAND)
+    assert (facts["recipe"]["batch_size"], facts["images_seen"]) == (50, 100)
+
+
+def test_five_steps_can_be_trained(tmp_path: Path) -> None:
+    facts = train_teacher(task(recipe=TeacherRecipe(epochs=5, batch_size=50)), tmp_path / "a.safetensors", CPU, COMMAND)
+    assert facts["images_seen"] == 250
+
+
+def test_weights_of_other_classes_are_written_over(tmp_path: Path) -> None:
+    out, recipe = tmp_path / "a.safetensors", TeacherRecipe(epochs=1, batch_size=50)
+    train_teacher(task(recipe=recipe), out, CPU, COMMAND)
+    train, val = (FractalImages(s, n, classes=5, size=32) for s, n in (("train", 50), ("val", 30)))
+    facts = train_teacher(task(train=train, val=val, recipe=recipe), out, CPU, COMMAND)
+    assert len(facts["classes"]) == 5
+
+
+def test_weights_that_half_precision_cannot_hold_are_told() -> None:
+    class Lost(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 10), float("nan"))
+
+    with pytest.raises(UserError, match=r"not finite in half precision"):
+        accuracy(Lost(), SMALL.images("val", None, 5), CPU)

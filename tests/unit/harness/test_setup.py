@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
 from kvbench.features import extract as extraction
 from kvbench.features import teacher as teacher_module
 from kvbench.features.teacher import Teacher
-from kvbench.harness.setup import Settings, resolve_device
+from kvbench.harness import setup
+from kvbench.harness.options import OPTIONS
+from kvbench.harness.setup import Settings, at_chance, resolve_device
 from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
-from kvbench.workloads import WORKLOADS, workload
+from kvbench.workloads import WORKLOADS, generated, workload
 from tests.support import tiny_resnet
 from tests.support.logs import logged
 from tests.support.small import SMALL
@@ -110,20 +113,93 @@ def test_which_teacher_is_loaded(small_checkpoint: Path, monkeypatch: pytest.Mon
         return replace(Settings(WORKLOADS[row], CPU, Path()), **changes).teacher(("a",)).name
 
     assert name("fractals") == "shipped fractals"
-    assert name("imagenet") == "pretrained resnet18"
-    assert name("fractals", arch="resnet34", taps=("layer4",)) == "pretrained resnet34"
+    assert name("imagenet") == "pretrained resnet18 ('a',)"
+    assert name("fractals", arch="resnet34", taps=("layer4",)) == "pretrained resnet34 ('a',)"
     with pytest.raises(UserError, match=r"Which modules of resnet34 are tapped\?.*--kvbench-taps"):
         name("fractals", arch="resnet34")  # the workload's taps are other blocks there
-    assert name("folder", checkpoint=Path("w.pt")) == "from_checkpoint w.pt resnet18 ('a',)"
+    assert name("folder", checkpoint=Path("w.pt")) == "from_checkpoint w.pt resnet18 ('a',) 224"
     assert (
         name("fractals", checkpoint=Path("w.pt"), arch="vgg11", taps=("features.28",))
-        == "from_checkpoint w.pt vgg11 ('a',)"
+        == "from_checkpoint w.pt vgg11 ('a',) 64"
     )
+
+
+# Chance
+
+
+def bank(classes: int, right: int, count: int) -> FeatureBank:
+    """A bank of a teacher that is right on ``right`` of ``count`` images."""
+    labels = torch.arange(count) % classes
+    outputs = torch.where(torch.arange(count) < right, labels, (labels + 1) % classes)
+    return FeatureBank((), torch.eye(classes)[outputs], labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "right", "count", "warned"),
+    [
+        (2, 50, 100, True),
+        (2, 0, 100, True),  # as where two classes have changed places
+        (2, 70, 100, False),
+        (2, 5200, 10_000, True),  # above chance without doubt, and hardly
+        (10, 2, 20, True),
+        (10, 12, 20, False),
+        (1000, 10, 5000, True),
+        (1000, 500, 5000, False),
+    ],
+)
+def test_a_teacher_at_chance_is_noted_with_the_order_of_its_outputs(
+    classes: int, right: int, count: int, warned: bool
+) -> None:
+    names = tuple(f"c{i:03}" for i in range(classes))
+    note = at_chance("mine", bank(classes, right, count), names)
+    assert bool(note) == warned
+    if warned:
+        assert f"The teacher mine is right on {right / count:.1%} of the validation images" in note
+        assert f"chance, {1 / classes:.1%}" in note
+        assert "They are taken to be c000, c001" in note
+
+
+def test_a_teacher_whose_outputs_have_another_order_is_warned_of_and_noted(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    state = load_file(small_checkpoint)
+    turned = {key: value.flip(0).contiguous() if key.startswith("fc.") else value for key, value in state.items()}
+    save_file(turned, tmp_path / "turned.safetensors")
+    with logged() as messages:
+        notes = small_settings(tmp_path / "cache", tmp_path / "turned.safetensors").open_banks().notes
+    assert [note for note in notes if "hardly better than chance" in note]
+    assert f"{notes[0]}." in messages
+
+
+@pytest.mark.usefixtures("any_teacher")
+def test_outputs_chosen_by_name_are_noted(small_checkpoint: Path, tmp_path: Path) -> None:
+    row = replace(TINY, opener=generated(classes=4))
+    weights = tmp_path / "ten.safetensors"
+    weights.write_bytes(small_checkpoint.read_bytes())
+    weights.with_suffix(".json").write_text(json.dumps({"classes": [f"ifs{k:04d}" for k in range(10)]}))
+    banks = replace(small_settings(tmp_path, weights), workload=row).open_banks()
+    assert banks.train.classes == 4
+    assert banks.notes == ("4 of the teacher's 10 outputs are used, chosen by the classes' names",)
+
+
+def test_settings_are_taken_from_options_values() -> None:
+    values = {row.name: row.parse(row.default) for row in OPTIONS}
+    assert Settings.of(values | {"device": "cpu"}) == Settings(WORKLOADS["fractals"], CPU, Path(".kvbench"))
+    changed = Settings.of(values | {"device": "cpu", "size": 32, "teacher": "vgg11", "taps": ("a",)}, fresh=True)
+    assert (changed.workload.size, changed.arch, changed.taps, changed.fresh) == (32, "vgg11", ("a",), True)
+    assert WORKLOADS["fractals"].size == 64
 
 
 # Banks
 
 
+@pytest.fixture
+def any_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny teacher is not trained, and no better than chance: let nothing say so."""
+    monkeypatch.setattr(setup, "at_chance", lambda *_: "")
+
+
+@pytest.mark.usefixtures("any_teacher")
 def test_both_banks_are_made_once_and_reused(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +226,7 @@ def test_both_banks_are_made_once_and_reused(
     assert again.notes == made.notes == ()
 
 
+@pytest.mark.usefixtures("any_teacher")
 def test_features_that_were_made_elsewhere_are_noted(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +269,7 @@ def test_fingerprints_tell_what_changed(small_checkpoint: Path, tmp_path: Path) 
     assert changed(replace(base, precision="bfloat16")) == {"precision"}
 
 
-@pytest.mark.usefixtures("small_shards")
+@pytest.mark.usefixtures("small_shards", "any_teacher")
 @pytest.mark.parametrize("fresh", [False, True])
 def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
     fresh: bool, small_checkpoint: Path, tmp_path: Path

@@ -1,0 +1,209 @@
+"""Checkpoints from anywhere: finding the one state dict in a file that fits a model. Code is never unpickled."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kvbench.utils.errors import UserError, shorten
+from kvbench.utils.text import shown
+
+States = dict[str, dict[str, Tensor]]  # the dictionaries of tensors in a file, by the keys that lead to each
+DEPTH = 3  # of dictionaries in dictionaries
+# What trainings leave beside the weights, and what can be made again from a file without running code from it.
+SETTINGS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+    np.float64(0).__reduce__()[0],  # makes a number from its bytes
+]
+SIGNATURES = {  # how a file begins that is something else
+    b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for: run git lfs pull",
+    b"<!doctype html": "a web page: the download went wrong",
+    b"<html": "a web page: the download went wrong",
+    b"<?xml": "an XML document: the download went wrong",
+    b"{": "a JSON document",
+    b"[": "a JSON document",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x89HDF": "an HDF5 file, such as Keras writes",
+}
+
+
+def read_tensors(path: Path) -> States:
+    """Read every dictionary with tensors in a safetensors or ``torch.save`` file, whatever its suffix.
+
+    >>> read_tensors(Path("checkpoint.pt")).keys()  # {"epoch": 3, "model": {"fc.weight": ...}}
+    dict_keys(['model'])
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it holds no such dictionary.
+    """
+    expected = f"{shown(path)} is no readable state dict (safetensors, or torch.save of tensors)"
+    if what := _something_else(start := _start(path)):
+        raise UserError(f"{expected}: it is {what}.")
+    content: object
+    try:
+        if start[8:9] == b"{":  # behind the length of its header
+            content = load_file(path)
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing becomes larger than the file
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise UserError(f"{expected}: it is a compressed archive. Unpack it first.")
+                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                    raise UserError(f"{expected}: it is an archive of other files. Unpack it first.")
+            content = _load(path, mmap=path.suffix != ".safetensors")
+        else:
+            content = _load(path, mmap=False)  # the format before torch 1.6
+    except UserError:
+        raise
+    except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
+        raise UserError(f"{expected}: {_reason(error)}.") from error
+    states = dict(_dictionaries(content, "", set()))
+    if not states:
+        raise UserError(f"{shown(path)} holds no state dict: expected a dictionary from layer names to tensors.")
+    return states
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except FileNotFoundError as error:
+        raise UserError(f"No checkpoint file {shown(path)}.") from error
+    except OSError as error:
+        raise UserError(f"Cannot read the checkpoint {shown(path)}: {error.strerror}.") from error
+
+
+def _something_else(start: bytes) -> str:
+    """What a file is that begins so, where it cannot hold tensors."""
+    text = start.lstrip().lower()
+    found = [what for signature, what in SIGNATURES.items() if text.startswith(signature.lower())]
+    return "empty" if not start else found[0] if found else ""
+
+
+def _load(path: Path, *, mmap: bool) -> object:
+    with torch.serialization.safe_globals(SETTINGS), path.open("rb") as file:
+        # Where it is not mapped, as a file: torch goes by the suffix of a path.
+        content: object = torch.load(path if mmap else file, "cpu", weights_only=True, mmap=mmap)
+    return content
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) and (refused := re.search(r"GLOBAL ([\w.]+)", str(error))):
+        return (
+            f"it holds objects of {refused[1]}, which are not read, since that could run code from the file. Save the"
+            " tensors alone: torch.save(model.state_dict(), FILE)"
+        )
+    return "it is damaged, cut short, or something else"
+
+
+def _dictionaries(content: object, path: str, seen: set[int]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not isinstance(content, Mapping) or id(content) in seen or path.count(".") > DEPTH:
+        return
+    seen.add(id(content))  # a file may hold a dictionary that holds itself
+    if tensors := {key: value for key, value in content.items() if isinstance(key, str) and _usual(value)}:
+        yield path, tensors
+    for key, value in content.items():
+        yield from _dictionaries(value, f"{path}.{key}" if path else str(key), seen)
+
+
+def _usual(value: object) -> bool:
+    """Whether a value is a tensor as a layer has it: dense, real, with its numbers in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested or value.is_complex())
+    )
+
+
+def fitting(
+    path: Path, found: States, expected: Mapping[str, Tensor], unused: Sequence[str] = ()
+) -> dict[str, Tensor] | None:
+    """The one state dict of ``found`` that has the names and shapes of ``expected``, behind a common prefix or none.
+
+    Left out are layers whose names start with ``unused``, and numbers beside the layers (an average's ``n_averaged``).
+    Counters of batches may be missing: they decide nothing. None: nothing fits.
+
+    Raises:
+        UserError: several that differ fit.
+    """
+    fits: States = {}
+    for where, tensors in found.items():
+        prefixes: list[str] = []  # behind which everything lies that is expected
+        for prefix in _prefixes(tensors, expected):
+            state = _behind(prefix, tensors, unused)
+            if not prefix:
+                state = {
+                    key: value
+                    for key, value in state.items()
+                    if not (key.startswith(tuple(prefixes)) or (value.ndim == 0 and "." not in key))
+                }
+            if not any(_differences(state, expected)):
+                prefixes.append(prefix)
+                fits[".".join(filter(None, (where, prefix.rstrip("."))))] = state
+    first, *others = fits.values() or [None]
+    if first is None:
+        return None
+    if any(not torch.equal(first[key], other[key]) for other in others if other is not None for key in first):
+        names = [name or "the outermost" for name in fits]
+        raise UserError(
+            f"{shown(path)} holds {len(fits)} state dicts that fit: {shorten(names)}. Save the one that you mean in a"
+            " file of its own, with torch.save."
+        )
+    return first
+
+
+def _prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the first expected layer's name; last, nothing."""
+    first = next(iter(expected))
+    return [*sorted(key[: -len(first)] for key in tensors if key.endswith(f".{first}")), ""]
+
+
+def _behind(prefix: str, tensors: Mapping[str, Tensor], unused: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors behind a prefix, without it, and without what is not used."""
+    state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+    return {key: value for key, value in state.items() if not key.startswith(tuple(unused))}
+
+
+def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Names that are missing, names that are too many, and sentences about shapes."""
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    surplus = [k for k in state if k not in expected]
+    wrong = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    return missing, surplus, wrong
+
+
+def describe_misfit(
+    path: Path, found: States, expected: Mapping[str, Tensor], unused: Sequence[str], arch: str, classes: int
+) -> UserError:
+    """An error for a file in which nothing fits: how the nearest dictionary differs."""
+    candidates = [
+        _differences(_behind(prefix, tensors, unused), expected)
+        for tensors in found.values()
+        for prefix in _prefixes(tensors, expected)
+    ]
+    missing, surplus, wrong = min(candidates, key=lambda one: len(one[0]) + len(one[1]))
+    if missing or surplus:
+        return UserError(
+            f"The checkpoint {shown(path)} does not fit {arch}: it lacks {shorten(missing) or 'nothing'} and has"
+            f" {shorten(surplus) or 'nothing'} too many. Name its architecture with --kvbench-teacher."
+        )
+    return UserError(
+        f"The checkpoint {shown(path)} does not fit {arch} with the data's {classes:,} classes: {'; '.join(wrong[:3])}."
+        " Name one that was trained on this data, or train it with kvbench teacher train."
+    )
