@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
@@ -20,14 +21,25 @@ from kvbench.stats.significance import (
     smallest_effect,
     without_spread,
 )
+from kvbench.utils.text import number
 
-HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 RATIO, DIFFERENCE, EPOCHS = "ratio", "difference", "epochs"  # what a margin is in
+
+
+class Verdict(str, Enum):
+    """What is concluded of a clause, or of a finding on a recipe; as verdicts.csv has it."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
+    MIXED = "mixed"  # of a finding: some clauses hold, some fail
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A comparison before it is judged.
+    """A comparison before it is tested.
 
     Args:
         id: stable inside the finding and recipe, such as ``Model1-loss``.
@@ -38,7 +50,7 @@ class Claim:
         rivals: the P columns' names.
         numbers: what was compared, mean over the seeds, in words.
         tie_holds: whether no difference at all, at any seed, supports the claim.
-        gating: whether it counts for the finding's verdict; the others are reported beside it.
+        gating: whether it counts for the finding's verdict; the others are only reported.
         contradicted: every seed by itself speaks against it, though the margins are only bounds.
         note: why it could not be measured as usual, if so.
     """
@@ -62,44 +74,43 @@ class Evidence:
 
     Args:
         claim: what was tested.
-        missing: seeds with a margin that is no number; nothing is tested then.
-        decisive: the column whose mean is least sure to be above 0; what is told of the margins is told of it.
-        test: of the decisive column; None where a number is missing.
+        decisive: the column whose mean is least sure to be above 0; it stands for the claim in what is reported.
+        margins: (S,) that column.
+        test: of the decisive column; None where a margin is not a number.
         holds: p-value against "some column's mean is at most 0": the largest of the columns' (intersection-union).
         fails: p-value against "every column's mean is at least 0": the smallest of the columns' times P (Bonferroni).
     """
 
     claim: Claim
-    missing: tuple[int, ...]
     decisive: int
-    test: MeanTest | None
-    holds: float
-    fails: float
+    margins: Floats
+    test: MeanTest | None = None
+    holds: float = math.nan
+    fails: float = math.nan
 
 
 def evaluate_claim(claim: Claim, finest: float) -> Evidence:
     """Test a claim's margins from both sides; ``finest`` is the smallest level that a p-value has to reach."""
     # Rounded so that 0.646 - 0.636 - 0.01 is the tie that it is; + 0.0 turns -0 into 0.
     margins = np.round(claim.margins, 12) + 0.0
-    missing = tuple(seed for seed, row in zip(claim.seeds, margins, strict=True) if np.isnan(row).any())
-    if missing:
-        return Evidence(claim, missing, int(np.argmin(np.nan_to_num(margins.mean(0)))), None, math.nan, math.nan)
+    means, count = margins.mean(axis=0), len(claim.seeds)
+    lowest = int(np.argmin(np.nan_to_num(means)))
+    if np.isnan(margins).any():
+        return Evidence(claim, lowest, margins[:, lowest])
     tests = [mean_test(column, finest) for column in margins.T]
-    if len(claim.seeds) == 1:
-        decisive = int(np.argmin(margins[0]))
-        supported = margins[0, decisive] > 0 or (claim.tie_holds and margins[0, decisive] == 0)
-        return Evidence(claim, (), decisive, tests[decisive], float(not supported), float(supported))
-    sure = without_spread(len(claim.seeds))
+    if count == 1:
+        supported = means[lowest] > 0 or (claim.tie_holds and means[lowest] == 0)
+        return Evidence(claim, lowest, margins[:, lowest], tests[lowest], float(not supported), float(supported))
+    sure = without_spread(count)
     if claim.contradicted:
-        decisive = int(np.argmin(margins.mean(0)))
-        return Evidence(claim, (), decisive, tests[decisive], 1.0, sure)
+        return Evidence(claim, lowest, margins[:, lowest], tests[lowest], 1.0, sure)
     # No difference at all, at any seed, is a tie: of the side that the claim gives ties to.
     tied = (margins == 0).all(axis=0)
     above = np.where(tied, sure if claim.tie_holds else 1.0, [test.above for test in tests])
     below = np.where(tied, 1.0 if claim.tie_holds else sure, [test.below for test in tests])
-    decisive = int(np.lexsort((margins.mean(0), -above))[0])
+    decisive = int(np.lexsort((means, -above))[0])
     fails = min(1.0, float(below.min()) * len(tests))
-    return Evidence(claim, (), decisive, tests[decisive], float(above.max()), fails)
+    return Evidence(claim, decisive, margins[:, decisive], tests[decisive], float(above.max()), fails)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Clause:
         margins: per seed, against the rival that decides; positive supports the clause.
         margin, low, high: their mean and its 95% interval; infinite bounds for one seed, NaN if a number is missing.
         n: seeds with a margin.
-        verdict: ``holds``, ``fails`` or ``undecided``.
+        verdict: holds, fails or undecided.
         method: how it was tested: `kvbench.stats.significance.SIGN`, ``T_TEST``, ``SIGN_FLIPS`` or ``NO_TEST``.
         p: p-value of the side that the margin speaks for; NaN without a test.
         level: what ``p`` must not exceed.
@@ -128,7 +139,7 @@ class Clause:
     low: float
     high: float
     n: int
-    verdict: str
+    verdict: Verdict
     numbers: str
     gating: bool = True
     method: str = SIGN
@@ -145,29 +156,30 @@ class Clause:
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
-        aside = "" if self.gating else " (reported beside, does not count)"
-        return f"{self.verdict:<9}  {self.id}{aside}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
+        uncounted = "" if self.gating else " (for information, does not count)"
+        return f"{self.verdict:<9}  {self.id}{uncounted}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
 
     def describe_margin(self) -> str:
         """The mean margin with interval, n and test, for the reader: log ratios as ratios."""
         if math.isnan(self.margin):
             return self.note
-        text = f"margin {show(self.margin, self.scale)}"
-        if self.n > 1:
-            text += f", 95% interval {show(self.low, self.scale)} to {show(self.high, self.scale)}, {self.n} seeds"
-            text += f", p = {self.p:.2g} by {self.method} at level {self.level:.2g}" if self.gating else ""
-        else:
+        text = f"margin {format_margin(self.margin, self.scale)}"
+        if self.n == 1:
             text += ", one seed: no interval"
+        else:
+            if math.isfinite(self.low):
+                low, high = (format_margin(bound, self.scale) for bound in (self.low, self.high))
+                text += f", 95% interval {low} to {high}"
+            text += f", {self.n} seeds"
+            text += f", p = {self.p:.2g} by {self.method} at level {self.level:.2g}" if self.gating else ""
         return f"{text}; {self.note}" if self.note else text
 
 
-def show(margin: float, scale: str) -> str:
+def format_margin(margin: float, scale: str) -> str:
     """A margin for the reader: ``1.25x`` for a log ratio, else with its sign."""
-    if math.isnan(margin):
-        return "unknown"
     if scale == RATIO:
-        return f"{math.exp(min(margin, 700)):.3g}x"  # exp overflows above 709
-    return f"{margin:+.2f} epochs" if scale == EPOCHS else f"{margin:+.4f}"
+        return number(math.exp(min(margin, 700)), ".3g") + "x"  # exp overflows above 709
+    return number(margin, "+.2f") + " epochs" if scale == EPOCHS else number(margin, "+.4f")
 
 
 def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
@@ -176,40 +188,39 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     A clause fails at ``level / siblings``, since a finding of that many clauses fails as a whole if any of them does;
     it holds as a whole only if all do, so that each may hold at ``level``.
     """
-    claim = evidence.claim
-    column = np.round(claim.margins[:, evidence.decisive], 12) + 0.0
-    margins = {seed: float(margin) for seed, margin in zip(claim.seeds, column, strict=True)}
-    if evidence.test is None:
-        which = ", ".join(map(str, evidence.missing))
-        which = f"seed {which}" if len(evidence.missing) < len(column) else "any seed"
-        note = f"a number is missing or not finite for {which}"
-        nan, found = math.nan, len(column) - len(evidence.missing)
+    claim, column, test = evidence.claim, evidence.margins, evidence.test
+    margins = dict(zip(claim.seeds, column.tolist(), strict=True))
+    if test is None:
+        lost = [str(s) for s, row in zip(claim.seeds, claim.margins, strict=True) if np.isnan(row).any()]
+        where = f"seed {', '.join(lost)}" if len(lost) < len(column) else "any seed"
+        nan = math.nan
         return Clause(
-            claim.id, claim.sentence, claim.scale, margins, nan, nan, nan, found, UNDECIDED, claim.numbers,
-            claim.gating, NO_TEST, note=note,
+            claim.id, claim.sentence, claim.scale, margins, nan, nan, nan, len(column) - len(lost), Verdict.UNDECIDED,
+            claim.numbers, claim.gating, NO_TEST, note=f"a number is missing or not finite for {where}",
         )  # fmt: skip
     mean = float(column.mean())
     fails = min(1.0, evidence.fails * siblings)
-    verdict = HOLDS if evidence.holds <= level else FAILS if fails <= level else UNDECIDED
-    p = math.nan if len(column) == 1 else evidence.holds if mean > 0 or verdict == HOLDS else fails
-    told = [f"the closest rival is {claim.rivals[evidence.decisive]}"] * (len(claim.rivals) > 1)
-    told += [claim.note] * bool(claim.note)
-    method = evidence.test.method
+    verdict = (
+        Verdict.HOLDS if evidence.holds <= level else Verdict.FAILS if fails <= level else Verdict.UNDECIDED
+    )
+    p = math.nan if len(column) == 1 else evidence.holds if mean > 0 or verdict == Verdict.HOLDS else fails
+    rival = claim.rivals[evidence.decisive]
+    notes = [f"the closest rival is {rival}"] if len(claim.rivals) > 1 else []
+    notes += [claim.note] if claim.note else []
     needed = None
-    if verdict == UNDECIDED and claim.gating and len(column) > 1:
+    if verdict == Verdict.UNDECIDED and claim.gating and len(column) > 1:
         spread, supported = deviation(column), mean > 0 or (mean == 0 and claim.tie_holds)
         own = level if supported else level / siblings / len(claim.rivals)
         if spread:
             seen = math.copysign(smallest_effect(spread, len(column), own), mean)
             needed = seeds_for(abs(mean), spread, own)
-            told.append(f"{len(column)} seeds see a margin of {show(seen, claim.scale)} (80% power)")
+            notes.append(f"{len(column)} seeds see a margin of {format_margin(seen, claim.scale)} (80% power)")
         else:  # decided by signs
             needed = math.ceil(-math.log2(own))
-        told.append(f"{f'about {needed}' if needed else f'more than {MOST_SEEDS}'} seeds would decide this one")
-    if method == SIGN_FLIPS and claim.gating and not math.isfinite(evidence.test.low):
-        told.append("too few seeds for an interval by sign flips")
+        notes.append(f"{f'about {needed}' if needed else f'more than {MOST_SEEDS}'} seeds would decide this one")
+    if test.method == SIGN_FLIPS and claim.gating and not math.isfinite(test.low):
+        notes.append("too few seeds for an interval by sign flips")
     return Clause(
-        claim.id, claim.sentence, claim.scale, margins, mean, evidence.test.low, evidence.test.high, len(column),
-        verdict, claim.numbers, claim.gating, method, p, level, claim.rivals[evidence.decisive], needed,
-        "; ".join(told),
+        claim.id, claim.sentence, claim.scale, margins, mean, test.low, test.high, len(column), verdict, claim.numbers,
+        claim.gating, test.method, p, level, rival, needed, "; ".join(notes),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Comparison: a fresh configuration's curves against a reference, gate by gate."""
+"""Comparison: a fresh configuration's curves against a reference, tolerance by tolerance."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
-from kvbench.reference.tolerances import GATES, HEADERS, NOT_COMPARED, Outcome, Sample, judge, number
+from kvbench.reference.status import Status
+from kvbench.reference.tolerances import HEADERS, TOLERANCES, Deviation, Sample, measure
 from kvbench.results import history
 from kvbench.stats.intervals import Floats
+from kvbench.utils.text import number
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from kvbench.reference.store import Reference
 
-FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its gates together
+FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its tolerances together
 FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a configuration's fresh curves look like beside the reference.
+    """What a configuration's fresh curves look like against the reference.
 
     Args:
-        problems: in words, what can't be compared though it should be: rows that lack or are too many, another teacher.
-        outcomes: one per gate; empty if there are problems.
+        problems: in words, what can't be compared though it should be: rows missing or too many, another teacher.
+        deviations: one per tolerance; empty if there are problems.
         judged: False if the reference has one seed and so no spread to judge by.
         curves: a table of every epoch and metric, obtained against expected; description, not judged.
         update: the command that would make the fresh curves the reference.
@@ -38,7 +40,7 @@ class Comparison:
     workload: str
     configuration: str
     problems: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
+    deviations: tuple[Deviation, ...]
     judged: bool
     notes: tuple[str, ...]
     curves: str
@@ -47,39 +49,36 @@ class Comparison:
     @property
     def failed(self) -> bool:
         """Whether this makes a run fail."""
-        return bool(self.problems) or any(outcome.failed for outcome in self.outcomes)
+        return bool(self.problems or self.drifted)
 
     @property
-    def moved(self) -> tuple[str, ...]:
-        """The metrics of the gates that failed."""
-        return tuple(dict.fromkeys(outcome.gate.metric for outcome in self.outcomes if outcome.failed))
+    def drifted(self) -> tuple[str, ...]:
+        """The metrics that left their tolerances."""
+        return tuple(dict.fromkeys(d.tolerance.metric for d in self.deviations if d.status.failed))
 
     def describe(self) -> str:
-        """The verdict, the gates, all epochs, and the command that would update."""
-        moved = [outcome.gate.name for outcome in self.outcomes if outcome.failed]
-        head = f"{self.configuration} on {self.workload}: "
+        """The conclusion, the tolerances, all epochs, and the command that would update."""
+        outside = [d.tolerance.name for d in self.deviations if d.status.failed]
         if self.problems:
-            head += "can't be compared with the reference"
-        elif moved:
-            head += f"{'; '.join(moved)} {'is' if len(moved) == 1 else 'are'} outside the reference"
+            head = "can't be compared with the reference"
+        elif outside:
+            head = f"{'; '.join(outside)} {'is' if len(outside) == 1 else 'are'} outside the reference"
+        elif self.judged:
+            head = "within the reference"
         else:
-            head += (
-                "within the reference" if self.judged else "not judged: one reference seed, so no spread to judge by"
-            )
-        parts = [head, *(f"  {problem}" for problem in self.problems)]
-        if self.outcomes:
-            rows = [outcome.row() for outcome in self.outcomes]
-            parts += ["", "Gates:", tabulate(rows, HEADERS, tablefmt="simple", disable_numparse=True)]
+            head = "not judged: one reference seed, so no spread to judge by"
+        parts = [f"{self.configuration} on {self.workload}: {head}", *(f"  {problem}" for problem in self.problems)]
+        if self.deviations:
+            rows = [deviation.row() for deviation in self.deviations]
+            parts += ["", "Tolerances:", tabulate(rows, HEADERS, tablefmt="simple", disable_numparse=True)]
         parts += [f"  {note}" for note in self.notes]
         if self.curves:
-            parts += [
-                "",
-                "All epochs, obtained / expected (mean over seeds; for reading, the gates decide):",
-                self.curves,
-            ]
+            head = "All epochs, obtained / expected (mean over seeds; for information, the tolerances decide):"
+            parts += ["", head, self.curves]
         return "\n".join([*parts, "", f"If this change is meant to be: {self.update}"])
 
 
+@np.errstate(all="ignore")  # what is no number is NaN, whatever the caller's settings
 def compare(
     reference: Reference,
     fresh: pd.DataFrame,
@@ -88,24 +87,36 @@ def compare(
     seeds: Sequence[int] | None = None,
     rng_fingerprint: str = "",
 ) -> Comparison:
-    """Compare one configuration of a fresh run with the reference: each of `GATES`, by `tolerances.judge`.
+    """Compare one configuration of a fresh run with the reference: each of `TOLERANCES`, by `tolerances.measure`.
 
-    The level keeps the chance of a false alarm at `FAMILY_ERROR` over all gates of all configurations of the reference
-    (Bonferroni). Seconds are never compared. Where every fresh seed is one of the reference's too, draws the same
-    random numbers and the reference has replicates, seeds are compared with themselves.
+    The level keeps the chance of a false alarm at `FAMILY_ERROR` over all tolerances of all configurations of the
+    reference (Bonferroni). Seconds are never compared. Where every fresh seed is one of the reference's too, draws the
+    same random numbers and the reference has replicates, seeds are compared with themselves.
 
     Args:
         reference: what `kvbench.reference.store.load` returns.
-        fresh: a history frame; other configurations in it are ignored.
+        fresh: a history frame, in any order; other configurations in it are ignored.
         configuration: which one.
         fingerprints: what the run was made from; compared with the recorded ones, where both have some.
         seeds: those that the run was to train; None: those that it has.
         rng_fingerprint: names the random numbers that a seed gives where the run was made
             (`kvbench.utils.environment.rng_fingerprint`).
+
+    Raises:
+        UserError: the fresh rows hold what no history can.
+
+    Example:
+        >>> reference = load(Path("expected"), "fractals")  # doctest: +SKIP
+        >>> compare(reference, reference.histories, "Model1").failed  # doctest: +SKIP
+        False
     """
-    new = fresh[fresh["configuration"] == configuration]
+    new = history.of(fresh, configuration)
     new = history.check(new, "the run", finite=False) if len(new) else new
-    old = reference.histories[reference.histories["configuration"] == configuration]
+    old, replicates = (
+        history.of(side, configuration).sort_values(["seed", "epoch"])
+        for side in (reference.histories, reference.replicates)
+    )
+    epochs, count = history.epochs(old), len(history.seeds(old))
     problems = differing(reference.fingerprints, fingerprints or {})
     if old.empty:
         problems.append(f"the reference in {reference.folder} has no configuration {configuration}")
@@ -113,74 +124,77 @@ def compare(
         problems.append(f"the run has no rows of {configuration}")
     else:
         wanted = list(history.seeds(new) if seeds is None else seeds)
-        known = history.epochs(old)
         # a published table may leave out epochs that a run has
-        every = list(range(1, known[-1] + 1)) if reference.epochs_reported else known
+        every = list(range(1, epochs[-1] + 1)) if reference.epochs_reported else epochs
         problems += history.incomplete(new, [configuration], wanted, every)
-    outcomes: list[Outcome] = []
+    deviations: list[Deviation] = []
     notes: list[str] = []
-    count = len(history.seeds(old))
     if not problems:
-        replicates = reference.replicates[reference.replicates["configuration"] == configuration]
         paired, why = _pairing(reference, old, new, replicates, rng_fingerprint)
-        notes += [why] * bool(why)
-        level = 1 - FAMILY_ERROR / (len(GATES) * len(history.configurations(reference.histories)))
-        epochs = history.epochs(old)
-        for gate in GATES:
-            sample = Sample(grid(new, gate.metric, epochs), grid(old, gate.metric, epochs))
-            if paired:
-                both = (old["seed"].isin(history.seeds(side)) for side in (new, replicates))
-                same, originals = (grid(old[rows], gate.metric, epochs) for rows in both)
-                sample = Sample(sample.fresh, sample.reference, same, grid(replicates, gate.metric, epochs), originals)
-            outcomes.append(judge(gate, epochs, sample, level))
+        notes += [why] if why else []
+        level = 1 - FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(reference.histories)))
+        same, originals = (old[old["seed"].isin(history.seeds(side))] for side in (new, replicates))
+        sides = [new, old, *([same, replicates, originals] if paired else [])]
+        for tolerance in TOLERANCES:
+            sample = Sample(*(grid(side, tolerance.metric, epochs) for side in sides))
+            deviations.append(measure(tolerance, epochs, sample, level))
         if 1 < count < FEW_SEEDS and not paired:
             notes.append(f"only {count} reference seeds, so the allowed intervals are wide; 8 make them useful")
-        if left := [outcome.gate.name for outcome in outcomes if outcome.verdict == NOT_COMPARED]:
+        if left := [d.tolerance.name for d in deviations if d.status == Status.NOT_MEASURED]:
             notes.append(f"not compared, as one side did not measure it: {'; '.join(left)}")
-    table = _curves(old, new) if not old.empty and not new.empty else ""
-    judged = count > 1 and not problems
     return Comparison(
-        reference.workload, configuration, tuple(problems), tuple(outcomes), judged, tuple(notes), table,
+        reference.workload,
+        configuration,
+        tuple(problems),
+        tuple(deviations),
+        count > 1 and not problems,
+        tuple(notes),
+        "" if old.empty or new.empty else _curves(old, new),
         reference.update_command,
-    )  # fmt: skip
+    )
 
 
 def _pairing(
     reference: Reference, old: pd.DataFrame, new: pd.DataFrame, replicates: pd.DataFrame, rng_fingerprint: str
 ) -> tuple[bool, str]:
     """Whether seeds can be compared with themselves, and what to say about it."""
-    if replicates.empty or not set(history.seeds(new)) & set(history.seeds(old)):
+    mine, recorded = set(history.seeds(new)), set(history.seeds(old))
+    if replicates.empty or not mine & recorded:
         return False, ""
-    if not set(history.seeds(new)) <= set(history.seeds(old)):
+    if not mine <= recorded:
         return False, "some seeds are the reference's and some are new: all are compared as if they were new"
     if not rng_fingerprint or rng_fingerprint != reference.rng_fingerprint:
         return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
     count = len(history.seeds(replicates))
-    return (
-        True,
-        f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)",
-    )
+    why = f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)"
+    return True, why
 
 
 def grid(rows: pd.DataFrame, metric: str, epochs: Sequence[int]) -> Floats:
-    """(S, E) of one configuration's complete rows at some epochs; infinite values as NaN."""
+    """(S, E) of one configuration's complete rows, sorted by seed and epoch, at some epochs; infinite values as NaN."""
     cells = rows.loc[rows["epoch"].isin(epochs), metric].to_numpy(dtype=np.float64)
     return np.where(np.isinf(cells), np.nan, cells).reshape(-1, len(epochs))
 
 
 def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
     """Every epoch of either side and every metric but seconds, as ``obtained / expected``."""
-    metrics = [m for m in history.METRICS if m != "seconds" and (old[m].notna().any() or new[m].notna().any())]
-    gated = {gate.metric for gate in GATES}
-    rows = []
+    metrics = [m for m in history.RESULTS if not all(np.isnan(side[m].to_numpy()).all() for side in (old, new))]
+    tolerated = {tolerance.metric for tolerance in TOLERANCES}
     every = sorted({*history.epochs(old), *history.epochs(new)})
+    rows = []
     for epoch in every:
-        cells = []
-        for metric in metrics:
-            pair = [number(float(side.loc[side["epoch"] == epoch, metric].mean())) for side in (new, old)]
-            cells.append(" / ".join(pair) + " *" * (metric in gated and epoch == every[-1]))
+        cells = [
+            " / ".join(_mean(side.loc[side["epoch"] == epoch, metric].to_numpy()) for side in (new, old))
+            + (" *" if metric in tolerated and epoch == every[-1] else "")
+            for metric in metrics
+        ]
         rows.append([str(epoch), *cells])
-    return tabulate(rows, ["epoch", *metrics], tablefmt="simple", disable_numparse=True) + "\n* a gate"
+    table = tabulate(rows, ["epoch", *metrics], tablefmt="simple", disable_numparse=True)
+    return f"{table}\n* has a tolerance; -: not measured, or no number for some seed"
+
+
+def _mean(values: Floats) -> str:
+    return number(float(values.mean()), missing="-") if len(values) else "-"
 
 
 def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str]:
@@ -194,5 +208,5 @@ def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = "none" if value is None else number(value, "g") if isinstance(value, float) else str(value)
     return text if len(text) <= 16 else f"{text[:12]}..."

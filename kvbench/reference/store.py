@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Reference:
         histories: the history frame.
         recorded: verdicts, with `kvbench.reference.verdicts.COLUMNS`.
         provenance: where the numbers come from. kvbench reads ``seeds`` (a list, or one for each configuration) and,
-            where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints`` and
+            where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints``,
             ``flops_per_sample`` and ``random_numbers``.
         replicates: histories of some of its seeds on banks rounded otherwise; empty if there are none.
         command: the one that runs the workload as it was run, for messages.
@@ -46,7 +46,6 @@ class Reference:
     provenance: Mapping[str, Any]
     replicates: pd.DataFrame
     command: str
-    _judged: dict[frozenset[int], list[Judgement]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def update_command(self) -> str:
@@ -68,16 +67,17 @@ class Reference:
         """The judgements of its histories."""
         return judge(self.histories, self.costs)
 
-    def judgements_of(self, seeds: frozenset[int]) -> list[Judgement]:
-        """The judgements of those of its histories that have one of ``seeds``; made once for each set."""
-        if seeds not in self._judged:
-            self._judged[seeds] = judge(self.histories[self.histories["seed"].isin(seeds)], self.costs)
-        return self._judged[seeds]
+    def judgements_of(self, seeds: Collection[int]) -> list[Judgement]:
+        """The judgements of those of its histories that have one of ``seeds``."""
+        if set(seeds) >= set(history.seeds(self.histories)):
+            return self.judgements
+        return judge(self.histories[self.histories["seed"].isin(list(seeds))], self.costs)
 
     @property
     def costs(self) -> dict[str, float]:
-        """FLOPs per sample of each configuration; empty if not known."""
-        return {str(name): float(cost) for name, cost in dict(self.provenance.get(COSTS) or {}).items()}
+        """FLOPs per sample of each configuration; those whose cost is unknown are left out."""
+        known = dict(self.provenance.get(COSTS) or {}).items()
+        return {str(name): float(cost) for name, cost in known if cost is not None}
 
     @property
     def epochs_reported(self) -> list[int]:
@@ -91,23 +91,6 @@ class Reference:
         return gone + [f"{name} was run but is not in the reference" for name in configurations if name not in mine]
 
 
-def verdict_changes(
-    reference: Reference, judgements: Sequence[Judgement], configurations: Sequence[str] = ()
-) -> list[verdicts.Change]:
-    """How fresh judgements differ from the recorded verdicts: see `kvbench.reference.verdicts.changes`."""
-    seeds = frozenset(seed for judgement in judgements for clause in judgement.clauses for seed in clause.margins)
-    whole = seeds <= set(history.seeds(reference.histories))
-    return verdicts.changes(
-        reference.recorded,
-        judgements,
-        reference.command,
-        reference.update_command,
-        configurations,
-        reference.judgements,
-        reference.judgements_of(seeds) if whole else (),
-    )
-
-
 def command(workload: str) -> str:
     """The command that runs a workload."""
     return f"pytest benchmarks/ --kvbench-workload {workload}"
@@ -115,7 +98,7 @@ def command(workload: str) -> str:
 
 def available(folder: Path) -> list[str]:
     """The workloads that have a reference in a folder or come with one, sorted; the folder may be missing."""
-    return sorted({path.parent.name for place in (folder, SHIPPED) for path in place.glob(f"*/{HISTORIES}")})
+    return sorted({path.parent.name for home in (folder, SHIPPED) for path in home.glob(f"*/{HISTORIES}")})
 
 
 def find(folder: Path, workload: str) -> Path | None:
@@ -125,14 +108,22 @@ def find(folder: Path, workload: str) -> Path | None:
     return next((home for home in homes if (home / HISTORIES).is_file()), None)
 
 
-def load(folder: Path, workload: str, run: str = "") -> Reference:
+def load(folder: Path, workload: str, run: str = "", *, strict: bool = True) -> Reference:
     """Read a workload's reference from where `find` finds it.
 
-    ``run`` is the command that runs the workload, where it is not the plain one.
+    Args:
+        folder: the folder of all references.
+        workload: its name.
+        run: the command that runs the workload, where it is not the plain one.
+        strict: False accepts verdicts of findings that are no longer there, and a reference without any.
 
     Raises:
         UserError: there is no reference (names the folder and the command that makes one), or a file of it is damaged:
             unreadable, impossible values, missing rows, an unknown finding.
+
+    Example:
+        >>> load(Path("expected"), "fractals").judgements[0].verdict  # doctest: +SKIP
+        <Verdict.FAILS: 'fails'>
     """
     home = find(folder, workload)
     if home is None:
@@ -143,42 +134,37 @@ def load(folder: Path, workload: str, run: str = "") -> Reference:
         )
     histories = history.read(home / HISTORIES)
     provenance = _provenance(home / PROVENANCE)
-    names = history.configurations(histories)
-    recorded = provenance["seeds"]
+    names, recorded = history.configurations(histories), provenance["seeds"]
     seeds = recorded if isinstance(recorded, dict) else dict.fromkeys(names, recorded)
     epochs = provenance.get("epochs_reported") or provenance.get("epochs") or history.epochs(histories)
-    words = [f"{name} is missing" for name in seeds if name not in names]
+    problems = [f"{name} is missing" for name in seeds if name not in names]
     for name in names:
         if name in seeds:
-            rows = histories[histories["configuration"] == name]
-            words += history.incomplete(rows, [name], seeds[name], epochs)
+            problems += history.incomplete(history.of(histories, name), [name], seeds[name], epochs)
         else:
-            words.append(f"{name} is there but not expected")
-    if words:
-        raise UserError(f"{home / HISTORIES} does not fit {home / PROVENANCE}: {'; '.join(words)}.")
+            problems.append(f"{name} is there but not expected")
+    if problems:
+        raise UserError(f"{home / HISTORIES} does not fit {home / PROVENANCE}: {'; '.join(problems)}.")
     replicates = history.read(home / REPLICATES) if (home / REPLICATES).exists() else history.frame([])
-    if words := unusable_replicates(replicates, histories):
-        raise UserError(f"{home / REPLICATES} does not fit {home / HISTORIES}: {'; '.join(words)}.")
-    recorded_verdicts = verdicts.read(home / VERDICTS)
+    if problems := invalid_replicates(replicates, histories):
+        raise UserError(f"{home / REPLICATES} does not fit {home / HISTORIES}: {'; '.join(problems)}.")
+    path = home / VERDICTS
+    recorded_verdicts = verdicts.read(path, strict=strict) if strict or path.exists() else verdicts.frame([])
     return Reference(workload, home, histories, recorded_verdicts, provenance, replicates, run or command(workload))
 
 
-def unusable_replicates(replicates: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
+def invalid_replicates(replicates: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
     """Say how replicates differ from runs of a frame's own configurations, seeds and epochs; empty if they do not."""
-    words = []
+    problems = []
     for name in history.configurations(replicates):
-        mine, theirs = replicates[replicates["configuration"] == name], histories[histories["configuration"] == name]
+        mine, theirs = history.of(replicates, name), history.of(histories, name)
         if theirs.empty:
-            words.append(f"{name} is there but not in the histories")
+            problems.append(f"{name} is there but not in the histories")
             continue
-        known = set(history.seeds(theirs))
-        words += [
-            f"{name} has a replicate of seed {seed}, which it lacks"
-            for seed in history.seeds(mine)
-            if seed not in known
-        ]
-        words += history.incomplete(mine, [name], history.seeds(mine), history.epochs(theirs))
-    return words
+        strange = sorted(set(history.seeds(mine)) - set(history.seeds(theirs)))
+        problems += [f"{name} has a replicate of seed {seed}, which it lacks" for seed in strange]
+        problems += history.incomplete(mine, [name], history.seeds(mine), history.epochs(theirs))
+    return problems
 
 
 def _provenance(path: Path) -> dict[str, Any]:
@@ -188,18 +174,19 @@ def _provenance(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} holds no JSON object.")
     seeds = facts.get("seeds")
     lists = list(seeds.values()) if isinstance(seeds, dict) else [seeds]
-    if not all(_integers(values) and values for values in lists):
-        raise UserError(f"{path}: seeds is {seeds!r}; valid is a list of integers, or one for each configuration.")
-    for name in ("epochs", "epochs_reported"):
-        if not _integers(facts.get(name, [])):
-            raise UserError(f"{path}: {name} is {facts[name]!r}; valid is a list of integers.")
-    for name in ("fingerprints", COSTS):
-        if not isinstance(facts.get(name, {}), dict):
-            raise UserError(f"{path}: {name} is {facts[name]!r}; valid is an object.")
-    if not all(isinstance(cost, (int, float)) and 0 <= cost < 2**63 for cost in facts.get(COSTS, {}).values()):
-        raise UserError(f"{path}: {COSTS} holds something that is not a number from 0.")
-    if not isinstance(facts.get("partial_updates", []), list):
-        raise UserError(f"{path}: partial_updates is {facts['partial_updates']!r}; valid is a list.")
+    costs = facts.get(COSTS, {})
+    for name, valid, fits in (
+        ("seeds", "a list of integers, or one for each configuration", all(_integers(v) and v for v in lists)),
+        ("epochs", "a list of integers", _integers(facts.get("epochs", []))),
+        ("epochs_reported", "a list of integers", _integers(facts.get("epochs_reported", []))),
+        ("fingerprints", "an object", isinstance(facts.get("fingerprints", {}), dict)),
+        (COSTS, "an object", isinstance(costs, dict)),
+        ("partial_updates", "a list", isinstance(facts.get("partial_updates", []), list)),
+    ):
+        if not fits:
+            raise UserError(f"{path}: {name} is {facts.get(name)!r}; valid is {valid}.")
+    if not all(c is None or (isinstance(c, (int, float)) and 0 <= c < 2**63) for c in costs.values()):
+        raise UserError(f"{path}: {COSTS} holds something that is not a number from 0, or null where it is unknown.")
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Gates: numbers of a run that must stay where the reference has them, and what the reference allows each."""
+"""Tolerances: numbers of a run that must stay where the reference has them, and how far each may be from there."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvbench.reference.status import Status
 from kvbench.results import history
 from kvbench.stats.intervals import Floats, deviation, log_area, log_losses, prediction_interval, shift_interval
+from kvbench.utils.text import NOT_MEASURED, number
 
 CLEARLY = 0.5  # as wide as new seeds' interval must the same seeds' be at most to be used
 LOSS_FLOOR = 1e-3  # relative: what another platform's rounding may move a loss, however little seeds spread
 SHARE_FLOOR = 0.002  # absolute, of accuracies: a few images of a validation set
 
-WITHIN, MOVED, NO_NUMBER, NOT_JUDGED, NOT_COMPARED = "within", "MOVED", "NO NUMBER", "not judged", "not compared"
-HEADERS = ("", "gate", "obtained", "expected", "difference", "allowed", "against", "in SDs of a seed", "verdict")
+HEADERS = ("", "tolerance", "obtained", "expected", "difference", "allowed", "against", "in SDs of a seed", "status")
 
 
 @dataclass(frozen=True)
-class Gate:
+class Tolerance:
     """A number of a run that must stay where the reference has it: of a metric's whole curve or its last epoch."""
 
     name: str
     metric: str
-    whole: bool = False
+    whole_curve: bool = False
     optional: bool = False  # compared only if both sides measured it
 
     @property
@@ -33,19 +34,24 @@ class Gate:
         """Whether its values are log losses."""
         return self.metric in history.LOSSES
 
+    @property
+    def floor(self) -> float:
+        """What is allowed however little seeds spread, in the unit of its values."""
+        return LOSS_FLOOR if self.loss else SHARE_FLOOR
+
     def values(self, epochs: Sequence[int], curves: Floats) -> Floats:
         """(S,) of curves (S, E): log losses, so that differences are ratios, or shares as they are."""
-        if self.whole:
+        if self.whole_curve:
             return np.array([log_area(epochs, curve) for curve in curves])
         return log_losses(curves[:, -1]) if self.loss else curves[:, -1]
 
 
-GATES = (
-    Gate("train_loss, whole curve", "train_loss", whole=True),
-    Gate("train_loss, last epoch", "train_loss"),
-    Gate("val_loss, last epoch", "val_loss", optional=True),
-    Gate("val_accuracy, last epoch", "val_accuracy"),
-    Gate("agreement, last epoch", "agreement", optional=True),
+TOLERANCES = (
+    Tolerance("train_loss, whole curve", "train_loss", whole_curve=True),
+    Tolerance("train_loss, last epoch", "train_loss"),
+    Tolerance("val_loss, last epoch", "val_loss", optional=True),
+    Tolerance("val_accuracy, last epoch", "val_accuracy"),
+    Tolerance("agreement, last epoch", "agreement", optional=True),
 )
 
 
@@ -64,53 +70,58 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A gate's numbers: means over seeds and what the reference allows, losses in nat (geometric mean over seeds).
+class Deviation:
+    """A tolerance's numbers: means over seeds and what the reference allows, losses in nat (geometric mean over seeds).
 
-    ``deviations`` is the difference in standard deviations between the reference's seeds; ``excess`` the difference
-    (log ratio of losses) over what was allowed: above 1 the gate fails. ``paired``: each seed was compared with itself.
+    ``in_sds`` is the difference in standard deviations between the reference's seeds; ``excess`` the difference (log
+    ratio of losses) over what was allowed: above 1 the run fails. ``paired``: each seed was compared with itself. NaN
+    stands where there is no such number.
     """
 
-    gate: Gate
-    verdict: str
+    tolerance: Tolerance
+    status: Status
     obtained: float = math.nan
     expected: float = math.nan
     low: float = math.nan
     high: float = math.nan
-    deviations: float = math.nan
+    in_sds: float = math.nan
     excess: float = math.nan
     paired: bool = False
 
-    @property
-    def failed(self) -> bool:
-        """Whether this makes a run fail."""
-        return self.verdict in {MOVED, NO_NUMBER}
-
     def row(self) -> list[str]:
         """Cells under `HEADERS`."""
-        text = f"{self.obtained - self.expected:+.4f}"
-        if self.gate.loss:  # never 0: `log_losses` has a floor
-            text = f"{(self.obtained / self.expected - 1) * 100:+.2f}%"
-        allowed = "unknown" if not math.isfinite(self.high - self.low) else f"{number(self.low)} to {number(self.high)}"
-        mark = ">>" if self.failed else ""
+        if self.status == Status.NOT_MEASURED:
+            return ["", self.tolerance.name, NOT_MEASURED, *["-"] * 5, self.status]
+        difference = number(self.obtained - self.expected, "+.4f", missing="-")
+        if self.tolerance.loss:  # never 0: `log_losses` has a floor
+            difference = number((self.obtained / self.expected - 1) * 100, "+.2f", missing="-")
+            difference += "%" if difference != "-" else ""
+        obtained, expected = (number(side, missing="no number") for side in (self.obtained, self.expected))
+        allowed = f"{number(self.low)} to {number(self.high)}" if math.isfinite(self.high - self.low) else "unknown"
         against = "same seeds" if self.paired else "all seeds"
-        numbers = [number(self.obtained), number(self.expected), text, allowed, against]
-        return [mark, self.gate.name, *numbers, f"{self.deviations:+.2f}", self.verdict]
+        in_sds = number(self.in_sds, "+.2f", missing="-")
+        mark = ">>" if self.status.failed else ""
+        return [mark, self.tolerance.name, obtained, expected, difference, allowed, against, in_sds, self.status]
 
 
-def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Outcome:
-    """Judge one gate.
+def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: float) -> Deviation:
+    """Hold one number against the reference.
 
     The fresh mean must lie in the `prediction_interval` of the reference seeds; one reference seed tells no spread, and
     nothing is judged. With ``sample.same`` the mean difference of each fresh seed from its own reference run must be no
     more than other rounding moves it, the `shift_interval` of the replicates, where that is at most `CLEARLY` as wide:
     the choice reads no fresh number, and replicates that are this close by chance are rare. Either is
     widened by the floor.
+
+    Args:
+        tolerance: which number.
+        epochs: the E epochs of the curves.
+        sample: the fresh and the recorded curves.
+        level: two-sided coverage of the interval.
     """
-    if gate.optional and (np.isnan(sample.fresh).all() or np.isnan(sample.reference).all()):
-        return Outcome(gate, NOT_COMPARED)
-    mine, theirs = gate.values(epochs, sample.fresh), gate.values(epochs, sample.reference)
-    floor = LOSS_FLOOR if gate.loss else SHARE_FLOOR
+    if tolerance.optional and (np.isnan(sample.fresh).all() or np.isnan(sample.reference).all()):
+        return Deviation(tolerance, Status.NOT_MEASURED)
+    mine, theirs = tolerance.values(epochs, sample.fresh), tolerance.values(epochs, sample.reference)
     judged = len(theirs) > 1
     expected = float(theirs.mean())
     low, high = prediction_interval(theirs, len(mine), level)
@@ -118,29 +129,22 @@ def judge(gate: Gate, epochs: Sequence[int], sample: Sample, level: float) -> Ou
     if sample.same is not None:
         assert sample.replicates is not None
         assert sample.originals is not None
-        moved = gate.values(epochs, sample.replicates) - gate.values(epochs, sample.originals)
-        down, up = shift_interval(moved, len(mine), level)
+        shifts = tolerance.values(epochs, sample.replicates) - tolerance.values(epochs, sample.originals)
+        down, up = shift_interval(shifts, len(mine), level)
         paired = up - down < CLEARLY * (high - low)
         if paired:
-            expected = float(gate.values(epochs, sample.same).mean())
+            expected = float(tolerance.values(epochs, sample.same).mean())
             low, high = expected + down, expected + up
-    numbers = np.array([mine.mean(), expected, low - floor, high + floor])
-    if not np.isfinite(numbers[:2]).all():
-        verdict = NO_NUMBER
+    obtained, low, high = float(mine.mean()), low - tolerance.floor, high + tolerance.floor
+    if not math.isfinite(obtained) or not math.isfinite(expected):
+        status = Status.NO_NUMBER
     elif not judged:
-        verdict = NOT_JUDGED
+        status = Status.NOT_JUDGED
     else:
-        verdict = WITHIN if numbers[2] <= numbers[0] <= numbers[3] else MOVED
-    spread = deviation(theirs) if judged else math.nan
-    difference, half = float(numbers[0] - expected), float(numbers[3] - numbers[2]) / 2
-    deviations = difference / spread if spread else math.nan
-    shown = np.exp(np.clip(numbers, -700, 700)) if gate.loss else numbers  # exp overflows above 709
-    if not judged:
-        shown[2:] = math.nan
-    obtained, expected, low, high = (float(value) for value in shown)
-    return Outcome(gate, verdict, obtained, expected, low, high, deviations, abs(difference) / half, paired)
-
-
-def number(value: float) -> str:
-    """A number for the reader."""
-    return "-" if math.isnan(value) else f"{value:.4g}"
+        status = Status.WITHIN if low <= obtained <= high else Status.DRIFTED
+    spread = deviation(theirs) if judged else 0.0
+    in_sds = (obtained - expected) / spread if spread else math.nan
+    excess = abs(obtained - expected) / ((high - low) / 2)
+    shown = np.array([obtained, expected, *((low, high) if judged else (math.nan, math.nan))])
+    shown = np.exp(np.clip(shown, -700, 700)) if tolerance.loss else shown  # exp overflows above 709
+    return Deviation(tolerance, status, *map(float, shown), in_sds, excess, paired)

@@ -1,12 +1,13 @@
-"""Making a run the reference: what is written, what stays, and what to tell about it."""
+"""Making a run the reference, and judging recorded histories again: what is written, what stays, what changed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kvbench.findings.registry import judge
@@ -20,12 +21,13 @@ from kvbench.reference.store import (
     VERDICTS,
     Reference,
     find,
+    invalid_replicates,
     load,
-    unusable_replicates,
 )
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, write_whole
+from kvbench.utils.text import number
 
 
 def update(
@@ -36,16 +38,20 @@ def update(
     *,
     full: bool = False,
     replicates: pd.DataFrame | None = None,
+    seeds: Sequence[int] | None = None,
+    epochs: int | None = None,
 ) -> str:
     """Make a run's histories the reference, and the verdicts on all histories that are then there.
 
     Args:
         folder: the folder of all references; ``<folder>/<workload>/`` is written, each file whole or not at all.
         workload: its name.
-        fresh: complete histories: every seed of a configuration with the same epochs, losses and accuracies finite.
+        fresh: complete histories: every seed of a configuration with all epochs, losses and accuracies finite.
         provenance: facts for provenance.json; ``seeds`` is added.
         full: the run had every configuration, so recorded ones that it lacks are removed; else those stay.
         replicates: histories of some of its seeds on banks rounded otherwise; None: it has none.
+        seeds: those that the run was to train; None: those that each configuration has.
+        epochs: how many the run was to train; None: as many as it has.
 
     Returns:
         What changed, for a person to read.
@@ -56,104 +62,141 @@ def update(
     """
     home = folder / check_name(workload, "The name of a reference")
     new = history.check(fresh, "the run", fresh=True)
-    names = history.configurations(new)
+    steps = list(range(1, (epochs or history.epochs(new)[-1]) + 1))
+    if problems := _incomplete(new, seeds, steps):
+        raise UserError(f"The run is not complete, so it can't become the reference: {'; '.join(problems)}.")
+    paired = history.frame([])
+    if replicates is not None and len(replicates):
+        paired = history.check(replicates, "the replicates", fresh=True)
+    if problems := invalid_replicates(paired, new):
+        raise UserError(f"The replicates do not fit the run, so it can't become the reference: {'; '.join(problems)}.")
     old = load(folder, workload) if find(folder, workload) else None
-    kept = pd.DataFrame(columns=list(history.COLUMNS)) if old is None else old.histories
-    kept = kept[~kept["configuration"].isin(names)] if not full else kept.iloc[:0]
-    epochs = history.epochs(new)
-    words = [
-        w for name in names for w in history.incomplete(_of(new, name), [name], history.seeds(_of(new, name)), epochs)
-    ]
-    if words:
-        raise UserError(f"The run is not complete, so it can't become the reference: {'; '.join(words)}.")
+    names = history.configurations(new)
+    kept = old.histories[~old.histories["configuration"].isin(names)] if old is not None and not full else new.iloc[:0]
+    facts, costs = dict(provenance), dict(provenance.get(COSTS) or {})
     if old is not None and len(kept):
-        clash = differing(old.fingerprints, dict(provenance.get("fingerprints") or {}))
-        if old.rng_fingerprint and provenance.get("random_numbers") not in (None, old.rng_fingerprint):
-            clash.append("a seed gives other random numbers here")
-        if history.epochs(kept) != epochs:
-            clash.append(f"the run has {len(epochs)} epochs, the reference {len(history.epochs(kept))}")
-        if clash:
-            raise UserError(
-                f"Only some configurations can't be updated, as {'; '.join(clash)}. Update all of them: "
-                "run it without -k."
-            )
-    merged = _merge(old.histories if old is not None else kept, kept, new)
-    per_name = {name: history.seeds(_of(merged, name)) for name in history.configurations(merged)}
-    same = all(seeds == per_name[names[0]] for seeds in per_name.values())
-    costs = {**(old.costs if old is not None and len(kept) else {}), **dict(provenance.get(COSTS) or {})}
-    made = dict(provenance)
-    if old is not None and len(kept):  # what is kept was made as it says; the rest is told beside it
-        parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **made}]
-        made = {**old.provenance, "partial_updates": parts}
-    facts = {"workload": workload, **made, "seeds": per_name[names[0]] if same else per_name, "epochs": epochs}
-    facts = {**facts, COSTS: costs} if costs else facts
+        if clash := _clash(old, kept, provenance, steps):
+            raise UserError(f"Only some configurations can't be updated, as {'; '.join(clash)}. Update all of them: "
+                            "run it without -k.")  # fmt: skip
+        costs = {**dict(old.provenance.get(COSTS) or {}), **costs}
+        # what is kept was made as the old facts say; the rest is described after them
+        parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **facts}]
+        facts = {**old.provenance, "partial_updates": parts}
+        stay = old.replicates[old.replicates["configuration"].isin(kept["configuration"])]
+        paired = _merge(history.configurations(old.replicates), stay, paired)
+    merged = _merge(history.configurations(old.histories) if old is not None else [], kept, new)
+    seeds_of = {name: history.seeds(history.of(merged, name)) for name in history.configurations(merged)}
+    same = all(each == seeds_of[names[0]] for each in seeds_of.values())
+    facts |= {"workload": workload, "seeds": seeds_of[names[0]] if same else seeds_of, "epochs": steps}
+    facts |= {COSTS: costs} if costs else {}
     judged = verdicts.frame(judge(merged, costs))
-    text = _difference(old, merged, judged, home)
-    paired = (
-        history.frame([])
-        if replicates is None or replicates.empty
-        else history.check(replicates, "the replicates", fresh=True)
-    )
-    if words := unusable_replicates(paired, new):
-        raise UserError(f"The replicates do not fit the run, so it can't become the reference: {'; '.join(words)}.")
-    if old is not None and len(kept) and len(old.replicates):
-        paired = _merge(
-            old.replicates, old.replicates[old.replicates["configuration"].isin(kept["configuration"])], paired
-        )
+    lines = _differences(merged.iloc[:0] if old is None else old.histories, merged)
+    lines += _changed_verdicts(old.recorded, judged) if old is not None else []
     history.write(merged, home / HISTORIES)
     if len(paired):
         history.write(paired, home / REPLICATES)
     else:
         (home / REPLICATES).unlink(missing_ok=True)
     verdicts.write(judged, home / VERDICTS)
-    with write_whole(home / PROVENANCE) as aside:
-        aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return text
+    with write_whole(home / PROVENANCE) as tmp:
+        tmp.write_text(json.dumps({"workload": workload, **facts}, indent=2) + "\n", encoding="utf-8")
+    return "\n".join([f"Reference written to {home}:", *(f"  {line}" for line in lines), f"  {_count(judged)}"])
 
 
-def _of(histories: pd.DataFrame, name: str) -> pd.DataFrame:
-    return histories[histories["configuration"] == name]
+def rejudge(folder: Path, workload: str) -> str:
+    """Judge a reference's recorded histories again, and write verdicts.csv: after a finding was added or changed.
+
+    Returns:
+        Which verdicts changed, for a person to read.
+
+    Raises:
+        UserError: `load`'s, except that verdicts may be recorded of findings that are no longer there, or not at all.
+
+    Example:
+        >>> print(rejudge(Path("expected"), "imagenet"))  # doctest: +SKIP
+        Verdicts written to expected/imagenet/verdicts.csv:
+          clauses now: 58 holds, 22 fails
+    """
+    home = folder / check_name(workload, "The name of a reference")
+    if not (home / HISTORIES).is_file():
+        raise UserError(f"There is no {home / HISTORIES}: nothing to judge again.")
+    old = load(folder, workload, strict=False)
+    judged = verdicts.frame(old.judgements)
+    verdicts.write(judged, old.folder / VERDICTS)
+    lines = [*_changed_verdicts(old.recorded, judged), _count(judged)]
+    return "\n".join([f"Verdicts written to {old.folder / VERDICTS}:", *(f"  {line}" for line in lines)])
 
 
-def _merge(old: pd.DataFrame, kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+def _incomplete(new: pd.DataFrame, seeds: Sequence[int] | None, epochs: Sequence[int]) -> list[str]:
+    """Why a run can't become a reference, in words."""
+    problems = []
+    for name in history.configurations(new):
+        rows = history.of(new, name)
+        problems += history.incomplete(rows, [name], history.seeds(rows) if seeds is None else seeds, epochs)
+        for metric in history.METRICS:
+            count = int(np.isnan(rows[metric].to_numpy()).sum())
+            if 0 < count < len(rows):
+                problems.append(f"{name} has no {metric} in {count} of {len(rows)} rows")
+    return problems
+
+
+def _clash(old: Reference, kept: pd.DataFrame, provenance: Mapping[str, Any], epochs: Sequence[int]) -> list[str]:
+    """Why fresh configurations can't stand beside those that are kept."""
+    clash = differing(old.fingerprints, dict(provenance.get("fingerprints") or {}))
+    if old.rng_fingerprint and provenance.get("random_numbers") not in (None, old.rng_fingerprint):
+        clash.append("a seed gives other random numbers here")
+    if history.epochs(kept) != epochs:
+        clash.append(f"the run has {len(epochs)} epochs, the reference {len(history.epochs(kept))}")
+    return clash
+
+
+def _merge(order: Sequence[str], kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """Fresh rows in the place of recorded ones, new configurations at the end; as the file will hold them."""
-    order = [*history.configurations(old), *history.configurations(new)]
-    pieces = [_of(side, name) for name in dict.fromkeys(order) for side in (new, kept) if len(_of(side, name))]
+    names = dict.fromkeys([*order, *history.configurations(new)])
+    pieces = [rows for name in names for side in (new, kept) if len(rows := history.of(side, name))]
+    if not pieces:
+        return history.frame([])
     return history.rounded(history.check(pd.concat(pieces, ignore_index=True), "the new reference"))
 
 
-def _difference(old: Reference | None, merged: pd.DataFrame, judged: pd.DataFrame, home: Path) -> str:
-    """What an update changes, one line each."""
-    before = old.histories if old is not None else merged.iloc[:0]
-    lines = []
-    same = 0
-    for name in dict.fromkeys([*history.configurations(before), *history.configurations(merged)]):
-        was, now = _of(before, name), _of(merged, name)
+def _differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """How histories change, one line each configuration that does."""
+    lines, same = [], 0
+    for name in dict.fromkeys([*history.configurations(before), *history.configurations(after)]):
+        was, now = history.of(before, name), history.of(after, name)
         if was.empty:
-            lines.append(f"new      {name}: {_ends(now)}")
+            lines.append(f"new      {name}: {_last(now)}")
         elif now.empty:
-            lines.append(f"removed  {name}: {_ends(was)}")
+            lines.append(f"removed  {name}: {_last(was)}")
         elif _digits(was) != _digits(now):
-            lines.append(f"changed  {name}: {_ends(was)} -> {_ends(now)}")
+            lines.append(f"changed  {name}: {_last(was)} -> {_last(now)}")
         else:
             same += 1
-    keys = ["finding", "recipe", "clause"]
-    earlier = {} if old is None else {tuple(r[:3]): str(r[3]) for r in old.recorded[[*keys, "verdict"]].to_numpy()}
-    later = {tuple(r[:3]): str(r[3]) for r in judged[[*keys, "verdict"]].to_numpy()}
-    for key in dict.fromkeys([*earlier, *later]):
-        one, other = earlier.get(key, "not recorded"), later.get(key, "no longer judged")
-        if one != other and old is not None:
-            lines.append(f"verdict  {key[0]} ({key[1]}), {key[2]}: {one} -> {other}")
+    return [*lines, f"{same} configurations unchanged"]
+
+
+def _changed_verdicts(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """How recorded verdicts change, one line each clause that does."""
+    earlier, later = (
+        {(f"{finding} ({recipe}), {clause}"): str(verdict) for finding, recipe, clause, verdict, *_ in
+         side.itertuples(index=False, name=None)} for side in (before, after)
+    )  # fmt: skip
+    return [
+        f"verdict  {key}: {earlier.get(key, 'not recorded')} -> {later.get(key, 'no longer judged')}"
+        for key in dict.fromkeys([*earlier, *later])
+        if earlier.get(key) != later.get(key)
+    ]
+
+
+def _count(judged: pd.DataFrame) -> str:
     counts = judged["verdict"].value_counts().to_dict()
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none"
-    lines.append(f"{same} configurations unchanged; clauses now: {told}")
-    return "\n".join([f"Reference written to {home}:", *(f"  {line}" for line in lines)])
+    return f"clauses now: {', '.join(f'{count} {verdict}' for verdict, count in counts.items()) or 'none'}"
 
 
-def _ends(rows: pd.DataFrame) -> str:
+def _last(rows: pd.DataFrame) -> str:
     last = rows[rows["epoch"] == rows["epoch"].max()]
-    loss, accuracy = last["train_loss"].mean(), last["val_accuracy"].mean()
-    return f"train_loss {loss:.4g}, val_accuracy {accuracy:.4f} (n = {len(last)})"
+    loss, accuracy = (float(last[metric].mean()) for metric in ("train_loss", "val_accuracy"))
+    return f"train_loss {number(loss)}, val_accuracy {number(accuracy, '.4f')} (n = {len(last)})"
 
 
 def _digits(rows: pd.DataFrame) -> str:
