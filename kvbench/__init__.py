@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from kvbench.features.extract import extract as extract
     from kvbench.features.spec import BankSettings as BankSettings
     from kvbench.features.teacher import Teacher as Teacher
+    from kvbench.findings.finding import Finding as Finding
     from kvbench.findings.registry import FINDINGS as FINDINGS
-    from kvbench.findings.registry import Finding as Finding
     from kvbench.findings.registry import judge as judge
     from kvbench.mutation.faults import FAULTS as FAULTS
     from kvbench.mutation.faults import Fault as Fault
@@ -86,7 +86,7 @@ _HOMES = {
     "FINDINGS": "findings.registry:FINDINGS",
     "Fault": "mutation.faults:Fault",
     "FeatureBank": "core.bank:FeatureBank",
-    "Finding": "findings.registry:Finding",
+    "Finding": "findings.finding:Finding",
     "Images": "data.base:Images",
     "KeyValueMemory": "core.models:KeyValueMemory",
     "Recipe": "core.recipe:Recipe",

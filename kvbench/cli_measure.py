@@ -90,7 +90,7 @@ def power(
     configuration: Annotated[Optional[list[str]], typer.Option(help="Only this one; may be repeated.")] = None,
 ) -> None:
     """Say how many seeds an effect of a size needs, and what a number of seeds can see, from a reference's spread."""
-    from kvbench.reference.power import clauses_table, gates_table
+    from kvbench.reference.power import clauses_table, tolerances_table
     from kvbench.reference.store import load
     from kvbench.results import history
     from kvbench.utils.errors import unknown
@@ -106,8 +106,8 @@ def power(
     if recorded < 2:
         raise UserError(f"The reference of {expected} has one seed: its spread is not known.")
     tell(
-        f"Gates: {recorded} reference seeds, a false alarm in at most 1% of runs, seen with a chance of 80%.\n\n"
-        f"{gates_table(reference, seeds, loss, share, configuration or names)}\n"
+        f"Tolerances: {recorded} reference seeds, a false alarm in at most 1% of runs, seen with a chance of 80%.\n\n"
+        f"{tolerances_table(reference, seeds, loss, share, configuration or names)}\n"
     )
     if not configuration:
         tell(f"Clauses of the findings, likewise.\n\n{clauses_table(reference, seeds, loss, share)}")

@@ -156,7 +156,7 @@ class Clause:
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
-        uncounted = "" if self.gating else " (for information, does not count)"
+        uncounted = "" if self.gating else " (for information)"
         return f"{self.verdict:<9}  {self.id}{uncounted}: {self.sentence}: {self.numbers}; {self.describe_margin()}"
 
     def describe_margin(self) -> str:
@@ -177,6 +177,8 @@ class Clause:
 
 def format_margin(margin: float, scale: str) -> str:
     """A margin for the reader: ``1.25x`` for a log ratio, else with its sign."""
+    if math.isnan(margin):
+        return "unknown"
     if scale == RATIO:
         return number(math.exp(min(margin, 700)), ".3g") + "x"  # exp overflows above 709
     return number(margin, "+.2f") + " epochs" if scale == EPOCHS else number(margin, "+.4f")
@@ -200,9 +202,7 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
         )  # fmt: skip
     mean = float(column.mean())
     fails = min(1.0, evidence.fails * siblings)
-    verdict = (
-        Verdict.HOLDS if evidence.holds <= level else Verdict.FAILS if fails <= level else Verdict.UNDECIDED
-    )
+    verdict = Verdict.HOLDS if evidence.holds <= level else Verdict.FAILS if fails <= level else Verdict.UNDECIDED
     p = math.nan if len(column) == 1 else evidence.holds if mean > 0 or verdict == Verdict.HOLDS else fails
     rival = claim.rivals[evidence.decisive]
     notes = [f"the closest rival is {rival}"] if len(claim.rivals) > 1 else []

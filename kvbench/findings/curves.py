@@ -1,4 +1,4 @@
-"""Curves: what a finding reads, as arrays at the seeds and epochs that all its configurations have; and claims of them."""
+"""Curves: what a finding reads, as arrays at the seeds and epochs that all its configurations have; claims of them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Curves:
         return self.claim(f"{title or one}-{kind}", sentence, scale, margins, numbers, tie_holds=ties)
 
     def no_worse(self, one: str, other: str, loss: float, accuracy: float, title: str) -> list[Claim]:
-        """Claim that the last loss is at most ``loss`` times, the last accuracy at most ``accuracy`` below, another's."""
+        """Claim that the last loss is at most ``loss`` times, the accuracy at most ``accuracy`` below, another's."""
         limits = ((LOSS, float(np.log(loss)), f"{loss:g}x"), (ACCURACY, accuracy, f"{accuracy:g} below"))
         return [
             self.last_epoch(metric, one, {other: self.lead(metric, one, other) + limit},

@@ -6,14 +6,14 @@ verdicts on the references. Limits such as `HARDLY` are ours: the source gives n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from kvbench.core.recipe import SCHEDULED
 from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, Claim
 from kvbench.findings.curves import ACCURACY, BETTER, LOSS, Curves
+from kvbench.findings.finding import Costs, Finding
 from kvbench.stats.intervals import Floats, log_losses, spearman, time_to_share, time_to_target
 from kvbench.utils.text import number
 
@@ -35,37 +35,6 @@ RESIDUAL_LOSS, RESIDUAL_ACCURACY = 1.2, 0.02  # "not by much"
 FROZEN_LOSS, FROZEN_ACCURACY = 1.05, 0.01  # "no worse"
 CORRELATION = -0.8
 OWN_SHARE = 0.9  # of a model's own improvement
-
-RECIPES = {SCHEDULED: "StepLR", "": "constant lr"}  # prefix of a configuration -> name of its recipe
-BOTH = "StepLR against constant lr"
-
-Costs = Mapping[str, float | None]  # configuration -> FLOPs per sample; None or absent: unknown
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence about configurations, with the function that judges it.
-
-    Args:
-        id: its name in options and files.
-        sentence: the source's.
-        judged_as: the same, made exact.
-        students: what it needs, of each recipe that it is judged on.
-        claims: from curves and costs to what is claimed.
-        compares_recipes: judged once, across both recipes, instead of once for each.
-    """
-
-    id: str
-    sentence: str
-    judged_as: str
-    students: tuple[str, ...]
-    claims: Callable[[Curves, Costs], list[Claim]]
-    compares_recipes: bool = False
-
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """Name of each recipe that it is judged on -> the configurations needed for that."""
-        blocks = {name: tuple(prefix + student for student in self.students) for prefix, name in RECIPES.items()}
-        return {BOTH: tuple(c for block in blocks.values() for c in block)} if self.compares_recipes else blocks
 
 
 def simple_converges_faster(curves: Curves, costs: Costs) -> list[Claim]:
@@ -108,9 +77,7 @@ def _clocks(curves: Curves, costs: Costs, epochs: Mapping[str, Floats]) -> dict[
     return {clock: times for clock, times in clocks.items() if len(times) == len(ALL)}
 
 
-def _sooner(
-    curves: Curves, simple: str, clock: str, says: str, target: Floats, times: Mapping[str, Floats]
-) -> Claim:
+def _sooner(curves: Curves, simple: str, clock: str, says: str, target: Floats, times: Mapping[str, Floats]) -> Claim:
     """A claim about who reaches ``target`` (S,) first on a clock, from ``times`` (S, E) of every model.
 
     A curve that never gets there is censored at the last of its times: the times compared are restricted to the
@@ -157,9 +124,7 @@ def memory_hardly_trains(curves: Curves, _: Costs) -> list[Claim]:
         # the best simple one at each seed
         best = np.max(np.stack([curves.lead(LOSS, simple, memory) for simple in SIMPLE]), axis=0) - np.log(HARDLY)
         says = f"is at least {HARDLY:g}x the best simple model's"
-        claims.append(
-            curves.last_epoch(LOSS, memory, {"the best simple model": best}, says, shown=SIMPLE, ties=True)
-        )
+        claims.append(curves.last_epoch(LOSS, memory, {"the best simple model": best}, says, shown=SIMPLE, ties=True))
         margins = {simple: curves.lead(ACCURACY, simple, memory) for simple in SIMPLE}
         claims.append(curves.last_epoch(ACCURACY, memory, margins, "is below every simple model's"))
     return claims
@@ -183,9 +148,7 @@ def dense_beats_residual(curves: Curves, _: Costs) -> list[Claim]:
         for metric in BETTER:
             margins = {dense: curves.lead(metric, dense, "Model7")}
             says = f"is not better than {curves.name(dense)}'s"
-            claims.append(
-                curves.last_epoch(metric, "Model7", margins, says, title=f"{title}-not-better", ties=True)
-            )
+            claims.append(curves.last_epoch(metric, "Model7", margins, says, title=f"{title}-not-better", ties=True))
         claims += curves.no_worse("Model7", dense, RESIDUAL_LOSS, RESIDUAL_ACCURACY, f"{title}-not-much-worse")
     return claims
 

@@ -10,12 +10,15 @@ import numpy as np
 
 from kvbench.findings.clauses import Clause, Evidence, Verdict, decide, evaluate_claim
 from kvbench.findings.curves import Runs
-from kvbench.findings.kv_memory import FINDINGS, RECIPES, Costs, Finding
+from kvbench.findings.finding import RECIPES, Costs, Finding
+from kvbench.findings.kv_memory import FINDINGS
 from kvbench.stats.significance import SIGN, holm
 from kvbench.utils.errors import unknown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["BY_SIGN", "FAMILY_ERROR", "FINDINGS", "Judgement", "finding", "judge", "missing"]
 
 BY_SIGN = " by sign (one seed, no test)"
 FAMILY_ERROR = 0.01  # chance that any of a run's judgements is wrongly decided, over all of them together

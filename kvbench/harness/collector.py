@@ -14,6 +14,7 @@ from kvbench.reference import store as reference
 from kvbench.reference import update as updating
 from kvbench.reference.compare import compare
 from kvbench.reference.timing import Timing, timings
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.reporting import report
 from kvbench.results import history, saved
 from kvbench.utils.environment import FACTS
@@ -112,13 +113,13 @@ class Collector:
         if self.update:
             return Outcome()  # the session fails at its end, when the references are written
         made = compare(self.reference, fresh, configuration, fingerprints, self.seeds, rng_fingerprint)
-        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged, moved=made.moved)
+        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged, moved=made.drifted)
 
     def check_finding(self, name: str) -> Outcome:
         """Judge a finding on the histories so far and compare its verdict with the recorded one."""
         finding = findings.finding(name)
         histories = self.whole_histories
-        lacking = finding.lacks(histories)
+        lacking = findings.missing(finding, histories)
         # all of them, as they share the error; this one is told
         judged = [j for j in self.judgements() if j.finding is finding]
         if not judged:
@@ -127,7 +128,7 @@ class Collector:
         if self.update:
             return Outcome()
         text = "\n".join(judgement.describe() for judgement in judged)
-        changes = reference.verdict_changes(self.reference, judged, list(self.records))
+        changes = verdict_changes(self.reference, judged, list(self.records))
         self.repeated += sum(change.repeated for change in changes)
         changes = [change for change in changes if not change.repeated]
         self.noted += [change.describe() for change in changes if not (change.failed or change.unconfirmed)]

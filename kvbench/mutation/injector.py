@@ -17,8 +17,9 @@ from kvbench.harness.record import made_from
 from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import Fault
 from kvbench.reference.compare import Comparison, compare
-from kvbench.reference.store import Reference, verdict_changes
-from kvbench.reference.tolerances import Outcome
+from kvbench.reference.store import Reference
+from kvbench.reference.tolerances import Deviation
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.environment import rng_fingerprint
 from kvbench.utils.errors import UserError
@@ -57,10 +58,10 @@ class FaultResult:
         """Whether a run with as many new seeds would fail."""
         return bool(self.error or self.verdicts) or any(comparison.failed for comparison in self.unpaired)
 
-    def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Outcome] | None:
-        """The configuration and gate with the largest excess; above 1 it lies outside what is allowed."""
-        found = [(c.configuration, outcome) for c in comparisons for outcome in c.outcomes]
-        return max(found, key=lambda pair: (pair[1].failed, pair[1].excess), default=None)
+    def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Deviation] | None:
+        """The configuration and the tolerance with the largest excess; above 1 it lies outside what is allowed."""
+        found = [(c.configuration, deviation) for c in comparisons for deviation in c.deviations]
+        return max(found, key=lambda pair: (pair[1].status.failed, pair[1].excess), default=None)
 
 
 @dataclass

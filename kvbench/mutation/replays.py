@@ -14,7 +14,8 @@ from scipy.stats import beta
 from kvbench.findings.registry import judge
 from kvbench.mutation.injector import FaultInjector
 from kvbench.reference.compare import compare
-from kvbench.reference.store import Reference, verdict_changes
+from kvbench.reference.store import Reference
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 
 CONFIDENCE = 0.95
@@ -30,17 +31,17 @@ class FalseAlarms:
     Args:
         kind: how the replays were made, in words.
         runs: number of replays.
-        gates: runs with a failed gate.
+        drifted: runs in which a number left its tolerance.
         verdicts: runs in which a recorded verdict changed.
         any: runs that failed, by either.
         unconfirmed: clauses per run that its seeds could not confirm, on average; no alarm.
-        largest_excess: the largest excess of any gate of any run; above 1 it is an alarm.
+        largest_excess: the largest excess of any tolerance in any run; above 1 it is an alarm.
         independent: whether no two runs share a seed, so that the rate has an upper bound.
     """
 
     kind: str
     runs: int
-    gates: int
+    drifted: int
     verdicts: int
     any: int
     unconfirmed: float
@@ -66,18 +67,18 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
         independent: see `FalseAlarms`.
     """
     names = history.configurations(reference.histories)
-    gates, verdicts, unconfirmed, excess = [], [], [], [0.0]
+    drifted, verdicts, unconfirmed, excess = [], [], [], [0.0]
     for against, fresh, rng_fingerprint in replays:
         comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
         changes = verdict_changes(against, judge(fresh, against.costs), names)
-        gates.append(any(comparison.failed for comparison in comparisons))
+        drifted.append(any(comparison.failed for comparison in comparisons))
         verdicts.append(any(change.failed for change in changes))
         unconfirmed.append(sum(change.unconfirmed for change in changes))
-        excess += [outcome.excess for comparison in comparisons for outcome in comparison.outcomes]
-    either = int(np.sum(np.logical_or(gates, verdicts)))
+        excess += [deviation.excess for comparison in comparisons for deviation in comparison.deviations]
+    either = int(np.sum(np.logical_or(drifted, verdicts)))
     mean = float(np.mean(unconfirmed)) if unconfirmed else 0.0
     return FalseAlarms(
-        kind, len(gates), sum(gates), sum(verdicts), either, mean, float(np.nanmax(excess)), independent
+        kind, len(drifted), sum(drifted), sum(verdicts), either, mean, float(np.nanmax(excess)), independent
     )  # fmt: skip
 
 

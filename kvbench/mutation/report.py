@@ -8,16 +8,15 @@ from typing import Any
 
 from kvbench.mutation.injector import FaultInjector, FaultResult
 from kvbench.mutation.replays import FalseAlarms, seed_range
-from kvbench.reference.tolerances import number
 from kvbench.results import history
-from kvbench.utils.text import Marked, escape, item, markdown_table
+from kvbench.utils.text import Marked, escape, item, markdown_table, number
 
 TARGET = 0.95  # share of faults that change a result which a run should detect
 
 ABOUT_ALARMS = (
     "A clean run is one in which nothing was changed. It has as many seeds as a default run, and is compared and judged"
     " as a session does it, at a family-wise error rate of 1%. An upper bound is given only where no two runs share a"
-    " seed. *Excess*: a gate's difference over the allowed one; above 1 the gate fails. *Not confirmed*: clauses whose"
+    " seed. *Excess*: the difference over the allowed one; above 1 the run fails. *Not confirmed*: clauses whose"
     " recorded verdict these seeds are too few to confirm, which is no alarm."
 )
 ABOUT_FAULTS = (
@@ -26,7 +25,7 @@ ABOUT_FAULTS = (
     " detects the fault."
 )
 ABOUT_DETECTION = (
-    "*Gate*: the one with the largest excess. *Excess*: its difference over the allowed one; above 1x the run fails,"
+    "*Tolerance*: the one with the largest excess. *Excess*: the difference over the allowed one; above 1x the run fails,"
     " **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the reference's, so"
     " that the spread between seeds is what is allowed."
 )
@@ -40,7 +39,7 @@ def alarms_list(counted: Sequence[FalseAlarms]) -> str:
 def _alarms(a: FalseAlarms) -> str:
     bound = f"{a.bound:.1%}" if a.independent and a.runs else "none: runs share seeds"
     return item(
-        f"{a.runs} {'run' if a.runs == 1 else 'runs'}, {a.kind}: {a.any} false alarms ({a.gates} by a gate,"
+        f"{a.runs} {'run' if a.runs == 1 else 'runs'}, {a.kind}: {a.any} false alarms ({a.drifted} by a tolerance,"
         f" {a.verdicts} by a verdict); upper 95% bound of the rate {bound}; largest excess {a.largest_excess:.2f};"
         f" {a.unconfirmed:.1f} clauses per run not confirmed"
     )
@@ -52,7 +51,7 @@ def faults_table(results: Sequence[FaultResult]) -> str:
 
 
 def detection_table(results: Sequence[FaultResult]) -> str:
-    """By which gate each fault is detected, and how clearly."""
+    """By which tolerance each fault is detected, and how clearly."""
     rows = []
     for result in results:
         if result.error:
@@ -60,17 +59,17 @@ def detection_table(results: Sequence[FaultResult]) -> str:
             continue
         paired, unpaired = result.largest_deviation(result.paired), result.largest_deviation(result.unpaired)
         assert paired is not None and unpaired is not None  # noqa: PT018
-        configuration, outcome = paired
-        gate = "no result changed" if not result.changed else f"{configuration}: {outcome.gate.name}"
-        excess = f"{outcome.excess:.3g}x"
+        configuration, deviation = paired
+        name = "no result changed" if not result.changed else f"{configuration}: {deviation.tolerance.name}"
+        excess = f"{deviation.excess:.3g}x"
         rows.append([
             result.fault.id,
-            gate.replace(" epoch", "").replace("whole ", ""),
-            f"{number(outcome.obtained)} / {number(outcome.expected)}",
+            name.replace(" epoch", "").replace("whole ", ""),
+            f"{number(deviation.obtained)} / {number(deviation.expected)}",
             excess if result.detected or not result.changed else Marked(f"**{excess}**"),
             f"{unpaired[1].excess:.2g}x",
         ])  # fmt: skip
-    return markdown_table(["fault", "gate", "obtained / expected", "excess", "as new seeds"], rows)
+    return markdown_table(["fault", "tolerance", "obtained / expected", "excess", "as new seeds"], rows)
 
 
 def controls(results: Sequence[FaultResult]) -> str:

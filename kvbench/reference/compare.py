@@ -166,7 +166,9 @@ def _pairing(
     if not rng_fingerprint or rng_fingerprint != reference.rng_fingerprint:
         return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
     count = len(history.seeds(replicates))
-    why = f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)"
+    why = (
+        f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)"
+    )
     return True, why
 
 

@@ -60,7 +60,7 @@ def timings(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Timing]:
         low, high = prediction_interval(ratios, len(mine[name]), level)
         low, high = low - FLOOR, high + FLOOR
         status = Status.SLOWER if obtained > high else Status.FASTER if obtained < low else Status.WITHIN
-        found.append(Timing(name, *(math.exp(value) for value in (obtained, expected, low, high)), status))
+        found.append(Timing(name, math.exp(obtained), math.exp(expected), math.exp(low), math.exp(high), status))
     return found
 
 

@@ -147,4 +147,5 @@ def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: 
     excess = abs(obtained - expected) / ((high - low) / 2)
     shown = np.array([obtained, expected, *((low, high) if judged else (math.nan, math.nan))])
     shown = np.exp(np.clip(shown, -700, 700)) if tolerance.loss else shown  # exp overflows above 709
-    return Deviation(tolerance, status, *map(float, shown), in_sds, excess, paired)
+    obtained, expected, low, high = map(float, shown)
+    return Deviation(tolerance, status, obtained, expected, low, high, in_sds, excess, paired)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from kvbench.findings.clauses import Clause, Verdict
@@ -45,19 +46,19 @@ def write(recorded: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path, *, strict: bool = True) -> pd.DataFrame:
-    """Read what `write` wrote; raises `UserError` for a damaged file or, if ``strict``, an unknown finding or recipe."""
+    """Read what `write` wrote; raises `UserError` for a damaged file or, where ``strict``, an unknown finding."""
     columns, rows = read_table(path)
     if tuple(columns) != COLUMNS:
         raise UserError(f"{path} has the columns {', '.join(columns)}; valid: {', '.join(COLUMNS)}.")
     recorded = pd.DataFrame(rows, columns=columns, dtype=object)
     for column in NUMBERS:
-        try:
-            recorded[column] = [float(cell or "nan") for cell in recorded[column]]
-        except ValueError:
-            raise UserError(f"{path}: {column} holds something that is not a number.") from None
+        numbers = pd.to_numeric(recorded[column], errors="coerce").astype(float)
+        if (np.isnan(numbers) & ~recorded[column].isin(["", "nan"])).any():
+            raise UserError(f"{path}: {column} holds something that is not a number.")
+        recorded[column] = numbers
     if not all(count.is_integer() and 0 <= count <= history.MOST_SEEDS for count in recorded["n"]):
         raise UserError(f"{path}: n holds something that is not a number of seeds, 0 to {history.MOST_SEEDS:,}.")
-    recorded["n"] = recorded["n"].astype(int)
+    recorded = recorded.astype({name: str for name in COLUMNS if name not in NUMBERS} | {"n": int})
     for name, recipe, verdict in zip(recorded["finding"], recorded["recipe"], recorded["verdict"], strict=True):
         for kind, value, valid in (
             ("verdict", verdict, [Verdict.HOLDS.value, Verdict.FAILS.value, Verdict.UNDECIDED.value]),
@@ -162,12 +163,8 @@ def _status(
 ) -> Status | None:
     """How a clause's fresh verdict stands to the recorded one; None if it is the same.
 
-    Args:
-        fresh: the clause, judged afresh.
-        verdict, count, margin: what is recorded of it, with its number of seeds.
-        recorded: judged on all recorded seeds.
-        same: judged on the recorded runs of the fresh seeds, where all of them are recorded.
-        level: of the prediction interval for its margin.
+    ``verdict``, ``count`` (seeds) and ``margin`` are recorded; ``recorded`` is the clause on all recorded seeds,
+    ``same`` on those of the fresh run, where all of them are recorded; ``level`` that of the interval for its margin.
     """
     if math.isnan(fresh.margin) and not math.isnan(margin):
         return Status.CHANGED

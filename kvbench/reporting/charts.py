@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from kvbench.core.recipe import SCHEDULED
-from kvbench.findings.registry import RECIPES
+from kvbench.findings.finding import RECIPES
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import write_whole

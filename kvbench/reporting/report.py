@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kvbench.core.recipe import SCHEDULED
-from kvbench.findings.claims import MEMORY, SIMPLE
-from kvbench.findings.clauses import HOLDS, Clause
-from kvbench.findings.registry import BY_SIGN, Judgement, judge
-from kvbench.findings.registry import finding as find
+from kvbench.findings.clauses import Clause
+from kvbench.findings.kv_memory import ALL, MEMORY
+from kvbench.findings.registry import BY_SIGN, Judgement, finding, judge, missing
 from kvbench.reference.store import load
 from kvbench.results import history
 from kvbench.results.saved import OWN, RunOutcome
 from kvbench.results.saved import read as read_saved
-from kvbench.utils.text import Marked, escape, item, markdown_table
+from kvbench.utils.text import Marked, escape, item, markdown_table, number
 from kvbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kvbench.reference.timing import Timing
 
 EPOCHS = (1, 2, 3, 5, 10)  # the source's columns
-ROWS = tuple(prefix + student for prefix in (SCHEDULED, "") for student in SIMPLE + MEMORY)
+ROWS = tuple(prefix + student for prefix in (SCHEDULED, "") for student in ALL)
 HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints", "random_numbers")  # facts for programs
 TITLES = {"train_loss": "Training loss (nat, mean over the epoch)", "val_accuracy": "Validation accuracy (top-1)"}
 
@@ -39,58 +39,54 @@ def tables(histories: pd.DataFrame) -> str:
     """
     parts = [f"Means over seeds, {_seeds(histories)}. **Bold**: best of its recipe; *italic*: best memory model of it."]
     parts += [f"{title}\n\n{_table(histories, metric)}" for metric, title in TITLES.items()]
+    if any("| -" in part for part in parts[1:]):
+        parts.append("-: not measured, or no number for some seed.")
     return "\n\n".join(parts)
 
 
 def seconds(histories: pd.DataFrame, timings: Sequence[Timing] = ()) -> str:
     """Markdown table of seconds per training epoch of each configuration; empty if none was measured.
 
-    ``timings`` tell each configuration's share of the run's mean, beside the reference's.
+    ``timings`` hold each configuration's share of the run's mean, next to the reference's.
     """
     rows = []
-    told = {pace.configuration: pace for pace in timings}
+    judged = {timing.configuration: timing for timing in timings}
     for name in _order(histories):
-        measured = histories.loc[histories["configuration"] == name, "seconds"].dropna()
-        if len(measured):
-            cells = [measured.median(), measured.min(), measured.max()]  # one stalled epoch would move a mean
-            pace = told.get(name)
-            side_by_side = [f"{pace.obtained:.2f}", f"{pace.expected:.2f}", pace.verdict] if pace else ["-"] * 3
-            rows.append([name, *(f"{cell:.3g}" for cell in cells), str(len(measured)), *side_by_side * bool(told)])
+        cells = history.of(histories, name)["seconds"].to_numpy()
+        cells = cells[~np.isnan(cells)]
+        if len(cells):
+            # the median, as one stalled epoch would move a mean
+            row = [name, *(number(float(cell), ".3g") for cell in (np.median(cells), cells.min(), cells.max()))]
+            row.append(str(len(cells)))
+            if timing := judged.get(name):
+                row += [number(timing.obtained, ".2f"), number(timing.expected, ".2f"), timing.status]
+            rows.append([*row, *["-"] * (8 - len(row) if judged else 0)])
     headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
-    headers += ["over the run's mean", "recorded", "verdict (fails no run)"] if told else []
+    headers += ["over the run's mean", "recorded", "status (fails no run)"] if judged else []
     return markdown_table(headers, rows) if rows else ""
 
 
 def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = (), *, clauses: bool = True) -> str:
     """Markdown: a table with one row per finding and recipe, then, with ``clauses``, every clause of each.
 
-    ``recorded`` are the judgements of a reference, to stand beside.
+    ``recorded`` are the judgements of a reference, for a column of their own.
     """
     if not judgements:
         return "No finding could be judged: each needs configurations that are not here."
+    known = {(j.finding.id, j.recipe): f"{j.verdict} ({j.held})" for j in recorded}
     rows = [
-        [
-            j.finding.id,
-            j.recipe,
-            j.verdict + ("" if j.tested else BY_SIGN),
-            _held(j),
-            j.finding.sentence,
-        ]
+        [j.finding.id, j.recipe, j.verdict + ("" if j.tested else BY_SIGN), j.held,
+         *([known.get((j.finding.id, j.recipe), "-")] if recorded else []), j.finding.sentence]
         for j in judgements
-    ]
-    headers = ["finding", "recipe", "verdict", "clauses held", "the source says"]
-    if recorded:
-        known = {(j.finding.id, j.recipe): f"{j.verdict} ({_held(j)})" for j in recorded}
-        headers.insert(4, "recorded")
-        for row in rows:
-            row.insert(4, known.get((row[0], row[1]), "-"))
+    ]  # fmt: skip
+    headers = ["finding", "recipe", "verdict", "clauses held", *(["recorded"] if recorded else []), "the source says"]
     parts = [markdown_table(headers, rows)]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
-            about = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
+            notes = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
             body = markdown_table(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
-            parts.append("\n\n".join(part for part in (f"#### {title}", " ".join(about), body) if part))
+            parts += [f"#### {title}", " ".join(notes), body]
     return "\n\n".join(parts)
 
 
@@ -136,51 +132,51 @@ def about(histories: pd.DataFrame, facts: Mapping[str, Any]) -> str:
     return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
 
 
-def report_saved(path: Path, finding: str | None = None) -> str:
+def report_saved(path: Path, name: str | None = None) -> str:
     """The report of a saved run, judged afresh from its histories, or the clauses of one finding alone.
 
     Raises:
         UserError: `kvbench.results.saved.read`'s, or there is no such finding.
     """
     saved = read_saved(path)
-    if finding:
-        return _clauses(saved.histories, finding, saved.costs)
+    if name:
+        return _clauses(saved.histories, name, saved.costs)
     facts = {**saved.info, "workload": saved.workload}
     outcome = {"outcome": saved.outcome, "reasons": saved.reasons}
     return report(saved.histories, judge(saved.histories, saved.costs), facts, outcome)
 
 
-def report_expected(folder: Path, workload: str, finding: str | None = None) -> str:
+def report_expected(folder: Path, workload: str, name: str | None = None) -> str:
     """The report of the reference in ``<folder>/<workload>/``, likewise.
 
     Raises:
         UserError: `kvbench.reference.store.load`'s, or there is no such finding.
     """
     reference = load(folder, workload)
-    if finding:
-        return _clauses(reference.histories, finding, reference.costs)
+    if name:
+        return _clauses(reference.histories, name, reference.costs)
     facts = {**reference.provenance, "workload": workload}
     return report(reference.histories, reference.judgements, facts)
 
 
 def _clauses(histories: pd.DataFrame, name: str, costs: Mapping[str, float]) -> str:
-    """One finding with all its clauses, and what it lacks."""
-    finding = find(name)
-    told = [judgement.describe() for judgement in judge(histories, costs) if judgement.finding is finding]
-    told += [f"{name} ({recipe}): lacks {', '.join(what)}" for recipe, what in finding.lacks(histories).items()]
-    return "\n\n".join(told) + "\n"
+    """One finding with all its clauses, and what is missing to judge it."""
+    row = finding(name)
+    texts = [judgement.describe() for judgement in judge(histories, costs) if judgement.finding is row]
+    texts += [f"{name} ({recipe}): lacks {', '.join(names)}" for recipe, names in missing(row, histories).items()]
+    return "\n\n".join(texts) + "\n"
 
 
 def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     """What to say first about a run, in a list of at most one."""
     if outcome is None or outcome["outcome"] == RunOutcome.PASSED:
         return ["This run passed."] if outcome else []
-    told = {
+    text = {
         RunOutcome.FAILED: "This run FAILED: do not use it as a baseline.",
         RunOutcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
     heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
-    return ["\n".join([f"**{told}**", "", *map(item, heads)]).strip()]
+    return ["\n".join([f"**{text}**", "", *map(item, heads)]).strip()]
 
 
 def _workload(facts: Mapping[str, Any]) -> str:
@@ -207,43 +203,44 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
 def _table(histories: pd.DataFrame, metric: str) -> str:
     """One of the source's tables."""
     names, epochs = _order(histories), _epochs(histories)
-    means = histories.groupby(["configuration", "epoch"])[metric].mean().to_dict()
-    shown = {(n, e): f"{means.get((n, e), math.nan):.3f}" for n in names for e in epochs}
+    # with numpy: a mean that leaves out a seed without a number would be another's
+    groups = histories.groupby(["configuration", "epoch"])[metric]
+    means = {key: number(float(cells.to_numpy().mean()), ".3f", missing="-") for key, cells in groups}
     best = min if metric == "train_loss" else max
     rows = []
     for name in names:
         block = [other for other in names if other.startswith(SCHEDULED) == name.startswith(SCHEDULED)]
         cells = []
         for epoch in epochs:
-            cell = shown[name, epoch]
+            cell = means.get((name, epoch), "-")
             # compared as shown: what looks like a tie is one
-            there = {other: float(shown[other, epoch]) for other in block if shown[other, epoch] != "nan"}
-            memory = {other: value for other, value in there.items() if other.removeprefix(SCHEDULED) in MEMORY}
-            stars = 0
-            if name in there:
-                stars += 2 * (there[name] == best(there.values()))
-                stars += name in memory and memory[name] == best(memory.values())
-            cells.append(Marked(f"{'*' * stars}{cell}{'*' * stars}") if name in there else "-")
+            shown = {other: float(means[other, epoch]) for other in block if _is_number(means.get((other, epoch)))}
+            memory = {other: value for other, value in shown.items() if other.removeprefix(SCHEDULED) in MEMORY}
+            stars = 2 if name in shown and shown[name] == best(shown.values()) else 0
+            stars += 1 if name in memory and memory[name] == best(memory.values()) else 0
+            cells.append(Marked(f"{'*' * stars}{cell}{'*' * stars}"))
         rows.append([name, *cells])
-    return markdown_table(["configuration", *(str(epoch) for epoch in epochs)], rows)
+    return markdown_table(["configuration", *map(str, epochs)], rows)
+
+
+def _is_number(cell: str | None) -> bool:
+    return cell is not None and cell[-1].isdigit()
 
 
 def _clause(clause: Clause) -> list[str]:
-    aside = "" if clause.gating else " (beside, does not count)"
+    uncounted = "" if clause.gating else " (for information)"
     margin = clause.describe_margin().removeprefix("margin ")
-    return [f"{clause.id}: {clause.sentence}{aside}", clause.verdict, clause.numbers, margin]
-
-
-def _held(judgement: Judgement) -> str:
-    return f"{sum(c.verdict == HOLDS for c in judgement.gating)} of {len(judgement.gating)}"
+    return [f"{clause.id}: {clause.sentence}{uncounted}", clause.verdict, clause.numbers, margin]
 
 
 def _words(value: object) -> str:
     """A fact in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{str(name).replace('_', ' ')} {_words(part)}" for name, part in value.items())
+    if value is None:
+        return "unknown"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return number(value, missing="unknown")
     if isinstance(value, (list, tuple)):
         return ", ".join(_words(part) for part in value)
     return str(value)

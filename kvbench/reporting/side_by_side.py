@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvbench.findings.clauses import HOLDS
-from kvbench.findings.registry import FINDINGS
+from kvbench.findings.kv_memory import FINDINGS
 from kvbench.reference.store import Reference, load
 from kvbench.reporting.report import about, tables
 from kvbench.utils.text import escape, markdown_table
@@ -31,15 +30,11 @@ def side_by_side(folder: Path, workloads: Sequence[str]) -> str:
 
 
 def _verdicts(references: Sequence[Reference]) -> str:
-    rows = []
     judged = [{(j.finding.id, j.recipe): j for j in reference.judgements} for reference in references]
+    rows = []
     for finding in FINDINGS.values():
         for recipe in finding.needs():
-            cells = []
-            for mine in judged:
-                judgement = mine.get((finding.id, recipe))
-                clauses = judgement.gating if judgement else ()
-                held = sum(clause.verdict == HOLDS for clause in clauses)
-                cells.append(f"{judgement.verdict} {held}/{len(clauses)}" if judgement else "-")
+            found = [judgements.get((finding.id, recipe)) for judgements in judged]
+            cells = [f"{j.verdict} {j.held.replace(' of ', '/')}" if j else "-" for j in found]
             rows.append([finding.id, "both" if finding.compares_recipes else recipe, *cells])
     return markdown_table(["finding", "recipe", *(reference.workload for reference in references)], rows)

@@ -53,7 +53,7 @@ def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:
         assert not result.detected
         assert not result.detected_unpaired
         assert result.error == ""
-        assert all(comparison.outcomes for comparison in result.paired), "nothing was compared"
+        assert all(comparison.deviations for comparison in result.paired), "nothing was compared"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(injector: FaultInject
     assert result.detected
     assert result.controls_unchanged
     assert result.error == "", "it was refused before anything was compared"
-    assert place in {metric for comparison in result.paired for metric in comparison.moved}
+    assert place in {metric for comparison in result.paired for metric in comparison.drifted}
     if place != "train_loss":
-        assert all("train_loss" not in comparison.moved for comparison in result.paired)
+        assert all("train_loss" not in comparison.drifted for comparison in result.paired)
 
 
 def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(injector: FaultInjector) -> None:

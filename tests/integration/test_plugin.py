@@ -115,7 +115,7 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkey
             "*Model1 on small: train_loss, whole curve*outside the reference*",
             "*obtained*expected*difference*",
             "*--kvbench-update-expected*",
-            "WHERE TO LOOK: 1 of 1 configurations moved. Look first at Model1, the one student that moved.",
+            "WHERE TO LOOK: 1 of 1 configurations drifted. Look first at Model1, the one student that drifted.",
         ]
     )
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from kvbench.findings import registry as findings
 from kvbench.findings.clauses import DIFFERENCE, Claim
-from kvbench.findings.curves import Curves
-from kvbench.findings.registry import Finding, Judgement, judge
+from kvbench.findings.curves import Curves, Runs
+from kvbench.findings.finding import Finding
+from kvbench.findings.registry import Judgement, judge
 from kvbench.results import history
 from tests.support.trials import trials
 
@@ -58,12 +58,8 @@ class World:
 def _an_error_that_shows_and_no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The margins come from no curves here."""
 
-    def none(histories: pd.DataFrame, configurations: Sequence[str], prefix: str) -> Curves:
-        return Curves(prefix, (), (), {})
-
     monkeypatch.setattr(findings, "FAMILY_ERROR", ERROR)
-    monkeypatch.setattr(findings, "curves", none)
-    monkeypatch.setattr(Finding, "lacks", lambda self, histories: {})
+    monkeypatch.setattr(Runs, "curves", lambda _, configurations, prefix: Curves(prefix, (0,), (1,), {}))
 
 
 SURE, NULL = 30.0, 0.0

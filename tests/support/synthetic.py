@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from kvbench.core.recipe import SCHEDULED
-from kvbench.findings.claims import MEMORY, SIMPLE
+from kvbench.findings.kv_memory import ALL as STUDENTS
 from kvbench.reference import update as updating
 from kvbench.reference.store import Reference, load
 from kvbench.results import history
 
-ALL = tuple(prefix + student for prefix in (SCHEDULED, "") for student in SIMPLE + MEMORY)
+ALL = tuple(prefix + student for prefix in (SCHEDULED, "") for student in STUDENTS)
 LEVELS = {"Model1": 0.05, "Model2": 0.08, "Model3": 0.2, "Model4": 0.25, "Model5": 0.3, "Model6": 0.35, "Model7": 0.22}
 
 

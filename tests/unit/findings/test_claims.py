@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kvbench.findings.clauses import Claim
-from kvbench.findings.curves import curves
+from kvbench.findings.curves import Runs
 from kvbench.findings.registry import FINDINGS, finding, judge
 from tests.support.students import STUDENTS, made, verdicts
 
@@ -84,7 +84,7 @@ def test_scheduler_is_judged_per_student_and_metric() -> None:
 def claims_of(name: str, histories: pd.DataFrame) -> dict[str, Claim]:
     """What a finding claims about the constant lr, by id."""
     chosen = finding(name)
-    taken = curves(histories, chosen.needs()["constant lr"], "")
+    taken = Runs.of(histories).curves(chosen.needs()["constant lr"], "")
     return {claim.id: claim for claim in chosen.claims(taken, {})}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, Claim, Clause, decide, evaluate_claim, show
+from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, Claim, Clause, decide, evaluate_claim, format_margin
 from kvbench.stats.significance import SIGN, SIGN_FLIPS, T_TEST, mean_test, seeds_for, smallest_effect
 
 FINEST = 0.01 / 15
@@ -225,9 +225,7 @@ def test_a_margin_of_nearly_nothing_asks_for_no_count_of_seeds() -> None:
 def test_a_decided_clause_and_one_that_is_reported_beside_tell_no_power() -> None:
     assert "power" not in decided(FIVE).describe()
     side_by_side = decided([0.02, -0.03, 0.06, 0.01], gating=False).describe()
-    assert side_by_side.startswith(
-        "undecided  an-id (reported beside, does not count): a sentence: 0.7 (X); margin +0.0150"
-    )
+    assert side_by_side.startswith("undecided  an-id (for information): a sentence: 0.7 (X); margin +0.0150")
     assert "power" not in side_by_side
     assert "p = " not in side_by_side  # it shares no error with the others
     assert side_by_side.endswith("4 seeds")
@@ -254,7 +252,7 @@ def test_a_clause_is_described_in_one_line() -> None:
     ],
 )
 def test_margins_are_shown_in_the_readers_units(margin: float, scale: str, text: str) -> None:
-    assert show(margin, scale) == text
+    assert format_margin(margin, scale) == text
 
 
 @pytest.mark.parametrize(("margins", "needed"), [([0.1] * 3, 7), ([-0.1] * 3, 9), ([0.0] * 3, 9)])

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvbench.findings import claims
-from kvbench.findings.registry import FINDINGS, finding, judge
+from kvbench.findings import kv_memory
+from kvbench.findings.registry import FINDINGS, finding, judge, missing
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
@@ -138,9 +138,9 @@ def test_lacking_configurations_are_named_and_the_other_recipe_is_judged() -> No
     frame = made()
     frame = frame[~frame["configuration"].isin(["lr_Model5", "lr_Model6"])]
     chosen = finding("gelu-beats-relu")
-    assert chosen.lacks(frame) == {"StepLR": ["lr_Model5", "lr_Model6"]}
+    assert missing(chosen, frame) == {"StepLR": ["lr_Model5", "lr_Model6"]}
     assert [j.recipe for j in judge(frame, chosen=[chosen])] == ["constant lr"]
-    assert finding("scheduler-helps").lacks(frame) == {"StepLR against constant lr": ["lr_Model5", "lr_Model6"]}
+    assert missing(finding("scheduler-helps"), frame) == {"StepLR against constant lr": ["lr_Model5", "lr_Model6"]}
     assert judge(frame, chosen=[finding("scheduler-helps")]) == []
     assert judge(history.frame([])) == []
 
@@ -148,7 +148,7 @@ def test_lacking_configurations_are_named_and_the_other_recipe_is_judged() -> No
 def test_no_common_seed_is_lacking_too() -> None:
     frame = made(prefixes=("",), seeds=2)
     apart = frame[(frame["configuration"] == "Model3") == (frame["seed"] == 0)]
-    assert "a seed and an epoch" in finding("gelu-beats-relu").lacks(apart)["constant lr"][0]
+    assert "a seed and an epoch" in missing(finding("gelu-beats-relu"), apart)["constant lr"][0]
     assert judge(apart, chosen=[finding("gelu-beats-relu")]) == []
 
 
@@ -158,8 +158,8 @@ def test_an_unknown_finding_names_the_valid_ones() -> None:
 
 
 def test_the_limits_are_told_where_the_finding_is() -> None:
-    assert f"{claims.RESIDUAL_LOSS:g}x" in FINDINGS["dense-beats-residual"].judged_as
-    assert f"{claims.FROZEN_ACCURACY:g}" in FINDINGS["frozen-memory-suffices"].judged_as
+    assert f"{kv_memory.RESIDUAL_LOSS:g}x" in FINDINGS["dense-beats-residual"].judged_as
+    assert f"{kv_memory.FROZEN_ACCURACY:g}" in FINDINGS["frozen-memory-suffices"].judged_as
     assert list(FINDINGS) == [
         "simple-converges-faster",
         "simple-is-best",

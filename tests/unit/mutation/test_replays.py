@@ -48,7 +48,7 @@ def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -
     swap = {"Model1": "Model3", "Model3": "Model1"}
     turned = fresh.assign(configuration=[swap.get(name, name) for name in fresh["configuration"]])
     counted = replays.count("turned", recorded, iter([(recorded, turned, "")]), independent=True)
-    assert (counted.gates, counted.verdicts, counted.any) == (1, 1, 1)
+    assert (counted.drifted, counted.verdicts, counted.any) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("alarms", "runs"), [(0, 5), (0, 300), (2, 40)])
@@ -62,7 +62,7 @@ def test_runs_that_share_seeds_get_no_bound() -> None:
     shared = replays.FalseAlarms("drawn", 200, 1, 0, 1, 0.0, 1.2, False)
     assert math.isnan(shared.bound)
     assert "none: runs share seeds" in alarms_list([shared])
-    assert "1 false alarms (1 by a gate, 0 by a verdict)" in alarms_list([shared])
+    assert "1 false alarms (1 by a tolerance, 0 by a verdict)" in alarms_list([shared])
 
 
 def test_no_runs_are_no_evidence(recorded: Reference) -> None:

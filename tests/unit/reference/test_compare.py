@@ -11,7 +11,7 @@ import pytest
 
 from kvbench.reference.compare import FAMILY_ERROR, compare
 from kvbench.reference.store import Reference, load
-from kvbench.reference.tolerances import GATES, LOSS_FLOOR, SHARE_FLOOR
+from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
@@ -30,18 +30,18 @@ def test_the_same_curves_pass_and_so_do_other_seeds(recorded: Reference) -> None
             comparison = compare(recorded, fresh, name, PRINTS)
             assert not comparison.failed, comparison.describe()
             assert comparison.judged
-            assert [outcome.verdict for outcome in comparison.outcomes] == ["within"] * len(GATES)
+            assert [deviation.status for deviation in comparison.deviations] == ["within"] * len(TOLERANCES)
             assert f"{name} on fractals: within the reference" in comparison.describe()
 
 
 def test_a_shifted_loss_fails_and_names_its_gates(recorded: Reference) -> None:
     comparison = compare(recorded, made(shift=1.3), "Model3", PRINTS)
     assert comparison.failed
-    moved = [outcome.gate.name for outcome in comparison.outcomes if outcome.failed]
+    moved = [deviation.tolerance.name for deviation in comparison.deviations if deviation.status.failed]
     assert moved == ["train_loss, whole curve", "train_loss, last epoch"]
     text = comparison.describe()
     assert "train_loss, whole curve; train_loss, last epoch are outside the reference" in text
-    (line,) = [line for line in text.splitlines() if "train_loss, last epoch" in line and "MOVED" in line]
+    (line,) = [line for line in text.splitlines() if "train_loss, last epoch" in line and "DRIFTED" in line]
     assert line.startswith(">>")
     assert "+30.00%" in line
     assert UPDATE in text
@@ -51,15 +51,17 @@ def test_a_shifted_loss_fails_and_names_its_gates(recorded: Reference) -> None:
 def test_a_shift_of_each_other_metric_fails_its_gate_alone(recorded: Reference, metric: str, change: float) -> None:
     fresh = made()
     fresh[metric] += change
-    outcomes = compare(recorded, fresh, "Model4").outcomes
-    assert [outcome.gate.metric for outcome in outcomes if outcome.failed] == [metric]
+    deviations = compare(recorded, fresh, "Model4").deviations
+    assert [deviation.tolerance.metric for deviation in deviations if deviation.status.failed] == [metric]
 
 
 def test_a_curve_that_ends_right_but_gets_there_otherwise_fails_the_curve_gate(recorded: Reference) -> None:
     fresh = made()
     fresh.loc[fresh["epoch"] == 2, "train_loss"] *= 1.5
-    outcomes = compare(recorded, fresh, "Model3").outcomes
-    assert [outcome.gate.name for outcome in outcomes if outcome.failed] == ["train_loss, whole curve"]
+    deviations = compare(recorded, fresh, "Model3").deviations
+    assert [deviation.tolerance.name for deviation in deviations if deviation.status.failed] == [
+        "train_loss, whole curve"
+    ]
 
 
 def test_seconds_are_never_compared(recorded: Reference) -> None:
@@ -72,14 +74,14 @@ def test_seconds_are_never_compared(recorded: Reference) -> None:
 
 def test_the_allowed_interval_is_students_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
     fresh = made(seeds=2)
-    outcomes = {o.gate.name: o for o in compare(recorded, fresh, "Model3").outcomes}
+    deviations = {o.tolerance.name: o for o in compare(recorded, fresh, "Model3").deviations}
     last = made()[lambda rows: (rows["configuration"] == "Model3") & (rows["epoch"] == 3)]
     level = 1 - FAMILY_ERROR / (5 * 4)  # five gates of four configurations
     low, high = prediction_interval(np.log(last["train_loss"]), 2, level)
-    found = outcomes["train_loss, last epoch"]
+    found = deviations["train_loss, last epoch"]
     np.testing.assert_allclose(np.log([found.low, found.high]), [low - LOSS_FLOOR, high + LOSS_FLOOR], atol=1e-5)
     low, high = prediction_interval(last["val_accuracy"], 2, level)
-    found = outcomes["val_accuracy, last epoch"]
+    found = deviations["val_accuracy, last epoch"]
     np.testing.assert_allclose([found.low, found.high], [low - SHARE_FLOOR, high + SHARE_FLOOR], atol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_a_vanished_row_fails(recorded: Reference, drop: Callable[[pd.DataFrame]
     comparison = compare(recorded, fresh[~drop(fresh)], "Model3", seeds=range(5))
     assert comparison.failed
     assert not comparison.judged
-    assert comparison.outcomes == ()
+    assert comparison.deviations == ()
     assert said in comparison.describe()
 
 
@@ -138,7 +140,7 @@ def test_a_number_that_is_none_fails(recorded: Reference, metric: str, bad: floa
     fresh.loc[(fresh["seed"] == 2) & (fresh["epoch"] == 3), metric] = bad
     comparison = compare(recorded, fresh, "Model3")
     assert comparison.failed
-    assert {outcome.gate.metric for outcome in comparison.outcomes if outcome.failed} == {metric}
+    assert {deviation.tolerance.metric for deviation in comparison.deviations if deviation.status.failed} == {metric}
     assert "NO NUMBER" in comparison.describe()
 
 
@@ -173,7 +175,7 @@ def test_other_fingerprints_fail_by_name_instead_of_numbers(recorded: Reference)
     other = {**PRINTS, "teacher": "c" * 64, "pooling": ("global", 1)}
     comparison = compare(recorded, made(), "Model3", other)
     assert comparison.failed
-    assert comparison.outcomes == ()
+    assert comparison.deviations == ()
     assert "teacher (cccccccccccc..., recorded aaaaaaaaaaaa...), pooling" in comparison.describe()
     assert "data (" not in comparison.describe()
     assert not compare(recorded, made(), "Model3", {}).failed

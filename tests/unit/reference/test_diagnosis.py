@@ -17,8 +17,8 @@ LOSS = ("train_loss", "val_loss", "val_accuracy")
         ([name for name in made_up.ALL if name.startswith("lr_")], "the schedule"),
         ([name for name in made_up.ALL if not name.startswith("lr_")], "the constant learning rate"),
         (["lr_Model1", "lr_Model4"], "the schedule"),
-        (["Model7", "lr_Model7"], "Model7, the one student that moved"),
-        (["Model5"], "Model5, the one student that moved"),
+        (["Model7", "lr_Model7"], "Model7, the one student that drifted"),
+        (["Model5"], "Model5, the one student that drifted"),
         ([n for n in made_up.ALL if n[-1] in "34567"], "the memories"),
         ([n for n in made_up.ALL if n[-1] in "12"], "the linear heads"),
         ([n for n in made_up.ALL if n[-1] in "347"], "GELU"),
@@ -29,7 +29,7 @@ LOSS = ("train_loss", "val_loss", "val_accuracy")
 def test_it_names_what_the_moved_ones_share(moved: list[str], words: str) -> None:
     told = diagnose(dict.fromkeys(moved, LOSS), made_up.ALL)
     assert words in told
-    assert told.startswith(f"{len(moved)} of 14 configurations moved.")
+    assert told.startswith(f"{len(moved)} of 14 configurations drifted.")
 
 
 def test_it_tells_validation_from_training() -> None:

@@ -13,7 +13,7 @@ import pytest
 from kvbench.reference import verdicts
 from kvbench.reference.compare import FAMILY_ERROR, Comparison, compare
 from kvbench.reference.store import Reference, load
-from kvbench.reference.tolerances import GATES, LOSS_FLOOR, SHARE_FLOOR
+from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import shift_interval
@@ -41,7 +41,7 @@ def told(comparison: Comparison) -> list[str]:
 
 
 def moved(comparison: Comparison) -> list[str]:
-    return [outcome.gate.name for outcome in comparison.outcomes if outcome.failed]
+    return [deviation.tolerance.name for deviation in comparison.deviations if deviation.status.failed]
 
 
 def from_seed(first: int, seeds: int) -> pd.DataFrame:
@@ -71,23 +71,23 @@ def test_seeds_are_compared_with_themselves_only_if_all_are_known_and_draw_the_s
     assert told(comparison) == note
     assert not comparison.failed, comparison.describe()
     assert comparison.judged
-    wide = comparison.outcomes[1].high / comparison.outcomes[1].low > 1.01
+    wide = comparison.deviations[1].high / comparison.deviations[1].low > 1.01
     assert wide == (note != [PAIRED])
 
 
 def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded: Reference) -> None:
     paired = compare(recorded, made(), "Model3", rng_fingerprint=STREAM)
-    assert all(outcome.paired for outcome in paired.outcomes)
-    assert paired.describe().count("same seeds  ") == len(GATES)
+    assert all(deviation.paired for deviation in paired.deviations)
+    assert paired.describe().count("same seeds  ") == len(TOLERANCES)
     assert "allowed is what other rounding does (4 replicates)" in paired.describe()
-    assert not any(outcome.paired for outcome in compare(recorded, made(), "Model3").outcomes)
+    assert not any(deviation.paired for deviation in compare(recorded, made(), "Model3").deviations)
 
 
 def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
     without = replace(recorded, replicates=recorded.replicates.iloc[:0])
     comparison = compare(without, made(), "Model3", rng_fingerprint=STREAM)
     assert told(comparison) == []
-    assert comparison.outcomes[1].high > 1.02 * comparison.outcomes[1].expected
+    assert comparison.deviations[1].high > 1.02 * comparison.deviations[1].expected
     assert "only 5 reference seeds" in comparison.describe()
 
 
@@ -105,11 +105,11 @@ def test_a_half_percent_that_new_seeds_hide_is_seen_in_the_same_seeds(recorded: 
     shifted = made(shift=1.005)
     as_new = compare(recorded, shifted, "Model3", rng_fingerprint="other")
     assert moved(as_new) == []
-    assert abs(as_new.outcomes[1].deviations) < 1
+    assert abs(as_new.deviations[1].in_sds) < 1
     paired = compare(recorded, shifted, "Model3", rng_fingerprint=STREAM)
     assert moved(paired) == ["train_loss, whole curve", "train_loss, last epoch"]
     assert "+0.50%" in paired.describe()
-    assert paired.outcomes[1].deviations == pytest.approx(as_new.outcomes[1].deviations)  # the same change either way
+    assert paired.deviations[1].in_sds == pytest.approx(as_new.deviations[1].in_sds)  # the same change either way
 
 
 @pytest.mark.parametrize(("metric", "step"), [("val_loss", 0.005), ("val_accuracy", -0.005), ("agreement", 0.005)])
@@ -125,7 +125,7 @@ def test_a_small_step_of_each_other_metric_is_seen_in_its_gate_alone(
 def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
     every = made()
     fresh = every[every["seed"].isin([1, 4])]
-    outcomes = {o.gate.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).outcomes}
+    deviations = {o.tolerance.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).deviations}
     level = 1 - FAMILY_ERROR / (5 * 4)  # five gates of four configurations
     last = [
         rows[(rows["configuration"] == "Model5") & (rows["epoch"] == 3)].set_index("seed")
@@ -134,11 +134,11 @@ def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_fl
     originals, replicates = last[0].loc[[0, 1, 2, 3]], last[1]
     own = np.log(last[0].loc[[1, 4], "train_loss"]).mean()
     shift = shift_interval(np.log(replicates["train_loss"]) - np.log(originals["train_loss"]), 2, level)[1]
-    found = outcomes["train_loss, last epoch"]
+    found = deviations["train_loss, last epoch"]
     np.testing.assert_allclose(np.log([found.expected, found.low, found.high]),
                                [own, own - shift - LOSS_FLOOR, own + shift + LOSS_FLOOR], atol=1e-9)  # fmt: skip
     shift = shift_interval(replicates["agreement"] - originals["agreement"], 2, level)[1]
-    found = outcomes["agreement, last epoch"]
+    found = deviations["agreement, last epoch"]
     assert found.high - found.expected == pytest.approx(shift + SHARE_FLOOR)
     assert found.expected - found.low == pytest.approx(shift + SHARE_FLOOR)
 
@@ -162,8 +162,8 @@ def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_
 def test_the_gates_name_what_is_compared_either_way(recorded: Reference) -> None:
     for rng_fingerprint in (STREAM, "other"):
         comparison = compare(recorded, made(), "Model3", rng_fingerprint=rng_fingerprint)
-        assert [outcome.gate for outcome in comparison.outcomes] == list(GATES)
-        assert all(math.isfinite(outcome.excess) for outcome in comparison.outcomes)
+        assert [deviation.tolerance for deviation in comparison.deviations] == list(TOLERANCES)
+        assert all(math.isfinite(deviation.excess) for deviation in comparison.deviations)
 
 
 def test_few_reference_seeds_matter_to_new_ones_only(recorded: Reference) -> None:

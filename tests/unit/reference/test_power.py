@@ -11,9 +11,9 @@ import pytest
 
 import tests.support.synthetic as made_up
 from kvbench.reference.compare import FAMILY_ERROR
-from kvbench.reference.power import clauses_table, gates_table
+from kvbench.reference.power import clauses_table, tolerances_table
 from kvbench.reference.store import Reference
-from kvbench.reference.tolerances import GATES, LOSS_FLOOR
+from kvbench.reference.tolerances import LOSS_FLOOR, TOLERANCES
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
 
@@ -31,9 +31,9 @@ def cells(table: str, *start: str) -> list[str]:
 
 
 def test_the_smallest_shift_of_a_gate_is_seen_in_four_runs_of_five(recorded: Reference) -> None:
-    row = cells(gates_table(recorded, 4, 1.1, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")
+    row = cells(tolerances_table(recorded, 4, 1.1, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")
     spread, seen = (math.log1p(float(cell.rstrip("%")) / 100) for cell in row[2:4])
-    level = 1 - FAMILY_ERROR / (len(GATES) * 14)
+    level = 1 - FAMILY_ERROR / (len(TOLERANCES) * 14)
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(1000):
@@ -44,22 +44,22 @@ def test_the_smallest_shift_of_a_gate_is_seen_in_four_runs_of_five(recorded: Ref
 
 def test_a_larger_effect_needs_fewer_seeds_and_a_tiny_one_is_out_of_reach(recorded: Reference) -> None:
     counts = [
-        cells(gates_table(recorded, 4, loss, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")[4]
+        cells(tolerances_table(recorded, 4, loss, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")[4]
         for loss in (1.05, 1.1, 1.3)
     ]
     assert [int(count) for count in counts] == sorted((int(count) for count in counts), reverse=True)
     assert counts[0] != counts[-1]
     assert (
-        cells(gates_table(recorded, 4, 1.003, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")[4]
+        cells(tolerances_table(recorded, 4, 1.003, 0.02, ["Model3"]), "Model3", "train_loss, last epoch")[4]
         == "out of reach"
     )
 
 
 def test_the_references_own_seeds_are_allowed_far_less(recorded: Reference) -> None:
-    row = cells(gates_table(recorded, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")
+    row = cells(tolerances_table(recorded, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")
     assert float(row[5].rstrip("%")) < float(row[3].rstrip("%")) / 3
     alone = replace(recorded, replicates=history.frame([]))
-    assert cells(gates_table(alone, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")[5] == "-"
+    assert cells(tolerances_table(alone, 4, 1.1, 0.02, ["Model1"]), "Model1", "train_loss, whole curve")[5] == "-"
 
 
 def test_every_clause_has_its_row(recorded: Reference, tmp_path: Path) -> None:

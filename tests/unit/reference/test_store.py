@@ -8,6 +8,7 @@ import pytest
 from kvbench.findings.registry import judge
 from kvbench.reference import store as reference
 from kvbench.reference.update import update
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
@@ -27,7 +28,7 @@ def test_every_shipped_reference_loads_and_its_verdicts_are_what_its_histories_s
         shipped = reference.load(EXPECTED, workload)
         judged = judge(shipped.histories, shipped.costs)
         names = history.configurations(shipped.histories)
-        changes = reference.verdict_changes(shipped, judged, names)
+        changes = verdict_changes(shipped, judged, names)
         assert [change.describe() for change in changes] == []
         assert len(shipped.recorded) == sum(len(j.gating) for j in judged)
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import tests.support.synthetic as made_up
-from kvbench.reference.timing import AS_RECORDED, FASTER, NOT_JUDGED, SLOWER, timings
+from kvbench.reference.status import Status
+from kvbench.reference.timing import timings
 from kvbench.reporting.report import seconds
 
 RECORDED = made_up.runs(range(10))
@@ -27,27 +28,27 @@ def test_a_machine_that_is_ten_times_slower_has_the_same_paces() -> None:
     assert [p.obtained for p in timings(slow, RECORDED)] == pytest.approx(
         [p.obtained for p in timings(fresh, RECORDED)]
     )
-    assert {p.verdict for p in timings(slow, RECORDED)} == {AS_RECORDED}
+    assert {p.status for p in timings(slow, RECORDED)} == {Status.WITHIN}
     assert math.prod(p.obtained for p in timings(fresh, RECORDED)) == pytest.approx(1)
 
 
 def test_one_configuration_that_got_slower_or_faster_is_named() -> None:
-    slow = {p.configuration: p.verdict for p in timings(slowed("Model3", 2), RECORDED)}
-    assert slow.pop("Model3") == SLOWER
-    assert set(slow.values()) == {AS_RECORDED}
-    assert {p.configuration: p.verdict for p in timings(slowed("Model3", 0.4), RECORDED)}["Model3"] == FASTER
-    assert {p.verdict for p in timings(slowed("Model3", 1.1), RECORDED)} == {AS_RECORDED}
+    slow = {p.configuration: p.status for p in timings(slowed("Model3", 2), RECORDED)}
+    assert slow.pop("Model3") == Status.SLOWER
+    assert set(slow.values()) == {Status.WITHIN}
+    assert {p.configuration: p.status for p in timings(slowed("Model3", 0.4), RECORDED)}["Model3"] == Status.FASTER
+    assert {p.status for p in timings(slowed("Model3", 1.1), RECORDED)} == {Status.WITHIN}
 
 
 def test_an_epoch_that_stalled_moves_nothing() -> None:
     fresh = made_up.runs(range(50, 54))
     fresh.loc[(fresh["configuration"] == "Model1") & (fresh["epoch"] == 2), "seconds"] *= 100
-    assert {p.verdict for p in timings(fresh, RECORDED)} == {AS_RECORDED}
+    assert {p.status for p in timings(fresh, RECORDED)} == {Status.WITHIN}
 
 
 def test_one_recorded_seed_tells_no_spread() -> None:
     made = timings(made_up.runs(range(2)), made_up.runs([7]))
-    assert {p.verdict for p in made} == {NOT_JUDGED}
+    assert {p.status for p in made} == {Status.NOT_JUDGED}
     assert all(math.isnan(p.high) for p in made)
 
 
@@ -70,6 +71,6 @@ def test_the_table_shows_them_beside_the_seconds() -> None:
     fresh = slowed("Model3", 2)
     told = seconds(fresh, timings(fresh, RECORDED))
     (row,) = [line for line in told.splitlines() if line.startswith("| Model3 ")]
-    assert SLOWER in row
+    assert Status.SLOWER in row
     assert "fails no run" in told
-    assert SLOWER not in seconds(fresh)
+    assert Status.SLOWER not in seconds(fresh)

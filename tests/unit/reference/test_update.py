@@ -102,30 +102,32 @@ def test_an_update_that_would_not_fit_writes_nothing(
 # Twins
 
 
-def with_twins(folder: Path, names: Sequence[str] = MEMORY, *, rng_fingerprint: str = "abc", **other: bool) -> None:
+def with_replicates(
+    folder: Path, names: Sequence[str] = MEMORY, *, rng_fingerprint: str = "abc", full: bool = False
+) -> None:
     """Update some configurations, with replicates of their first four seeds."""
     facts = {"fingerprints": PRINTS, "random_numbers": rng_fingerprint}
-    update(folder, "fractals", made(names), facts, replicates=perturbed(made(names)), **other)
+    update(folder, "fractals", made(names), facts, replicates=perturbed(made(names)), full=full)
 
 
-def twins_of(folder: Path) -> list[str]:
+def replicates_of(folder: Path) -> list[str]:
     """The configurations that have replicates."""
     return history.configurations(load(folder, "fractals").replicates)
 
 
 def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
     assert not (folder / "fractals" / "replicates.csv").exists()
-    with_twins(folder)
+    with_replicates(folder)
     after = load(folder, "fractals")
     pd.testing.assert_frame_equal(after.replicates, history.rounded(perturbed(made())))
     assert after.rng_fingerprint == "abc"
     written = (folder / "fractals" / "replicates.csv").read_bytes()
-    with_twins(folder)
+    with_replicates(folder)
     assert (folder / "fractals" / "replicates.csv").read_bytes() == written
 
 
 def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Path) -> None:
-    with_twins(folder)
+    with_replicates(folder)
     before = load(folder, "fractals").replicates
     fresh = made(["Model5"], shift=0.9)
     new = perturbed(fresh, seeds=2)
@@ -140,34 +142,34 @@ def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Pa
 
 
 def test_a_new_configuration_brings_its_twins_with_it(folder: Path) -> None:
-    with_twins(folder)
-    with_twins(folder, ["Model9"])
-    assert twins_of(folder) == [*MEMORY, "Model9"]
+    with_replicates(folder)
+    with_replicates(folder, ["Model9"])
+    assert replicates_of(folder) == [*MEMORY, "Model9"]
 
 
 def test_a_full_update_without_twins_removes_them(folder: Path) -> None:
-    with_twins(folder)
+    with_replicates(folder)
     update(folder, "fractals", made(), {"fingerprints": PRINTS}, full=True)
     assert not (folder / "fractals" / "replicates.csv").exists()
     assert load(folder, "fractals").replicates.empty
 
 
 def test_a_full_update_removes_the_twins_of_what_was_not_run(folder: Path) -> None:
-    with_twins(folder)
-    with_twins(folder, ["Model3", "Model4"], full=True)
-    assert twins_of(folder) == ["Model3", "Model4"]
+    with_replicates(folder)
+    with_replicates(folder, ["Model3", "Model4"], full=True)
+    assert replicates_of(folder) == ["Model3", "Model4"]
 
 
 def test_a_partial_update_without_twins_leaves_those_of_the_others(folder: Path) -> None:
-    with_twins(folder)
+    with_replicates(folder)
     update(folder, "fractals", made(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
-    assert twins_of(folder) == ["Model3", "Model4", "Model6"]
+    assert replicates_of(folder) == ["Model3", "Model4", "Model6"]
 
 
 def test_configurations_that_draw_other_random_numbers_can_not_join_the_reference(folder: Path) -> None:
-    with_twins(folder)
+    with_replicates(folder)
     with pytest.raises(UserError, match="random"):
-        with_twins(folder, ["Model5"], rng_fingerprint="other")
+        with_replicates(folder, ["Model5"], rng_fingerprint="other")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_divergence_of_zero_may_be_negative_by_rounding_and_no_more() -> None:
     history.check(history.frame([row(train_loss=-1e-8, val_loss=-1e-7)]), "x", fresh=True)
     for metric in ("train_loss", "val_loss"):
         with pytest.raises(UserError, match=f"{metric} is -2e-06; valid is a number from 0"):
-            history.check(history.frame([row(**{metric: -2e-6})]), "x")
+            history.check(history.frame([{**row(), metric: -2e-6}]), "x")
     with pytest.raises(UserError, match="seconds is -1e-08"):
         history.check(history.frame([row(seconds=-1e-8)]), "x")
 

@@ -95,9 +95,10 @@ def test_a_repeated_test_counts_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["flops_per_sample", "parameters", "trainable"])
 def test_an_unknown_cost_is_null_or_absent(tmp_path: Path, name: str) -> None:
+    unknown: dict[str, Any] = {name: None}
     absent = benchmark("Model2")
     del absent["extra_info"]["kvbench"][name]
-    runs = content(benchmark(**{name: None}), absent, benchmark("Model3"))
+    runs = content(benchmark(**unknown), absent, benchmark("Model3"))
     run = saved.read(save(tmp_path / "run.json", runs))
     known = run.costs if name == "flops_per_sample" else run.parameters
     assert list(known) == ["Model3"]
