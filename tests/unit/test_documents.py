@@ -86,3 +86,10 @@ def test_the_fault_of_the_documents_changes_what_it_says(monkeypatch: pytest.Mon
 def test_the_page_of_commands_is_what_they_say() -> None:
     _, _, written = PAGE.read_text().partition(MARK)
     assert written.lstrip() == generated(), "write it anew: python -m tests.support.commands_page"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+def test_every_room_is_in_the_tree(name: str) -> None:
+    rooms = sorted(path.parent.name for path in (ROOT / "kvbench").glob("*/__init__.py"))
+    assert len(rooms) >= 10
+    assert [room for room in rooms if f"{room}/" not in (ROOT / name).read_text()] == []
