@@ -1,19 +1,27 @@
-"""A cold ``pytest benchmarks/`` on the generated images, and where its time goes."""
+"""A cold ``pytest benchmarks/`` on the generated images, and where its time goes.
+
+In that run this module is a plugin (``-p benchmarks.performance.cold``): it writes seconds by name to the file that
+``KVBENCH_PROBE`` names. ``KVBENCH_PROBE_SHRINK`` (train, val, epochs) makes the workload small, for a quick look.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.performance.scale import Scale
-from benchmarks.performance.steps import step_phases
+import pytest
+
+from benchmarks.performance.material import Scale
+from benchmarks.performance.roofline import step_phases
 from kvbench.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +35,7 @@ def cold(scale: Scale) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.json"
-        arguments = ["benchmarks/", "-q", "-p", "benchmarks.performance.probe", "--kvbench-cache", folder, *scale.cold]
+        arguments = ["benchmarks/", "-q", "-p", "benchmarks.performance.cold", "--kvbench-cache", folder, *scale.cold]
         shrink = " ".join(map(str, scale.shrink or ()))
         environment = {**os.environ, "KVBENCH_PROBE": str(probe), "KVBENCH_PROBE_SHRINK": shrink}
         start = time.perf_counter()
@@ -69,3 +77,53 @@ def shares(phases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     names = list(next(iter(phases.values())))
     total = sum(sum(row.values()) for row in phases.values())
     return {name: sum(row[name] for row in phases.values()) / total for name in names}
+
+
+# In the run
+
+SECONDS: dict[str, float] = {}
+
+
+def timed(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+    """``act``, adding the seconds of each call to ``SECONDS[name]``."""
+
+    @functools.wraps(act)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return act(*args, **kwargs)
+        finally:
+            SECONDS[name] = SECONDS.get(name, 0.0) + time.perf_counter() - start
+
+    return wrapped
+
+
+@pytest.hookimpl(tryfirst=True)  # the session looks its workload up when it is configured
+def pytest_configure() -> None:
+    """Put the stopwatches in."""
+    from torchvision.models import ResNet
+
+    from kvbench.core.trainer import Training
+    from kvbench.data.fractals import FractalImages
+    from kvbench.harness.setup import Settings
+    from kvbench.workloads import WORKLOADS
+
+    places: list[tuple[Any, str, str]] = [
+        (Settings, "open_banks", "banks"),
+        (FractalImages, "__getitems__", "render"),
+        (ResNet, "forward", "teacher"),
+        (Training, "epoch", "training"),
+        (Training, "evaluate", "evaluation"),
+    ]
+    for owner, attribute, name in places:
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    if os.environ.get("KVBENCH_PROBE_SHRINK"):
+        train, val, epochs = map(int, os.environ["KVBENCH_PROBE_SHRINK"].split())
+        row = WORKLOADS["fractals"]
+        recipe = replace(row.recipe, epochs=epochs)
+        WORKLOADS["fractals"] = replace(row, train_count=train, val_count=val, recipe=recipe)
+
+
+def pytest_unconfigure() -> None:
+    """Leave the seconds."""
+    Path(os.environ["KVBENCH_PROBE"]).write_text(json.dumps(SECONDS), encoding="utf-8")

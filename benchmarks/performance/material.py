@@ -1,9 +1,12 @@
-"""What all contestants share: images in memory, the teacher, synthetic banks, configurations."""
+"""What all measurements share: their scale, their clock, images in memory, the teacher, synthetic banks."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,114 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.performance.scale import Scale
 from kvbench.core.bank import FeatureBank
 from kvbench.core.interleave import interleave
-from kvbench.core.models import student
+from kvbench.core.models import STUDENTS, student
 from kvbench.core.recipe import Configuration, Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.teacher import shipped
 from kvbench.harness.setup import Settings
 from kvbench.workloads import WORKLOADS, Workload
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of all measurements.
+
+    Args:
+        pixels: side of an image.
+        train: images to train on, N; a multiple of ``chunk``.
+        chunk: images of one piece of the extraction.
+        epochs, batch: of every configuration.
+        students: trained with both recipes.
+        rounds: round robins of a comparison.
+        rows: rows of a synthetic bank whose epoch is timed.
+        cold: options of the cold ``pytest benchmarks/``.
+        shrink: images and epochs of the cold run's workload (train, val, epochs); None: as they are.
+        matrix: side of the large matrix product.
+    """
+
+    name: str
+    pixels: int = 224
+    train: int = 2048
+    chunk: int = 1024
+    epochs: int = 10
+    batch: int = 64
+    students: tuple[str, ...] = tuple(STUDENTS)
+    rounds: int = 5
+    rows: int = 1024
+    cold: tuple[str, ...] = ("--kvbench-seeds", "5")
+    shrink: tuple[int, int, int] | None = None
+    matrix: int = 2048
+
+
+FULL = Scale("full")
+QUICK = Scale(
+    "quick",
+    pixels=32,
+    train=128,
+    chunk=64,
+    epochs=2,
+    students=("Model1", "Model3"),
+    rounds=2,
+    rows=128,
+    cold=("--kvbench-seeds", "1", "-k", "Model1"),
+    shrink=(128, 64, 2),
+    matrix=256,
+)
+SCALES = {scale.name: scale for scale in (FULL, QUICK)}
+
+
+Seconds = list[float]
+
+
+def stopwatch(act: Callable[[], object]) -> float:
+    """Seconds that ``act`` takes."""
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def round_robin(acts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
+    """Time every act once a round, after one round that is not timed."""
+    for act in acts.values():
+        act()
+    seconds: dict[str, Seconds] = {name: [] for name in acts}
+    for _ in range(rounds):
+        for name, act in acts.items():
+            seconds[name].append(stopwatch(act))
+    return seconds
+
+
+def median(seconds: Sequence[float]) -> float:
+    """The middle of all measurements."""
+    return float(statistics.median(seconds))
+
+
+def quartiles(seconds: Sequence[float]) -> tuple[float, float]:
+    """The lower and the upper quartile; of fewer than four measurements, the least and the largest."""
+    if len(seconds) < 4:
+        return min(seconds), max(seconds)
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return low, high
+
+
+def scaled(seconds: Sequence[float], steps: int) -> float:
+    """Seconds of ``steps`` steps, from a sample of single steps: their median times ``steps``."""
+    return median(seconds) * steps
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 TAPS = WORKLOADS["fractals"].taps
 WIDTHS = (256, 512, 512)

@@ -1,18 +1,30 @@
-"""The machine's own speeds, and what share of them extraction and a training step reach."""
+"""What share of the machine's own speed extraction and a training step reach, and seeds that are trained together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.performance.clock import median, round_robin, threads
-from benchmarks.performance.loops import teacher_pass
-from benchmarks.performance.material import WIDTHS, fractals, once, passed, synthetic, teacher
-from benchmarks.performance.scale import Scale
-from kvbench.core.trainer import Run, distillation_loss
+from benchmarks.performance.contest import teacher_pass
+from benchmarks.performance.material import (
+    WIDTHS,
+    Scale,
+    Seconds,
+    fractals,
+    median,
+    once,
+    passed,
+    round_robin,
+    synthetic,
+    teacher,
+    threads,
+)
+from kvbench.core.trainer import Run, Training, distillation_loss
 
 PRODUCTS = {
     "64x512 @ 512x1000": (64, 512, 1000),
@@ -123,3 +135,64 @@ def roofline(scale: Scale) -> dict[str, Any]:
         "widths": WIDTHS,
         "threads": torch.get_num_threads(),
     }
+
+
+PHASES = ("gather", "forward", "backward", "optimiser")
+TOGETHER = 10  # seeds
+
+
+def phases(run: Run, steps: int) -> dict[str, Seconds]:
+    """Seconds of the phases of ``steps`` steps of a run, after two that are not timed, on one thread."""
+    seconds: dict[str, Seconds] = {name: [] for name in PHASES}
+    order = torch.split(torch.randperm(len(run.train)), run.configuration.recipe.batch_size)
+    with threads(1):
+        for n in range(steps + 2):
+            marks = [time.perf_counter()]
+            xs, teacher_logits, _ = run.train.batch(order[n % len(order)])
+            marks.append(time.perf_counter())
+            loss = distillation_loss(run.module(xs), teacher_logits)
+            marks.append(time.perf_counter())
+            run.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            marks.append(time.perf_counter())
+            run.optimizer.step()
+            marks.append(time.perf_counter())
+            if n >= 2:
+                for name, first, last in zip(PHASES, marks, marks[1:], strict=False):
+                    seconds[name].append(last - first)
+    return seconds
+
+
+def step_phases(scale: Scale) -> dict[str, dict[str, float]]:
+    """Median seconds of every phase of a step, by student, on one thread."""
+    bank = synthetic(scale.rows)
+    return {
+        name: {k: median(v) for k, v in phases(Run(once(name), bank, bank, 0), 8 * scale.rounds).items()}
+        for name in scale.students
+    }
+
+
+def seeds_together(scale: Scale) -> dict[str, Any]:
+    """An epoch of ten seeds trained together, and of ten lone runs one after another.
+
+    Lone runs are measured on one thread, as a `Training` of one seed does it, and on all, as a plain loop would.
+    """
+    bank = synthetic(scale.rows)
+    sizes = {"seeds": TOGETHER, "rows": scale.rows, "steps": -(-scale.rows // 64)}
+    result: dict[str, Any] = {**sizes, "threads": torch.get_num_threads(), "students": {}}
+    for name in [n for n in ("Model3", "Model7") if n in scale.students]:
+        together = Training(once(name), bank, bank, range(TOGETHER))
+        alone = [Training(once(name), bank, bank, [seed]) for seed in range(TOGETHER)]
+        plain = [Run(once(name), bank, bank, seed) for seed in range(TOGETHER)]
+
+        def one_after_another(runs: Sequence[Training | Run]) -> None:
+            for run in runs:
+                run.epoch()
+
+        acts: dict[str, Callable[[], object]] = {
+            "together": together.epoch,
+            "lone": partial(one_after_another, alone),
+            "lone, all threads": partial(one_after_another, plain),
+        }
+        result["students"][name] = round_robin(acts, scale.rounds)
+    return result
