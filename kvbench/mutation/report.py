@@ -25,8 +25,8 @@ ABOUT_FAULTS = (
     " detects the fault."
 )
 ABOUT_DETECTION = (
-    "*Tolerance*: the one with the largest excess. *Excess*: difference over allowed difference; above 1x the run fails,"
-    " **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the reference's, so"
+    "*Tolerance*: the one with the largest excess. *Excess*: the difference over the allowed one; above 1x the run"
+    " fails, **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the reference's, so"
     " that the spread between seeds is what is allowed."
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,9 +204,9 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
 def _table(histories: pd.DataFrame, metric: str) -> str:
     """One of the source's tables."""
     names, epochs = _order(histories), _epochs(histories)
-    # with numpy: a mean that leaves out a seed without a number would be another's
+    # fmean: the same digits in any order of the seeds, and no mean where a seed has no number
     groups = histories.groupby(["configuration", "epoch"])[metric]
-    means = {key: number(float(cells.to_numpy().mean()), ".3f", missing="-") for key, cells in groups}
+    means = {key: number(fmean(cells), ".3f", missing="-") for key, cells in groups}
     best = min if metric == "train_loss" else max
     rows = []
     for name in names:
