@@ -15,6 +15,7 @@ import typer
 from benchmarks.reliability import damages, interruptions
 from benchmarks.reliability.laboratory import Laboratory, Result
 from kvbench.utils.environment import environment
+from kvbench.utils.errors import unknown
 from kvbench.utils.text import item, markdown_table
 
 ABOUT = """\
@@ -51,9 +52,9 @@ def page(results: Sequence[Result], command: str) -> str:
     return "\n\n".join(
         [
             "# What is lost when a run is disturbed",
-            f"Made by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.",
+            f"Measured by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.",
             ABOUT,
-            markdown_table(["fault", "tries", "survived", "lost", "where", "beside"], rows),
+            markdown_table(["fault", "tries", "survived", "lost", "where", "note"], rows),
             *([] if not wrong else ["What went wrong:", "\n".join(wrong)]),
         ]
     )
@@ -67,10 +68,10 @@ def main(
 ) -> None:
     """Try faults on a small project and tell what is lost."""
     chosen = faults or list(FAULTS)
-    odd = [name for name in chosen if name not in FAULTS]
-    if odd:
-        typer.echo(f"Error: unknown fault {odd[0]!r}. Valid: {', '.join(FAULTS)}.", err=True)
-        raise typer.Exit(2)
+    for name in chosen:
+        if name not in FAULTS:
+            typer.echo(f"Error: {unknown('fault', name, FAULTS)}", err=True)
+            raise typer.Exit(2)
     folder = Path(tempfile.mkdtemp(prefix="kvbench-"))
     try:
         laboratory = Laboratory(folder, seed)
@@ -84,7 +85,10 @@ def main(
             for text in latest.lost:
                 typer.echo(f"  {text}", err=True)
             words = ["python -m benchmarks.reliability", *(faults or [])]
-            words += [f"--scale {scale:g}"] * (scale != 1) + [f"--seed {seed}"] * (seed != 0)
+            if scale != 1:
+                words.append(f"--scale {scale:g}")
+            if seed != 0:
+                words.append(f"--seed {seed}")
             if out:
                 out.write_text(page(results, " ".join(words)) + "\n", encoding="utf-8")
     finally:
