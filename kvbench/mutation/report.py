@@ -26,8 +26,8 @@ ABOUT_FAULTS = (
 )
 ABOUT_DETECTION = (
     "*Tolerance*: the one with the largest excess. *Excess*: the difference over the allowed one; above 1x the run"
-    " fails, **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the reference's, so"
-    " that the spread between seeds is what is allowed."
+    " fails, **bold** where the fault is missed. *As new seeds*: the largest excess if the seeds were not the"
+    " reference's, so that the spread between seeds is what is allowed."
 )
 
 
