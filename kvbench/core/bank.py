@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvbench.core.numerics import default_numerics
+
 # Relative: more than platforms' passes differ by. In float32 8 units in the last place; in halves 1, which is what a
 # pass in bfloat16 was measured to differ by from one in float32 (0.003 to 0.004, RMS).
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -51,6 +53,7 @@ class FeatureBank:
         taps = tuple(tap.to(device) for tap in self.taps)
         return replace(self, taps=taps, logits=self.logits.to(device), labels=self.labels.to(device))
 
+    @default_numerics()
     def perturbed(self, seed: int = 0) -> FeatureBank:
         """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""
         noise = torch.Generator().manual_seed(seed)
@@ -72,8 +75,13 @@ class FeatureBank:
         return made.hexdigest()[:16]
 
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,)."""
-        return [tap[rows].float() for tap in self.taps], self.logits[rows].float(), self.labels[rows]
+        """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,).
+
+        All are copies: a student that writes into its inputs leaves the bank alone.
+        """
+        view = isinstance(rows, slice)
+        taps = [tap[rows].to(torch.float32, copy=view) for tap in self.taps]
+        return taps, self.logits[rows].to(torch.float32, copy=view), self.labels[rows]
 
 
 def memory(tensor: Tensor) -> memoryview:

@@ -39,7 +39,7 @@ def interleave(works: Sequence[Iterator[None]], workers: int, told: Callable[[in
     for place in range(len(works)):
         waiting.put(place)
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, initializer=start_thread)
     try:
         for _ in range(workers):
             pool.submit(work)
@@ -52,3 +52,9 @@ def interleave(works: Sequence[Iterator[None]], workers: int, told: Callable[[in
         stopping.set()
         pool.shutdown()
         torch.set_num_threads(threads)  # a worker's call sets what new threads start with, too
+
+
+def start_thread() -> None:
+    """Begin a worker's thread: it computes alone, and a caller's flushed denormals are not its own."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(False)

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kvbench.utils.errors import UserError, unknown
+from kvbench.core.numerics import default_numerics, random_state_kept
+from kvbench.utils.errors import UserError, describe, unknown
+from kvbench.utils.oom import out_of_memory
 
 MEMORY_WIDTH = 512  # M
 Activation = Callable[[Tensor], Tensor]
@@ -80,7 +82,7 @@ class ResidualChain(nn.Module):
         return out
 
 
-def memories(widths: Sequence[int], classes: int, act: Activation, *, trainable: bool) -> nn.Module:
+def memories(widths: Sequence[int], classes: int, act: Activation, *, trainable: bool = True) -> nn.Module:
     """Three memories of 256 slots, one a tap, their logits added up."""
     return SumOfHeads([KeyValueMemory(d, 256, classes, act, trainable=trainable) for d in widths[-3:]])
 
@@ -99,32 +101,68 @@ def chain(widths: Sequence[int], classes: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Student:
-    """A row of the table of students; ``make`` takes the taps' widths, shallow to deep, and K."""
+    """A row of the table of students.
+
+    Args:
+        name: what its configurations are called: ``Model1``, ``lr_Model1``.
+        reads: how many taps it reads, counted from the deepest.
+        summary: a few words for tables.
+        make: makes the module from the taps' widths, shallow to deep, and K. The module takes a list of tap features
+            (B, D) each, shallow to deep, in float32, and returns logits (B, K) in float32.
+        group: what it is compared as: ``simple``, ``memory``, or a group of yours.
+
+    Example:
+        >>> STUDENTS["Wide"] = Student("Wide", 1, "two layers", lambda widths, classes: TwoLayers(widths[-1], classes))
+    """
 
     name: str
-    reads: int  # how many taps, counted from the deepest
+    reads: int
     summary: str
     make: Callable[[Sequence[int], int], nn.Module]
+    group: str = ""
 
-    def build(self, widths: Sequence[int], classes: int) -> nn.Module:
-        """Make the module; raises `UserError` where there are fewer taps than it reads."""
+    def need_taps(self, widths: Sequence[int]) -> None:
+        """Raise `UserError` where there are fewer taps than it reads."""
         if len(widths) < self.reads:
             raise UserError(
                 f"{self.name} reads {self.reads} taps, there are {len(widths)}: name more with --kvbench-taps."
             )
-        return self.make(widths, classes)
+
+    def build(self, widths: Sequence[int], classes: int) -> nn.Module:
+        """Make the module.
+
+        Raises:
+            UserError: there are fewer taps than it reads, or ``make`` fails or returns something else.
+        """
+        self.need_taps(widths)
+        try:
+            module = self.make(widths, classes)
+        except Exception as error:
+            if isinstance(error, UserError) or out_of_memory(error):
+                raise
+            raise UserError(
+                f"The student {self.name} cannot be made: its make({list(widths)}, {classes}) raises"
+                f" {describe(error)}. Valid is a function of the taps' widths and the number of classes."
+            ) from error
+        if not isinstance(module, nn.Module):
+            raise UserError(
+                f"The student {self.name} cannot be made: its make({list(widths)}, {classes}) returns"
+                f" {type(module).__name__}; valid is a torch.nn.Module."
+            )
+        return module
 
 
+SIMPLE, MEMORY = "simple", "memory"  # groups of students
 STUDENTS = {
     row.name: row
     for row in [
-        Student("Model1", 1, "Linear", lambda d, k: SumOfHeads([linear(d[-1], k)])),
-        Student("Model2", 2, "sum of two Linears", lambda d, k: SumOfHeads([linear(w, k) for w in d[-2:]])),
-        Student("Model3", 3, "sum of three memories, GELU", lambda d, k: memories(d, k, F.gelu, trainable=True)),
-        Student("Model4", 3, "Model3, frozen memory", lambda d, k: memories(d, k, F.gelu, trainable=False)),
-        Student("Model5", 3, "Model3, ReLU", lambda d, k: memories(d, k, F.relu, trainable=True)),
-        Student("Model6", 3, "Model5, frozen memory", lambda d, k: memories(d, k, F.relu, trainable=False)),
-        Student("Model7", 3, "residual chain of memories, GELU", chain),
+        Student("Model1", 1, "Linear", lambda d, k: SumOfHeads([linear(d[-1], k)]), SIMPLE),
+        Student("Model2", 2, "sum of two Linears", lambda d, k: SumOfHeads([linear(w, k) for w in d[-2:]]), SIMPLE),
+        Student("Model3", 3, "sum of three memories, GELU", lambda d, k: memories(d, k, F.gelu), MEMORY),
+        Student("Model4", 3, "Model3, frozen memory", lambda d, k: memories(d, k, F.gelu, trainable=False), MEMORY),
+        Student("Model5", 3, "Model3, ReLU", lambda d, k: memories(d, k, F.relu), MEMORY),
+        Student("Model6", 3, "Model5, frozen memory", lambda d, k: memories(d, k, F.relu, trainable=False), MEMORY),
+        Student("Model7", 3, "residual chain of memories, GELU", chain, MEMORY),
     ]
 }
 
@@ -138,18 +176,43 @@ def student(name: str) -> Student:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, those of them that are trained, and FLOPs of one sample's forward pass (2 a multiply-add)."""
+    """Parameters, those of them that are trained, and FLOPs of one sample's forward pass (2 a multiply-add).
 
-    parameters: int
-    trainable: int
-    flops_per_sample: int
+    None is what cannot be counted.
+    """
+
+    parameters: int | None
+    trainable: int | None
+    flops_per_sample: int | None
 
 
 def cost(row: Student, widths: Sequence[int], classes: int) -> Cost:
-    """Count the cost of a student on the meta device: nothing is allocated or computed."""
-    with torch.device("meta"):
-        module = row.build(widths, classes)
-        with FlopCounterMode(display=False) as counter:
-            module([torch.empty(1, d) for d in widths])
-    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return Cost(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained), counter.get_total_flops())
+    """Count the cost of a student, in evaluation mode.
+
+    On the meta device, where nothing is allocated or computed; on the CPU where a student needs numbers to be made or
+    called. Never raises: what only describes a training must not end it.
+    """
+    with random_state_kept(torch.device("cpu")), default_numerics():
+        counted = _cost(row, widths, classes, "meta")
+        if counted.flops_per_sample is None:
+            real = _cost(row, widths, classes, "cpu")
+            counted = real if real.parameters is not None else counted
+        return counted
+
+
+def _cost(row: Student, widths: Sequence[int], classes: int, device: str) -> Cost:
+    sizes: list[tuple[int, bool]] = []
+    try:
+        with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module = row.build(widths, classes).eval()
+            before = counter.get_total_flops()  # of what making it computes
+            try:
+                module([torch.zeros(1, d) for d in widths])
+            finally:
+                sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+            flops = counter.get_total_flops() - before
+    except Exception:
+        if not sizes:
+            return Cost(None, None, None)
+        flops = None
+    return Cost(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained), flops)

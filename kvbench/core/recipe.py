@@ -20,6 +20,7 @@ class Recipe:
     gamma: float = 0.5
 
 
+EVALUATION_BATCH = 1024  # rows of the validation bank at a time
 POOLINGS = ("global", "pyramid")  # how taps are pooled
 PRECISIONS = ("float32", "bfloat16")  # of the teacher's pass and of the bank that it leaves; torch's names
 SCHEDULED = "lr_"  # prefix of a configuration that is trained with StepLR

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvbench.core.bank import FeatureBank
+from kvbench.core.contract import attributes, check_student, materialize
 from kvbench.core.interleave import interleave
 from kvbench.core.models import student
-from kvbench.core.recipe import Configuration
+from kvbench.core.numerics import RandomState, default_numerics, random_state_kept, seed_everything
+from kvbench.core.recipe import EVALUATION_BATCH, Configuration
 from kvbench.core.timer import Clock
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import enough_memory
 
-EVALUATION_BATCH = 1024
+UNREPEATABLE = "draws random numbers in some of its steps: its numbers do not repeat"
+LOG = logging.getLogger("kvbench")
 PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
 MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on another device (--kvbench-device)."
 PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
@@ -42,15 +47,23 @@ class Run:
         seed: any integer.
     """
 
+    @default_numerics()
     def __init__(self, configuration: Configuration, train: FeatureBank, val: FeatureBank, seed: int):
         self.configuration, self.train, self.val, self.seed = configuration, train, val, seed
         recipe = configuration.recipe
         self.device = train.logits.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.module = student(configuration.student).build(train.widths, train.classes).to(self.device)
+        with random_state_kept(self.device):
+            seed_everything(seed, self.device)
+            module = student(configuration.student).build(train.widths, train.classes)
+            if self.device.type != "meta":
+                materialize(configuration.student, module, train)
+            self.module = module.to(self.device)
+            self.random_state = RandomState(self.device)  # what the student's own draws begin with
+        self.attributes = attributes(self.module)  # as they are before training
+        self.draws = True  # whether it may draw random numbers while it is trained
         self.order = torch.Generator().manual_seed(seed)
-        trained = [p for p in self.module.parameters() if p.requires_grad]
+        # A group, since a student need not have trainable parameters.
+        trained = [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
         self.optimizer = torch.optim.Adam(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         self.scheduler = (
             torch.optim.lr_scheduler.StepLR(self.optimizer, recipe.step_size, recipe.gamma)
@@ -67,6 +80,7 @@ class Run:
         """Whether every epoch of the recipe has been trained."""
         return self.epochs_done >= self.configuration.recipe.epochs
 
+    @default_numerics()
     def epoch(self) -> None:
         """Train one epoch; after the recipe's last one, do nothing."""
         for _ in self.portions():
@@ -89,11 +103,12 @@ class Run:
         while len(losses) < len(chosen):
             synchronize()
             start = time.perf_counter()
-            for batch in chosen[len(losses) : len(losses) + PORTION]:
-                losses.append(self._step(batch))
-                if time.perf_counter() - start > PORTION_SECONDS:
-                    break
-            synchronize()
+            with self._own_random_numbers():
+                for batch in chosen[len(losses) : len(losses) + PORTION]:
+                    losses.append(self.step(batch))
+                    if time.perf_counter() - start > PORTION_SECONDS:
+                        break
+                synchronize()
             seconds += time.perf_counter() - start
             yield
         if self.scheduler:
@@ -111,15 +126,28 @@ class Run:
             )
         self._latest = float(steps.mean()), seconds
 
-    def _step(self, rows: Tensor) -> Tensor:
-        """Train on one batch; returns its loss, a scalar on the device."""
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """A block in which the global generators go on where this run left them, whoever drew from them since."""
+        if not self.draws:
+            yield
+            return
+        with random_state_kept(self.device):
+            self.random_state.restore()
+            yield
+            self.random_state = RandomState(self.device)
+
+    def step(self, rows: Tensor) -> Tensor:
+        """Train on one batch of rows (B,); returns its loss, a scalar on the device."""
         xs, teacher_logits, _ = self.train.batch(rows)
         loss = distillation_loss(self.module(xs), teacher_logits)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # else nothing of the student is trained
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
 
+    @default_numerics()
     def evaluate(self) -> None:
         """Append the history row of the epoch just trained; without one, do nothing."""
         for _ in self.evaluation():
@@ -132,7 +160,7 @@ class Run:
         self.module.eval()
         loss, correct, agreeing = 0.0, 0, 0
         for start in range(0, len(self.val), EVALUATION_BATCH):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._own_random_numbers():
                 xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
                 logits = self.module(xs)
                 loss += float(distillation_loss(logits, teacher_logits)) * len(labels)
@@ -184,11 +212,19 @@ class Training:
         self.device = train.logits.device
         self.runs = [Run(configuration, train, val, seed) for seed in seeds]
         self.replicates = list(replicates)
+        self.notes = self._check(train, val, seeds) if self.runs else []  # what a reader of the numbers should know
         self.keep: Callable[[Run], object] = lambda _: None  # called with each run that has a new row, in its thread
         self.epochs_asked = 0
         self.epoch_seconds: list[float] = []  # of each epoch of all runs side by side, on the clock
         self.reused = [0 for _ in self.runs]  # epochs of each seed that an earlier session trained
-        self.notes: list[str] = []  # what became of states that were or should be kept
+
+    def _check(self, train: FeatureBank, val: FeatureBank, seeds: Sequence[int]) -> list[str]:
+        notes = check_student(Run(self.configuration, train, val, seeds[0]), self.runs[0])
+        for run in self.everyone:
+            run.draws = self.runs[0].draws
+        for note in notes:
+            LOG.warning("%s", note)
+        return notes
 
     @property
     def everyone(self) -> list[Run]:
@@ -226,9 +262,15 @@ class Training:
         told: Callable[[Run], object] = lambda _: None,
     ) -> None:
         """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY):
+        draws = any(run.draws for run in runs)
+        # Global generators are for one seed at a time.
+        workers = torch.get_num_threads() if self.device.type == "cpu" and not draws else 1
+        before = RandomState(self.device)
+        with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY), default_numerics():
             interleave([act(run) for run in runs], workers, lambda place: told(runs[place]))
+        if RandomState(self.device) != before and not draws and UNREPEATABLE not in "; ".join(self.notes):
+            self.notes.append(f"{self.configuration.student} {UNREPEATABLE}")
+            LOG.warning("%s", self.notes[-1])
 
     def finish(self) -> None:
         """Train and evaluate whatever epochs are left."""

@@ -28,6 +28,12 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(shown(name) for name in names[:TOLD]) + more
 
 
+def describe(error: BaseException) -> str:
+    """An error of someone else's code for a sentence: its type and the first line of what it says."""
+    first = str(error).strip().partition("\n")[0].rstrip(". ")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
     """An error for a ``value`` that is not among the ``valid`` ones: names the nearest, then all of them."""
     names = list(valid)

@@ -19,6 +19,13 @@ CPU_ALLOCATOR = (
 OTHER_PLACE = "Close what else uses it, or choose another device with --kvbench-device."
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an accelerator's memory or this machine's ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR)
+
+
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
     """Tell in a sentence when memory runs out inside the block: ``what`` needed it, and ``remedy`` says what to do.
@@ -29,8 +36,7 @@ def enough_memory(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = str(error)
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(m in told for m in CPU_ALLOCATOR)):
+        if not out_of_memory(error):
             raise
-        first = told.partition("\n")[0].rstrip(". ")
+        first = str(error).partition("\n")[0].rstrip(". ")
         raise UserError(f"There is not enough memory for {what}{f' ({first})' if first else ''}. {remedy}") from error

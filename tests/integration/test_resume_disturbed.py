@@ -65,13 +65,13 @@ def test_a_second_suite_on_the_same_cache_trains_without_keeping(
 def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
     run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = trainer.Run._step
+    step = trainer.Run.step
 
     def diverging(self: trainer.Run, batch: Any) -> Any:
         odd = self.configuration.id == "Model2" and self.epochs_done == 1
         return step(self, batch) * (float("inf") if odd else 1)
 
-    monkeypatch.setattr(trainer.Run, "_step", diverging)
+    monkeypatch.setattr(trainer.Run, "step", diverging)
     for _ in range(2):
         result = run(*TWO, "--benchmark-json=run.json")
         counts(result, passed=1, failed=1)
@@ -84,7 +84,7 @@ def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
 def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
     run: Project, pytester: pytest.Pytester, interruption: Interruption
 ) -> None:
-    plain = trainer.Run._step
+    plain = trainer.Run.step
 
     def short(self: trainer.Run, rows: torch.Tensor) -> torch.Tensor:
         if self.configuration.id == "Model2" and self.epochs_done == 1:
@@ -92,7 +92,7 @@ def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
         return plain(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Run, "_step", short)
+        patch.setattr(trainer.Run, "step", short)
         result = run(*TWO)
     counts(result, passed=1, failed=1)
     result.stdout.fnmatch_lines(["*not enough memory for Model2 with 2 seeds*--kvbench-seeds*"])

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
-from kvbench.features import safetensors_io as tensorfile
 from kvbench.harness import checkpoint as runstate
 from kvbench.utils.errors import UserError
 from tests.support.banks import largest_file
@@ -91,12 +90,14 @@ def test_of_a_finished_run_the_history_alone_is_kept(saved: Path) -> None:
 
 
 def test_a_state_appears_whole_or_not_at_all(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(path: Path, *_: object) -> None:
-        path.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
         raise KeyboardInterrupt
 
     before = saved.read_bytes()
-    monkeypatch.setattr(tensorfile, "write", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         runstate.save(train(fresh(), 3), saved, "key", [1.0] * 3)
     assert saved.read_bytes() == before
@@ -182,17 +183,47 @@ def forge(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]]
     save_file(tensors, path, {"facts": text, "sha256": made.hexdigest()})
 
 
+GONE = object()
+
+
+def put(facts: dict[str, Any], path: tuple[str | int, ...], changes: dict[str | int, Any]) -> None:
+    """Change entries of a dictionary of the state; `GONE` removes one."""
+    here = facts["state"]
+    for name in path:
+        here = dict(map(tuple, here["dict"]))[name] if "dict" in here else here["list"][name]
+    entries = {**dict(map(tuple, here["dict"])), **changes}
+    here["dict"] = [[name, value] for name, value in entries.items() if value is not GONE]
+
+
+KEY = ("module",)
+BIAS = "heads.0.key.bias"
+FIRST = ("optimizer", "state", 0)
+GROUP = ("optimizer", "param_groups", 0)
+THREE = {"tensor": [0, "float32", [3], [1], 0, False]}
+OUTSIDE = {"tensor": [0, "float32", [3], [1], 10**9, False]}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda t, f: t.update({"module.heads.0.key.bias": torch.zeros(3)}), "heads.0.key.bias has the shape (3,)"),
-        (lambda t, f: t.pop("module.heads.0.key.bias"), "heads.0.key.bias is missing or not known"),
-        (lambda t, f: t.update({"module.more": torch.zeros(3)}), "module.more is missing or not known"),
-        (lambda t, f: t.update({"optimizer.0.exp_avg": torch.zeros(3)}), "optimizer.0.exp_avg has the shape"),
-        (lambda t, f: t.update({"optimizer.99.step": torch.tensor(1.0)}), "no optimizer.99.step"),
-        (lambda t, f: t.update({"order": torch.zeros_like(t["order"])}), "no generator's state"),
-        (lambda t, f: f.update(scheduler={"step_size": 1}), "schedule is another"),
-        (lambda t, f: f.update(lr=[1e6]), "schedule is another"),
+        (lambda t, f: put(f, KEY, {BIAS: THREE}), "heads.0.key.bias is laid out as {'tensor': [0, 'float32', [3]"),
+        (lambda t, f: put(f, KEY, {BIAS: GONE}), "heads.0.key.bias is missing or not known"),
+        (lambda t, f: put(f, KEY, {"more": THREE}), "more is missing or not known"),
+        (lambda t, f: put(f, FIRST, {"exp_avg": THREE}), "exp_avg of parameter 0 has the shape (3,)"),
+        (lambda t, f: put(f, FIRST, {"exp_avg": OUTSIDE}), "cannot be used"),
+        (lambda t, f: put(f, FIRST, {"more": THREE}), "more of parameter 0"),
+        (lambda t, f: put(f, ("optimizer", "state"), {99: {"dict": []}}), "no parameter 99"),
+        (lambda t, f: put(f, GROUP, {"eps": 1.0}), "other settings"),
+        (lambda t, f: put(f, GROUP, {"more": 1.0}), "other settings"),
+        (lambda t, f: put(f, GROUP, {"lr": 1e6}), "schedule is another"),
+        (lambda t, f: put(f, ("optimizer",), {"param_groups": {"list": []}}), "other groups"),
+        (lambda t, f: put(f, (), {"order": THREE}), "no generator's state"),
+        (lambda t, f: put(f, (), {"scheduler": {"dict": [["step_size", 1]]}}), "schedule is another"),
+        (lambda t, f: put(f, (), {"extra": {"dict": [["", 1]]}}), "those of another student"),
+        (lambda t, f: put(f, (), {"random": 1}), "cannot be used"),
+        (lambda t, f: t.pop("cpu.0"), "cannot be used"),
+        (lambda t, f: t.update({"cpu.0": t["cpu.0"][:-4]}), "the student has"),
+        (lambda t, f: f.update(state={"function": []}), "cannot be used"),
         (lambda t, f: f["history"][0].update(train_loss="low"), "its history"),
         (lambda t, f: f["history"][1].update(val_accuracy=2.0), "its history"),
         (lambda t, f: f["history"][1].pop("train_loss"), "its history"),
@@ -222,9 +253,11 @@ def test_facts_that_are_none_are_refused_with_a_right_checksum_too(saved: Path, 
     assert "cannot be used" in untouched(fresh(), saved)
 
 
-@pytest.mark.parametrize(("name", "value"), [("last_epoch", 1), ("gamma", "0.1"), ("_last_lr", [1.0]), ("more", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("last_epoch", 1), ("gamma", "0.1"), ("_last_lr", {"list": [1.0]}), ("more", 1)]
+)
 def test_another_schedule_is_refused_with_a_right_checksum_too(tmp_path: Path, name: str, value: object) -> None:
     path = tmp_path / "state.safetensors"
     runstate.save(train(fresh("lr_Model3"), 2), path, "key", [1.0, 2.0])
-    forge(path, lambda _, facts: facts["scheduler"].update({name: value}))
+    forge(path, lambda _, facts: put(facts, ("scheduler",), {name: value}))
     assert "schedule is another" in untouched(fresh("lr_Model3"), path)

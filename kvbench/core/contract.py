@@ -1,0 +1,270 @@
+"""What a student must be, tried on a copy before it is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from kvbench.core.bank import FeatureBank, memory
+from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
+from kvbench.core.recipe import EVALUATION_BATCH
+from kvbench.utils.errors import UserError, describe
+from kvbench.utils.oom import out_of_memory
+
+if TYPE_CHECKING:
+    from kvbench.core.trainer import Run
+
+OF_EVERY_MODULE = nn.Module().__dict__.keys()
+
+
+def materialize(name: str, module: nn.Module, train: FeatureBank) -> None:
+    """Give lazy parameters their shapes, by a forward pass in evaluation mode, and check what would be trained.
+
+    Raises:
+        UserError: a parameter stays without a shape, is on the meta device, or is trained and no real number.
+    """
+    with torch.no_grad():
+        if any(is_lazy(tensor) for _, tensor in state(module)):
+            module.eval()
+            xs = [tap[:2].to("cpu", torch.float32, copy=True) for tap in train.taps]
+            _call(name, module, xs, "evaluation")
+    for path, tensor in state(module):
+        if is_lazy(tensor):
+            raise UserError(f"The student {name} has a lazy parameter {path} that its forward pass does not use.")
+        if tensor.is_meta:
+            raise UserError(
+                f"The student {name} has {path} on the meta device, which holds no numbers: make it on the CPU."
+            )
+        if tensor.requires_grad and not tensor.is_floating_point():
+            raise UserError(
+                f"The student {name} trains {path}, which is {_kind(tensor.dtype)}; valid are real floating point"
+                " numbers: hold the real and imaginary parts in two parameters (torch.view_as_real)."
+            )
+
+
+def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers by name, those included that a state dict leaves out."""
+    return chain(module.named_parameters(), module.named_buffers())
+
+
+def attributes(module: nn.Module) -> dict[str, object]:
+    """What a module and those in it hold beside parameters and buffers, by name, as something to compare.
+
+    Modules that have a ``get_extra_state`` of their own tell what they hold.
+    """
+    return {
+        f"{path}.{name}".strip("."): _content(value)
+        for path, part in module.named_modules()
+        if type(part).get_extra_state is nn.Module.get_extra_state
+        for name, value in vars(part).items()
+        if name not in OF_EVERY_MODULE
+    }
+
+
+def _content(value: object, depth: int = 4) -> object:  # noqa: PLR0911 (a table of types)
+    """What plain data, tensors and generators hold, and objects that consist of them; of others, the type."""
+    if isinstance(value, Tensor):
+        strided = value.layout == torch.strided and not value.is_meta
+        content = hashlib.sha256(memory(value)).digest() if strided else b""
+        return str(value.dtype), tuple(value.shape), content
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return repr(value)
+    if depth and isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [_content(inner, depth - 1) for inner in value]
+    if depth and isinstance(value, Mapping):
+        return [(repr(name), _content(inner, depth - 1)) for name, inner in value.items()]
+    if depth and hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType, FunctionType)):
+        return _content(vars(value), depth - 1)
+    return type(value).__name__
+
+
+@default_numerics()
+def check_student(trial: Run, run: Run) -> list[str]:
+    """Train a student for a step or two and evaluate it, on the batches' sizes of a training; nothing of it is kept.
+
+    Global random number generators, and ``run``, are as they were afterwards.
+
+    Args:
+        trial: a run of the same configuration, banks and seed as ``run``; it cannot be used afterwards.
+        run: the run that will be trained.
+
+    Returns:
+        What a reader of its numbers should know: empty, or that they cannot be repeated. `Run.draws` of ``run`` is set.
+
+    Raises:
+        UserError: names the student, what is wrong, and what is valid.
+    """
+    name, module = run.configuration.student, trial.module
+    if module is run.module:
+        raise UserError(
+            f"The student {name} is the same module for every seed: its make must return a new one at each call."
+        )
+    before = {path: tensor.detach().clone() for path, tensor in state(run.module)}
+    names = [path for path, _ in state(module)]
+    if names != list(before) or not all(_equal(tensor, before[path]) for path, tensor in state(module)):
+        raise UserError(
+            f"The student {name} differs each time it is made with the same seed, so its numbers could not be repeated:"
+            " draw its initial weights from torch's, numpy's or Python's global generator, which the seed sets."
+        )
+    with random_state_kept(run.device):
+        trial.random_state.restore()
+        repeats = _train(name, trial)
+        _evaluate(name, trial)
+        moved = RandomState(run.device) != run.random_state
+    if [path for path, _ in state(module)] != names:
+        raise UserError(
+            f"The student {name} makes parameters in its forward pass, which are not trained: make them in __init__,"
+            " from the taps' widths, or with torch.nn.LazyLinear."
+        )
+    if not all(_equal(tensor, before[path]) for path, tensor in state(run.module)):
+        raise UserError(
+            f"The student {name} shares parameters or buffers between seeds: its make must return a module of its own"
+            " at each call."
+        )
+    run.draws = moved
+    if not repeats:
+        return [f"{name} gives other logits when it is called again with the same state: its numbers do not repeat"]
+    if moved:
+        return [f"{name} draws random numbers while it is trained: each seed has its own, and seeds take turns"]
+    return []
+
+
+def _train(name: str, trial: Run) -> bool:
+    """Step on a batch of either size that an epoch has; returns whether the first batch's logits repeat."""
+    trial.module.train()
+    count, size = len(trial.train), trial.configuration.recipe.batch_size
+    repeats = True
+    for rows in dict.fromkeys([min(size, count), count % size or size]):
+        batch = torch.arange(min(rows, count), device=trial.device)
+        first = RandomState(trial.device)
+        logits = _logits(name, trial, trial.train, batch, "training")
+        first.restore()
+        again = _logits(name, trial, trial.train, batch, "training")
+        repeats &= _equal(logits, again)
+        trained = [p for p in trial.module.parameters() if p.requires_grad]
+        if trained and not logits.requires_grad:
+            raise UserError(
+                f"None of the {len(trained)} trainable parameters of the student {name} takes part in its logits:"
+                " nothing would be trained. Is a tensor detached, or the pass under no_grad? If it is not to be"
+                " trained, give its parameters requires_grad=False."
+            )
+        if len(batch) > 1 and bool((logits == logits[0]).all()):
+            _need_inputs(name, trial, batch)
+        try:
+            trial.step(batch)
+        except Exception as error:
+            raise _failure(name, "a training step", len(batch), error) from error
+    return repeats
+
+
+def _evaluate(name: str, trial: Run) -> None:
+    trial.module.eval()
+    count = len(trial.val)
+    for rows in dict.fromkeys([min(EVALUATION_BATCH, count), count % EVALUATION_BATCH or EVALUATION_BATCH]):
+        batch = torch.arange(min(rows, count), device=trial.device)
+        with torch.no_grad():
+            _logits(name, trial, trial.val, batch, "evaluation")
+
+
+def _need_inputs(name: str, trial: Run, batch: Tensor) -> None:
+    """Refuse logits that are the same for every sample, unless they depend on the features in some way."""
+    xs = [x.requires_grad_() for x in trial.train.batch(batch)[0]]
+    logits = _call(name, trial.module, xs, "training")
+    if logits.requires_grad:
+        gradients = torch.autograd.grad(logits.sum(), xs, allow_unused=True)
+        if any(gradient is not None for gradient in gradients):
+            return
+    raise UserError(
+        f"The student {name} gives the same logits whatever the features are: its forward pass must read the tap"
+        " features that it is called with, a list."
+    )
+
+
+def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str) -> Tensor:
+    """Call the student on rows of a bank; returns logits that fit them."""
+    xs = bank.batch(batch)[0]
+    inputs = list(xs)
+    versions = [x._version for x in inputs]
+    logits = _call(name, trial.module, xs, mode)
+    changed = [i for i, (x, version) in enumerate(zip(inputs, versions, strict=True)) if x._version != version]
+    if changed:
+        raise UserError(
+            f"The student {name} changes its input in place (tap {changed[0] + 1} of {len(inputs)}) in {mode} mode:"
+            " work on a copy (x.clone()), without functions that end in _ and without inplace=True on a tap."
+        )
+    what = _unfit(logits, (len(batch), bank.classes), trial.device)
+    if what:
+        raise UserError(
+            f"The student {name} returns {what} in {mode} mode; valid is one float32 tensor of shape (B, K), here"
+            f" {(len(batch), bank.classes)}, on {trial.device.type}: a row of logits for each sample of the batch."
+        )
+    if not bool(logits.isfinite().all()):
+        finite = all(bool(x.isfinite().all()) for x in inputs)
+        where = "before it is trained: look at its initialisation" if finite else "since the features are not"
+        raise UserError(f"The student {name} returns logits that are not finite in {mode} mode, {where}.")
+    return logits
+
+
+def _call(name: str, module: nn.Module, xs: list[Tensor], mode: str) -> Tensor:
+    try:
+        out: Tensor = module(xs)
+    except Exception as error:
+        raise _failure(name, f"{mode} mode", len(xs[0]), error) from error
+    return out
+
+
+def _failure(name: str, where: str, count: int, error: Exception) -> Exception:
+    """What to raise for an error of a student's own code."""
+    if isinstance(error, UserError) or out_of_memory(error):
+        return error
+    text = f"The student {name} fails in {where} on a batch of {count} {'sample' if count == 1 else 'samples'}"
+    if count == 1 and where != "evaluation mode":
+        return UserError(
+            f"{text} ({describe(error)}). An epoch's last batch has one sample, too few for BatchNorm, say: choose"
+            " another batch size or number of images."
+        )
+    return UserError(f"{text}: {describe(error)}. It is called with a list of tap features (B, D), shallow to deep.")
+
+
+def _unfit(out: object, shape: Sequence[int], device: torch.device) -> str:
+    """What is wrong with logits; empty if nothing is."""
+    if not isinstance(out, Tensor):
+        return f"{type(out).__name__}"
+    if tuple(out.shape) != tuple(shape):
+        return f"a tensor of shape {tuple(out.shape)}"
+    if out.dtype != torch.float32:
+        return f"a tensor of {_kind(out.dtype)}"
+    if out.layout != torch.strided:
+        return f"a tensor of the layout {str(out.layout).removeprefix('torch.')}"
+    if out.device.type != device.type:
+        return f"a tensor on {out.device.type}"
+    return ""
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same; what is no number is equal to itself."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
