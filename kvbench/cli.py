@@ -134,9 +134,11 @@ def students(
         raise UserError(f"Cannot read the widths {widths!r}: give whole numbers from 1, such as 256,512,512.")
     rows = []
     for row in [student(name) for name in names or STUDENTS]:
+        row.need_taps(taps)
         made = cost(row, taps, classes)
         reads = "last tap" if row.reads == 1 else f"last {row.reads} taps"
-        numbers = [f"{n:,}" for n in (made.parameters, made.trainable, made.flops_per_sample)]
+        counts = (made.parameters, made.trainable, made.flops_per_sample)
+        numbers = ["unknown" if count is None else f"{count:,}" for count in counts]
         rows.append([row.name, reads, row.summary, *numbers])
     headers = ["student", "reads", "made of", "parameters", "trainable", "FLOPs a sample"]
     align = ("left", "left", "left", "right", "right", "right")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kvbench.core.bank import FeatureBank
+from kvbench.core.numerics import default_numerics
 from kvbench.features import extract as extraction
 from kvbench.features.partial import Unfinished, discard, shard_names
 from kvbench.features.safetensors_io import NAMES
@@ -204,6 +205,7 @@ class Entry:
         self.on_progress(Progress(f"{self.name}: teacher pass", done, total, "image"))
 
 
+@default_numerics()
 def open_bank(
     settings: BankSettings,
     cache: Path,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kvbench.core.hooks import capture, channels_second, pool
+from kvbench.core.numerics import default_numerics
 from kvbench.data.loader import batches
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import check_logits
@@ -70,6 +71,7 @@ def _pass_size(x: Tensor, device: torch.device) -> int:
 
 # Not inference_mode: a student's backward pass saves the features. Here and not around the generator, whose caller
 # would find gradients switched off between two batches.
+@default_numerics()
 @torch.no_grad()
 def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tensor:
     """One forward pass (B, 3, size, size) -> logits (B, K), checked; what is captured is captured."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kvbench.core.numerics import default_numerics, random_state_kept, seed_everything
 from kvbench.core.recipe import TeacherRecipe
 from kvbench.data.base import Images, need_classes
 from kvbench.data.fractals import mix
@@ -46,6 +47,7 @@ class TeacherTask:
     seed: int
 
 
+@default_numerics()
 def train_teacher(
     task: TeacherTask, out: Path, device: torch.device, command: str, on_progress: OnProgress = ignore
 ) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def train_teacher(
     recipe = replace(task.recipe, batch_size=min(task.recipe.batch_size, len(task.train)))
     task = replace(task, recipe=recipe)
     first = next(batches(task.train, 1, [0], workers=0))[0]
-    with enough_memory(f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}", OTHER_PLACE):
+    what = f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}"
+    with enough_memory(what, OTHER_PLACE), random_state_kept(device):
         module = _fit(task, first, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
     out.with_suffix(".json").unlink(missing_ok=True)  # it names the classes of the weights that were there
@@ -104,7 +107,7 @@ def _fit(
 ) -> nn.Module:
     """Train a module; ``first`` is the first image (1, 3, size, size)."""
     recipe = task.recipe
-    torch.manual_seed(task.seed)
+    seed_everything(task.seed, device)
     module = build(task.arch, len(task.train.classes), first.shape[-1])
     module = module.to(memory_format=torch.channels_last).to(device)
     _check_takes(module, task.arch, first.to(device))

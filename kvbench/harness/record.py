@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kvbench.core.models import cost, student
+from kvbench.core.numerics import default_numerics
 from kvbench.utils.environment import environment
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
     return {**banks.fingerprints, **{f"recipe {key}": value for key, value in asdict(workload.recipe).items()}}
 
 
+@default_numerics()
 def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates: int, code: str) -> dict[str, Any]:
     """All that decides the numbers of a suite's trainings, JSON-serialisable; ``code`` names the source code."""
     here = environment(banks.train.logits.device)
@@ -33,6 +35,7 @@ def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates:
     }
 
 
+@default_numerics()
 def record(
     training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], moved: Sequence[str] | None
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from kvbench.core.bank import FeatureBank
+from kvbench.core.numerics import default_numerics
 from kvbench.data import validate as scan
 from kvbench.data.base import SPLITS, Images, need_classes
 from kvbench.features import cache, teacher
@@ -134,6 +135,7 @@ class Settings:
             return teacher.shipped(self.workload.name)
         return teacher.pretrained(arch, classes)
 
+    @default_numerics()
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
         """Open the banks of both splits, computing those that the cache lacks."""
         images = {split: self.images(split) for split in SPLITS}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvbench.core.models import STUDENTS, Cost, KeyValueMemory, cost, student
+from kvbench.core.models import STUDENTS, Cost, KeyValueMemory, Student, SumOfHeads, cost, student
 from kvbench.utils.errors import UserError
 
 State = dict[str, Tensor]
@@ -214,3 +214,56 @@ def test_an_unknown_student_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown student 'Model8'\. Did you mean .*Valid: Model1, .*, Model7\."):
         student("Model8")
     assert list(STUDENTS) == NAMES
+
+
+class Counted(nn.Module):
+    """A student with everything that has stopped counting: it normalises, reads its tensors, and calls ``item``."""
+
+    def __init__(self, width: int, classes: int, *, made: str = "", called: str = ""):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(width), nn.Linear(width, classes)
+        self.head.bias.requires_grad_(False)
+        self.called = called
+        if made == "reads":
+            self.scale = float(self.head.weight.abs().sum().item())
+        if made == "draws":
+            torch.randn(3), random.random()
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        assert not self.training
+        if self.called == "item":
+            assert self.norm.weight[0].item() == 1
+        if self.called == "branches" and bool((xs[-1] > 0).all()):
+            raise ValueError
+        if self.called == "raises":
+            raise ValueError("not today")
+        out: Tensor = self.head(self.norm(xs[-1]))
+        return out
+
+
+@pytest.mark.parametrize("how", [{}, {"made": "reads"}, {"made": "draws"}, {"called": "item"}, {"called": "branches"}])
+def test_whatever_a_student_does_its_cost_is_counted(how: dict[str, str]) -> None:
+    state = torch.get_rng_state(), random.getstate()
+    row = Student("Mine", 1, "mine", lambda widths, k: Counted(widths[-1], k, **how))
+    assert cost(row, (4, 8), 5) == Cost(2 * 8 + 8 * 5 + 5, 2 * 8 + 8 * 5, 2 * 8 * 5)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+
+
+def test_lazy_parameters_are_counted() -> None:
+    row = Student("Mine", 1, "mine", lambda widths, k: SumOfHeads([nn.LazyLinear(k)]))
+    assert cost(row, (4, 8), 5) == Cost(45, 45, 80)
+
+
+def test_what_cannot_be_counted_is_none() -> None:
+    row = Student("Mine", 1, "mine", lambda widths, k: Counted(widths[-1], k, called="raises"))
+    assert cost(row, (4, 8), 5) == Cost(61, 56, None)
+    broken = Student("Mine", 1, "mine", nn.Linear(1, 1))
+    assert cost(broken, (4, 8), 5) == Cost(None, None, None)
+
+
+def test_students_are_grouped() -> None:
+    assert {name: STUDENTS[name].group for name in NAMES} == {
+        **dict.fromkeys(NAMES[:2], "simple"),
+        **dict.fromkeys(NAMES[2:], "memory"),
+    }
