@@ -31,6 +31,8 @@ def default_numerics() -> Iterator[None]:
     algorithms, reduced precision (TF32, bfloat16) of float32 products, flushed denormals; numpy's ``seterr``; and
     warnings that are errors, which are shown as warnings instead.
 
+    cuDNN is deterministic, so that what an interrupted pass left and what is made later fit bit by bit.
+
     Some switches belong to a thread. New threads start with defaults, apart from flushed denormals: they call
     ``torch.set_flush_denormal(False)``.
 
