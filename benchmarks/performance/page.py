@@ -135,9 +135,9 @@ def milliseconds(seconds: Sequence[float]) -> str:
 def _contest(result: Mapping[str, Any]) -> Section:
     whole, peers = standing(result), result["peers"]
     names = {
-        "source": "the source's loop: teacher at every step of every configuration",
-        "torchdistill": "torchdistill's `DistillationBox`, one configuration after another",
-        "heads": "all heads in one pass an epoch, as DINOv2's linear evaluation",
+        "source": "the source's loop: the teacher at every step",
+        "torchdistill": "torchdistill's `DistillationBox`",
+        "heads": "all heads in one pass per epoch, as in DINOv2",
     }
     rows = [["one plain teacher pass (the unit)", milliseconds(peers["unit"]), str(len(peers["unit"])), "1", ""]]
     rows += [
@@ -175,7 +175,7 @@ def _contest(result: Mapping[str, Any]) -> Section:
         + ", ".join(f"{name} {whole.units(seconds):.2f}" for name, seconds in pieces.items())
         + f". bf16 against float32 extraction: {pieces['extract'] / pieces['extract bf16']:.2f} times as fast."
     )
-    return "Against its peers", text, ["", "ms a step", "n", "teacher passes", "times kvbench's"], rows
+    return "Against its peers", text, ["", "ms per step", "n", "passes", "times kvbench's"], rows
 
 
 def _cold(result: Mapping[str, Any]) -> Section:

@@ -20,10 +20,10 @@ from kvbench.utils.text import item, markdown_table
 
 ABOUT = """\
 A small project (the suite on 640 generated images, 14 configurations, 2 seeds, 3 epochs) runs in its own process. A
-fault strikes at a random moment or place; then the same command is given again, undisturbed. *Survived*: it ended in
-the undisturbed run's histories, digit by digit, and in its report, seconds and dates aside. *Where*: the stage in which
-the fault struck, from the files that lay there, or what it struck. Several kills may strike a run before it is let go
-on."""
+fault strikes at a random moment or place; then the same command runs again, undisturbed. *Survived*: it ended in the
+undisturbed run's histories, digit by digit, and in its report, apart from seconds and dates. *Where*: the stage in
+which the fault struck, judged by the files that were there, or what it struck. A run may be killed several times
+before it is allowed to finish."""
 FAULTS: dict[str, tuple[Callable[[Laboratory, int], Result], int]] = {  # and tries of the long form
     "kills": (interruptions.kills, 200),
     "kills-at-files": (interruptions.kills_at_files, 30),
@@ -43,18 +43,21 @@ def page(results: Sequence[Result], command: str) -> str:
     """The page of docs/reliability.md."""
     facts = environment(torch.device("cpu"))
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    rows = []
+    rows, places = [], []
     for result in results:
         where = ", ".join(f"{name} {count}" for name, count in result.where.most_common())
         lost = str(result.tries - result.survived) if result.tries else "-"
-        rows.append([result.fault, str(result.tries), str(result.survived), lost, where, result.note])
+        rows.append([result.fault, str(result.tries), str(result.survived), lost])
+        places.append(item(f"{result.fault}: {'; '.join(filter(None, [where, result.note]))}"))
     wrong = [item(f"{result.fault}: {text}") for result in results for text in result.lost]
     return "\n\n".join(
         [
             "# What is lost when a run is disturbed",
             f"Measured by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.",
             ABOUT,
-            markdown_table(["fault", "tries", "survived", "lost", "where", "note"], rows),
+            markdown_table(["fault", "tries", "survived", "lost"], rows),
+            "Where:",
+            "\n".join(places),
             *([] if not wrong else ["What went wrong:", "\n".join(wrong)]),
         ]
     )
