@@ -1,14 +1,10 @@
-"""Data sets: what a split of images is, and batches of it."""
+"""Data sets: what a split of images is."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from torch import Tensor
-
-from kvbench.utils.errors import UserError, shorten
-from kvbench.utils.text import shown
 
 SPLITS: Final = ("train", "val")
 
@@ -16,9 +12,23 @@ SPLITS: Final = ("train", "val")
 class Images(Protocol):
     """One split of a data set, read in batches.
 
-    ``__getitems__`` takes indices and returns normalised images (B, 3, size, size) float32 and class indices (B,).
-    ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine; ``mtime_digest``
-    changes where files of the same name and size were written again.
+    ``__getitems__`` takes B indices and returns normalized images (B, 3, size, size) float32 and class indices (B,),
+    integers from 0 to K-1, both on the CPU, the same ones for the same indices every time. ``classes`` are K different
+    names. ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine;
+    ``mtime_digest`` changes where files of the same name and size were written again (empty: there are no files).
+
+    Example:
+        >>> class Noise:
+        ...     classes, fingerprint, mtime_digest = ("a", "b"), {"images": "noise", "version": 1}, ""
+        ...
+        ...     def __len__(self):
+        ...         return 1000
+        ...
+        ...     def __getitems__(self, indices):
+        ...         pixels = [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in indices]
+        ...         return torch.stack(pixels), torch.tensor(indices) % 2
+
+    What is returned is checked (`kvbench.data.contract`); anything else ends the run in a sentence.
     """
 
     @property
@@ -29,18 +39,3 @@ class Images(Protocol):
     def fingerprint(self) -> dict[str, Any]: ...
     @property
     def mtime_digest(self) -> str: ...
-
-
-def need_classes(train: Images, val: Images, root: Path | None) -> None:
-    """Raise `UserError` where the splits have different classes, in ``root`` if they lie in one, or only one class."""
-    where = f" in {shown(root)}" if root else ""
-    if train.classes != val.classes:
-        sides = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
-        only = [f"only in {split}: {shorten(sorted(names))}" for split, names in sides.items() if names]
-        told = "; ".join(only) or "the same ones in another order"
-        raise UserError(f"train and val have different classes{where}; {told}.")
-    if len(train.classes) < 2:
-        raise UserError(
-            f"There is one class{where}, {shorten(train.classes)}: every student is right from the start. At least two"
-            " are needed."
-        )

@@ -1,7 +1,8 @@
-"""Memory that runs out, told in a sentence."""
+"""Memory that runs out, as a sentence."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,13 +10,14 @@ import torch
 
 from kvbench.utils.errors import UserError
 
-# What torch says whose memory on the CPU runs out, in a RuntimeError like any other.
+# What torch says when memory on the CPU runs out, in a RuntimeError like any other.
 CPU_ALLOCATOR = (
     "DefaultCPUAllocator",
     "not enough memory: you tried to allocate",
     "can't allocate memory",
     "Cannot allocate memory",  # of a file that cannot be mapped
 )
+KILLED = re.compile(r"DataLoader worker \(pid.*?(?:killed by signal: ([\w ]+)|exited unexpectedly)", re.DOTALL)
 OTHER_PLACE = "Close what else uses it, or choose another device with --kvbench-device."
 
 
@@ -28,14 +30,20 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Tell in a sentence when memory runs out inside the block: ``what`` needed it, and ``remedy`` says what to do.
+    """Raise a sentence when memory runs out inside the block: ``what`` needed it, and ``remedy`` says what to do.
 
     Raises:
-        UserError: an accelerator's memory or this machine's ran out.
+        UserError: an accelerator's memory or this machine's ran out, or a process that reads images was killed.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if killed := KILLED.search(str(error)):
+            signal = f" (signal: {killed[1].strip()})" if killed[1] else ""
+            raise UserError(
+                f"A process that reads images ended unexpectedly{signal}: most often the system ran out of memory and"
+                " killed it. Free memory, or read with fewer processes: put `taskset -c 0,1` before the command."
+            ) from error
         if not out_of_memory(error):
             raise
         first = str(error).partition("\n")[0].rstrip(". ")
