@@ -8,13 +8,14 @@ import traceback
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvbench.data.base import SPLITS, Images
 from kvbench.utils.errors import UserError, shorten
-from kvbench.utils.oom import is_memory_error
+from kvbench.utils.oom import out_of_memory
 from kvbench.utils.text import shown
 
 LARGEST = 20.0  # larger than any normalized pixel: with ImageNet's mean and std they end at 2.7
@@ -23,11 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_splits(train: Images, val: Images, root: Path | None) -> None:
-    """Check what can be known of both splits before an image is read.
-
-    Args:
-        train, val: the splits.
-        root: the folder in which both lie, if they lie in one.
+    """Check what can be known of both splits before an image is read; ``root`` is the folder that holds them, if any.
 
     Raises:
         UserError: a split is empty, its classes are not different names, or the splits have different classes or one.
@@ -36,7 +33,7 @@ def check_splits(train: Images, val: Images, root: Path | None) -> None:
     for split, images in zip(SPLITS, (train, val), strict=True):
         _check_names(images, split)
         if len(images) < 1:
-            raise UserError(f"The {split} split{where} ({type(images).__name__}) has no images: at least one is needed.")
+            raise UserError(f"The {split} split{where} ({type(images).__name__}) is empty: it needs an image or more.")
     if train.classes != val.classes:
         difference = name_differences(train.classes, val.classes, SPLITS)
         raise UserError(f"train and val have different classes{where}; {difference}.")
@@ -44,13 +41,16 @@ def check_splits(train: Images, val: Images, root: Path | None) -> None:
         raise UserError(
             f"There is one class{where}, {shorten(train.classes)}: every student is right from the start. At least two"
             " are needed."
+            if train.classes
+            else f"There is no class{where}: {type(train).__name__}.classes is empty. At least two are needed."
         )
 
 
 def _check_names(images: Images, split: str) -> None:
     name, classes = type(images).__name__, images.classes
     if not isinstance(classes, tuple) or not all(isinstance(one, str) and one for one in classes):
-        invalid = next((one for one in classes if not isinstance(one, str) or not one), classes) if classes else classes
+        each = classes if isinstance(classes, tuple) else ()
+        invalid = next((one for one in each if not isinstance(one, str) or not one), classes)
         raise UserError(
             f"{name}.classes of the {split} split must be a tuple of names, one string for each class;"
             f" got {shown(repr(invalid)[:80])} ({type(classes).__name__})."
@@ -61,19 +61,14 @@ def _check_names(images: Images, split: str) -> None:
 
 
 def name_differences(ours: Sequence[str], theirs: Sequence[str], sides: tuple[str, str]) -> str:
-    """Say how two lists of class names differ, and what to do where they look alike.
-
-    Args:
-        ours, theirs: the names, which are not the same.
-        sides: what to call the two.
-    """
+    """Say how two different lists of class names differ, and what to do where names look alike; ``sides``: whose."""
     only = [sorted(set(one) - set(other)) for one, other in ((ours, theirs), (theirs, ours))]
     alike = {_look(name): name for name in only[1]}
     pairs = [(name, alike[_look(name)]) for name in only[0] if _look(name) in alike]
     if pairs:
-        shown_pairs = "; ".join(f"{ascii(a)} in {sides[0]}, {ascii(b)} in {sides[1]}: {_why(a, b)}" for a, b in pairs[:3])
+        examples = "; ".join(f"{a!a} in {sides[0]}, {b!a} in {sides[1]} ({_why(a, b)})" for a, b in pairs[:3])
         more = f"; and {len(pairs) - 3:,} more" if len(pairs) > 3 else ""
-        return f"names that look alike are spelt otherwise: {shown_pairs}{more}. Rename one of each pair"
+        return f"some look alike and are not: {examples}{more}. Rename one of each pair"
     parts = [f"only in {side}: {shorten(names)}" for side, names in zip(sides, only, strict=True) if names]
     return "; ".join(parts) or "the same ones in another order"
 
@@ -92,8 +87,8 @@ def _why(one: str, other: str) -> str:
     return "blanks or invisible characters"
 
 
-def check_fingerprint(images: Images) -> None:
-    """Check that a split's fingerprint can name a bank; raises `UserError` where it cannot."""
+def check_fingerprint(images: Images) -> dict[str, Any]:
+    """Return a split's fingerprint; raises `UserError` where it cannot name a bank."""
     name, fingerprint = type(images).__name__, images.fingerprint
     try:
         text = json.dumps(fingerprint, sort_keys=True, allow_nan=False)
@@ -107,20 +102,31 @@ def check_fingerprint(images: Images) -> None:
         raise UserError(f"{name}.fingerprint is another each time it is asked for: it must name the same data alike.")
     if not isinstance(images.mtime_digest, str):
         raise UserError(f"{name}.mtime_digest must be a text, empty where no files are read.")
+    return fingerprint
 
 
 def check_repeatable(images: Images) -> None:
-    """Read the first images twice; raises `UserError` where they differ, as augmented ones do."""
+    """Read the first images twice; raises `UserError` where they differ, as augmented ones do.
+
+    Logs a warning where they do not look normalized.
+    """
     indices = [*range(min(REPEATED, len(images)))]
     (first, labels), (again, labels_again) = (read_checked(images, [*indices]) for _ in range(2))
     for index in indices:
-        what = "pixels" if not torch.equal(first[index], again[index]) else ""
-        what = what or ("a label" if labels[index] != labels_again[index] else "")
+        what = "other pixels" if not torch.equal(first[index], again[index]) else ""
+        what = what or ("another label" if labels[index] != labels_again[index] else "")
         if what:
             raise UserError(
-                f"{type(images).__name__}, image {index}: read twice, it has other {what} the second time. The same"
+                f"{type(images).__name__}, image {index}: read twice, it has {what} the second time. The same"
                 " index must give the same image: switch random augmentation off."
             )
+    low, high = (float(value) for value in first.aminmax())
+    if max(high, -low) > LARGEST or low >= 0:
+        logger.warning(
+            "%s: the pixels of the first images go from %.3g to %.3g. Teachers expect normalized ones"
+            " (ImageNet's mean and standard deviation), about -2 to 3.",
+            type(images).__name__, low, high,
+        )  # fmt: skip
 
 
 def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -135,7 +141,7 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        if is_memory_error(error):
+        if out_of_memory(error):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
@@ -175,7 +181,7 @@ def _check_pixels(name: str, indices: list[int], value: object) -> Tensor:
     if shape[2] != shape[3] or not shape[2]:
         raise UserError(f"{name}, images {_range(indices)}: shape {shape}; valid is {wanted}: as high as wide.")
     if pixels.dtype != torch.float32:
-        hint = "scale them to 0 to 1 and normalize them" if not pixels.dtype.is_floating_point else "return images.float()"
+        hint = "return images.float()" if pixels.dtype.is_floating_point else "scale to 0 to 1, then normalize"
         raise UserError(f"{name}, images {_range(indices)}: {pixels.dtype}; valid is torch.float32: {hint}.")
     if not torch.isfinite(pixels.sum()):  # several times quicker than to look at each value
         finite = torch.isfinite(pixels).flatten(1).all(1)
@@ -202,6 +208,7 @@ def _check_labels(name: str, indices: list[int], value: object, classes: int) ->
         raise UserError(
             f"{name}, image {indices[0]}: the label {labels[0].item()} is {labels.dtype}; {valid}, as torch.int64."
         )
+    labels = labels.to(torch.int64)  # in uint8 class 300 would be class 44
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         at = int(wrong[0])
@@ -214,22 +221,9 @@ def _range(indices: list[int]) -> str:
     return str(indices[0]) if len(indices) == 1 else f"{indices[0]} to {indices[-1]}"
 
 
-def warn_unnormalized(name: str, pixels: Tensor) -> None:
-    """Log a warning where a batch (B, 3, size, size) does not look normalized."""
-    low, high = pixels.aminmax()
-    if max(high, -low) > LARGEST or low >= 0:
-        logger.warning(
-            "%s: the pixels of the first images go from %.3g to %.3g. Teachers expect normalized ones"
-            " (ImageNet's mean and standard deviation), about -2 to 3.",
-            name, float(low), float(high),
-        )  # fmt: skip
-
-
 def warn_missing_classes(labels: Tensor, classes: Sequence[str], split: str) -> None:
     """Log a warning where a split has no image of some classes; ``labels`` (N,) are all of its labels."""
-    there = {*labels.unique().tolist()}
+    there = {*torch.unique(labels).tolist()}
     missing = [name for k, name in enumerate(classes) if k not in there]
     if missing and len(labels) >= len(classes):  # fewer images than classes were asked for
         logger.warning("%s has no image of %d of %d classes: %s.", split, len(missing), len(classes), shorten(missing))
-
-

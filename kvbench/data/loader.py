@@ -1,11 +1,13 @@
-"""Data sets: what a split of images is, and batches of it."""
+"""Batches of images, read by other processes where that is quicker."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -15,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kvbench.data.base import Images
+from kvbench.data.contract import read_checked
 from kvbench.data.photos import PhotoImages
 from kvbench.data.shm import Packing
 from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
+from kvbench.utils.oom import enough_memory
 
 MAX_WORKERS: Final = 16  # the source's number of loader processes
 
@@ -39,7 +43,7 @@ class _AsIs(Dataset[Any]):
             return error
 
 
-def _whole(batch: object) -> object:
+def _identity(batch: object) -> object:
     return batch  # a function of the module: where workers are spawned, it is pickled
 
 
@@ -54,12 +58,22 @@ def in_batches(
         workers = min(MAX_WORKERS, processors())
     before = {*active_children()}
     started: list[BaseProcess] = []
-    loader: DataLoader[Any] = DataLoader(_AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_whole)
+    loader: DataLoader[Any] = DataLoader(
+        _AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_identity,
+        generator=torch.Generator(),  # torch's own, from which the user's numbers are drawn, stays as it is
+    )  # fmt: skip
     found: Iterator[Any] = iter(())
     try:
-        found = iter(loader)
+        # A default device would be asked for random numbers, and Python warns of forks beside threads.
+        with torch.device("cpu"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = iter(loader)
         started += {*active_children()} - before
-        for batch in found:
+        while True:
+            with enough_memory("reading images", "Close other programs."):
+                batch = next(found, None)
+            if batch is None:
+                break
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -80,23 +94,6 @@ def _end(workers: Sequence[BaseProcess]) -> None:
             worker.join(1)
 
 
-class _Finite:
-    """Reads images and checks that they are numbers; a class, so that it can be pickled."""
-
-    def __init__(self, images: Images):
-        self.images = images
-
-    def __call__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images, labels = self.images.__getitems__(indices)
-        if torch.isfinite(images.sum()):  # several times quicker than to look at each value
-            return images, labels
-        finite = torch.isfinite(images).flatten(1).all(1)
-        if not finite.all():
-            index = indices[int(finite.logical_not().nonzero()[0])]
-            raise UserError(f"Image {index} of {type(self.images).__name__} has values that are not finite.")
-        return images, labels
-
-
 def batches(
     images: Images, batch_size: int, order: Sequence[int] | None = None, workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,18 +102,23 @@ def batches(
     Default: as many as `in_batches` for files; none for generated images, whose rendering uses all threads.
 
     Raises:
-        UserError: an image cannot be read, or has values that are not finite.
+        UserError: an image cannot be read, or a batch is not what `Images` promises.
     """
     if workers is None and not isinstance(images, PhotoImages):
         workers = 0
-    read = _Finite(images)
+    read: Callable[[list[int]], Any] = partial(read_checked, images)
     order = range(len(images)) if order is None else order
-    if workers == 0 or not hasattr(os, "memfd_create"):
-        yield from in_batches(read, order, batch_size, workers)
-        return
+    size = None
     with ExitStack() as opened:
-        folder = None
-        with suppress(OSError):  # a full disk, say: the pipe needs none
-            made = tempfile.TemporaryDirectory(prefix="kvbench-", ignore_cleanup_errors=True)
-            folder = opened.enter_context(made)
-        yield from in_batches(Packing(read, folder), order, batch_size, workers)
+        if workers != 0 and hasattr(os, "memfd_create"):
+            folder = None
+            with suppress(OSError):  # a full disk: the pipe needs no folder
+                sockets = tempfile.TemporaryDirectory(prefix="kvbench-", ignore_cleanup_errors=True)
+                folder = opened.enter_context(sockets)
+            read = Packing(read, folder)
+        for pixels, labels in in_batches(read, order, batch_size, workers):
+            size = size or pixels.shape[2]
+            if pixels.shape[2] != size:
+                name = type(images).__name__
+                raise UserError(f"{name}: images of {size} and of {pixels.shape[2]} pixels; valid is one size.")
+            yield pixels, labels

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kvbench.core.hooks import capture, channels_second, pool
 from kvbench.core.numerics import default_numerics
+from kvbench.data.contract import check_repeatable
 from kvbench.data.loader import batches
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import check_logits
@@ -31,6 +32,7 @@ def check(settings: BankSettings) -> None:
         UserError: the teacher does not know the images' classes or does not take their size, or a tap cannot be used.
     """
     _ = settings.outputs, settings.layouts
+    check_repeatable(settings.images)
 
 
 def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -> Iterator[Rows]:
@@ -61,7 +63,7 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
                     passed.append([logits, *features])
                 logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*passed, strict=True))
                 named = {f"tap{i}": tap for i, tap in enumerate(taps)}
-                yield {"labels": labels.to(torch.int64), **named, "logits": logits}
+                yield {"labels": labels, **named, "logits": logits}
 
 
 def _pass_size(x: Tensor, device: torch.device) -> int:

@@ -14,6 +14,7 @@ import torch
 from kvbench.core.hooks import Layout, find_layouts
 from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.data.base import Images
+from kvbench.data.contract import check_fingerprint
 from kvbench.data.loader import batches
 from kvbench.features.teacher import Teacher, refuses_size
 from kvbench.utils.errors import UserError, unknown
@@ -81,7 +82,7 @@ class BankSettings:
         """What a bank is keyed by, JSON-serialisable; found once, since it looks at every image file."""
         return {
             "format": FORMAT,
-            "data": self.images.fingerprint,
+            "data": check_fingerprint(self.images),
             "files": self.images.mtime_digest,
             "teacher": self.teacher.fingerprint,
             **({} if self.outputs is None else {"outputs": list(self.outputs)}),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kvbench.core.numerics import default_numerics, random_state_kept, seed_everything
 from kvbench.core.recipe import TeacherRecipe
-from kvbench.data.base import Images, need_classes
+from kvbench.data.base import Images
+from kvbench.data.contract import check_repeatable, check_splits
 from kvbench.data.fractals import mix
 from kvbench.data.loader import batches
 from kvbench.features import safetensors_io as tensorfile
@@ -67,7 +68,9 @@ def train_teacher(
     if out.suffix != ".safetensors":
         raise UserError(f"Cannot write weights to {out}: name a file that ends in .safetensors.")
     need_writable(out.parent)
-    need_classes(task.train, task.val, None)
+    check_splits(task.train, task.val, None)
+    for images in (task.train, task.val):
+        check_repeatable(images)
     recipe = replace(task.recipe, batch_size=min(task.recipe.batch_size, len(task.train)))
     task = replace(task, recipe=recipe)
     first = next(batches(task.train, 1, [0], workers=0))[0]

@@ -16,7 +16,8 @@ import torch
 from kvbench.core.bank import FeatureBank
 from kvbench.core.numerics import default_numerics
 from kvbench.data import validate as scan
-from kvbench.data.base import SPLITS, Images, need_classes
+from kvbench.data.base import SPLITS, Images
+from kvbench.data.contract import check_splits, warn_missing_classes
 from kvbench.features import cache, teacher
 from kvbench.features.spec import BankSettings
 from kvbench.utils import environment as provenance
@@ -139,7 +140,7 @@ class Settings:
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
         """Open the banks of both splits, computing those that the cache lacks."""
         images = {split: self.images(split) for split in SPLITS}
-        need_classes(images["train"], images["val"], self.root)
+        check_splits(images["train"], images["val"], self.root)
         notes = []
         if self.unreadable == "skip":
             for split, part in images.items():
@@ -156,6 +157,7 @@ class Settings:
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
                 opened = cache.open_bank(settings[split], self.cache, name, self.device, on_progress, fresh=self.fresh)
                 made[split] = opened.to(self.device)
+            warn_missing_classes(opened.labels, part.classes, split)
             if odd := differences(opened.built_with, here):
                 notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
                 logger.warning("%s.", notes[-1])

@@ -147,3 +147,23 @@ def test_an_image_with_values_that_are_not_finite_is_named(wrong: float) -> None
     assert len(list(batches(Drawn(0.5), 3))) == 2
     with pytest.raises(UserError, match=r"Image 4 of Drawn has values that are not finite"):
         list(batches(Drawn(wrong), 3))
+
+
+def kill_reader(indices: list[int]) -> list[int]:
+    if 7 in indices:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+    return indices
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_reading_process_that_is_killed_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"^A process that reads images ended unexpectedly.*ran out of memory.*taskset"):
+        list(in_batches(kill_reader, range(20), 2, workers=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_the_global_random_numbers_alone(workers: int, tmp_path: Path) -> None:
+    images = photos(tmp_path)
+    before = torch.get_rng_state()
+    list(batches(images, 4, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -11,7 +11,7 @@ import torch
 
 from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Training
-from kvbench.data.base import need_classes
+from kvbench.data.contract import check_splits
 from kvbench.data.layouts import image_folder, imagenet, tiny_imagenet
 from kvbench.data.photos import PhotoImages
 from kvbench.harness.setup import Banks, Settings
@@ -97,18 +97,18 @@ def test_classes_of_one_split_alone_are_named_with_their_side(tmp_path: Path) ->
     root = draw_folder(tmp_path)
     draw(root / "val" / "cow" / "0.png")
     with pytest.raises(UserError, match=rf"different classes in {root}; only in val: cow\."):
-        need_classes(opened(root, "train"), opened(root, "val"), root)
+        check_splits(opened(root, "train"), opened(root, "val"), root)
     shutil.rmtree(root / "val" / "dog")
     (root / "val" / "dog").write_text("a file where a class should be")
     draw(root / "train" / "a\nb" / "0.png")
     with pytest.raises(UserError, match=r"only in train: a\\nb, dog; only in val: cow\."):
-        need_classes(opened(root, "train"), opened(root, "val"), root)
+        check_splits(opened(root, "train"), opened(root, "val"), root)
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     root = draw_folder(tmp_path, ("cat",))
     with pytest.raises(UserError, match=rf"There is one class in {root}, cat: .*At least two"):
-        need_classes(opened(root, "train"), opened(root, "val"), root)
+        check_splits(opened(root, "train"), opened(root, "val"), root)
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,21 @@ def test_everything_else_passes_through(error: Exception) -> None:
     with pytest.raises(type(error)) as told, enough_memory("a test", "Buy some."):
         raise error
     assert told.value is error
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Killed. ",
+            r"ended unexpectedly \(signal: Killed\): most often",
+        ),
+        ("DataLoader worker (pid(s) 7, 9) exited unexpectedly", "ended unexpectedly: most often"),
+    ],
+)
+def test_a_reading_process_that_was_killed_is_a_sentence(text: str, sentence: str) -> None:
+    with (
+        pytest.raises(UserError, match=f"^A process that reads images {sentence}"),
+        enough_memory("a test", "Buy some."),
+    ):
+        raise RuntimeError(text)
