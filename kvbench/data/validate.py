@@ -51,7 +51,7 @@ def readable(
     """
     if not isinstance(images, PhotoImages):
         return images, ""
-    key, _ = _survey(images)
+    key = _state(images)
     path = cache / f"{name}-{split}-{key[:16]}.scan.json"
     found = _read(path, key, partial(_reasons, count=len(images)))
     known = found is not None
@@ -113,10 +113,9 @@ def in_both(train: Images, val: Images, cache: Path, name: str) -> str:
     """
     if not (isinstance(train, PhotoImages) and isinstance(val, PhotoImages)):
         return ""
-    (key, sizes), (val_key, val_sizes) = _survey(train), _survey(val)
-    key = hashlib.sha256(f"{key} {val_key}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_state(train)} {_state(val)}".encode()).hexdigest()
     path = cache / f"{name}-{key[:16]}.duplicates.json"
-    chosen, val_chosen, whole = _alike(sizes, val_sizes)
+    chosen, val_chosen, complete = _alike(train.survey.sizes, val.survey.sizes)
     pairs = _read(path, key, partial(_pairs, counts=(len(train), len(val))))
     if pairs is None:
         pairs = _same(train, chosen, val, val_chosen)
@@ -125,7 +124,7 @@ def in_both(train: Images, val: Images, cache: Path, name: str) -> str:
     if not pairs:
         return ""
     first = shorten([f"{val.name(j)} is {train.name(i)}" for i, j in pairs])
-    looked = "" if whole else f" {len(chosen) + len(val_chosen):,} files were compared, not all."
+    looked = "" if complete else f" {len(chosen) + len(val_chosen):,} files were compared, not all."
     note = f"{len(pairs):,} of {len(val):,} val images are train images, too, byte for byte: {first}.{looked}"
     logger.warning("%s", note)
     return note
@@ -176,20 +175,10 @@ def _digests(images: PhotoImages, chosen: Sequence[int], tail: int = 0) -> dict[
         return {i: made for i, made in zip(chosen, pool.map(digest, chosen), strict=True) if made}
 
 
-def _survey(images: PhotoImages) -> tuple[str, npt.NDArray[np.int64]]:
-    """What tells one state of the files from another, on this machine, and their sizes in bytes (-1: not there)."""
-    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, images.size, len(images)]).encode())
-    sizes = np.full(len(images), -1, np.int64)
-    for index, (path, label) in enumerate(images.samples):
-        try:
-            facts = os.stat(path)  # noqa: PTH116 (as in `kvbench.data.photos.file_facts`)
-        except (OSError, ValueError) as error:
-            told: tuple[object, ...] = (type(error).__name__, getattr(error, "errno", None))
-        else:
-            sizes[index] = facts.st_size
-            told = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_mode)
-        digest.update(f"{images.name(index)}\0{label}\0{told}\n".encode("utf-8", "backslashreplace"))
-    return digest.hexdigest(), sizes
+def _state(images: PhotoImages) -> str:
+    """What tells one state of the files, and what they are read with, from another."""
+    read_with = json.dumps([FORMAT, PIL.__version__, images.size, images.survey.state])
+    return hashlib.sha256(read_with.encode()).hexdigest()
 
 
 def _write(path: Path, key: str, found: Sequence[Sequence[object]]) -> None:
