@@ -31,12 +31,12 @@ RECIPE = TeacherRecipe(epochs=2, batch_size=16, augment=True)
 
 
 class Interrupting(FractalImages):
-    """Images that are interrupted when a batch is asked for that was not granted."""
+    """Images that are interrupted when a batch to train on is asked for that was not granted."""
 
     granted = 10**9
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        self.granted -= len(indices) > 1  # not the look at the first image
+        self.granted -= len(indices) == RECIPE.batch_size  # not a look at the first images
         if self.granted < 0:
             raise KeyboardInterrupt
         return super().__getitems__(indices)
@@ -252,7 +252,7 @@ def test_every_epoch_sees_other_images_in_another_order_and_none_twice(tmp_path:
 
     class Noting(Interrupting):
         def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-            if len(indices) > 1:  # not the look at the first image
+            if len(indices) == RECIPE.batch_size:
                 asked.append(indices)
             return super().__getitems__(indices)
 
