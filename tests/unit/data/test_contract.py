@@ -226,7 +226,7 @@ def test_a_fingerprint_that_changes_is_refused() -> None:
             pass
 
     with pytest.raises(UserError, match="is another each time it is asked for"):
-        check_fingerprint(Changing())
+        check_repeatable(Changing())
 
 
 def test_images_that_differ_when_read_again_are_refused() -> None:
