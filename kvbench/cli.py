@@ -5,53 +5,82 @@ Each imports what it needs when it runs, so that ``--help`` and ``report`` stay 
 
 from __future__ import annotations
 
+import functools
+import inspect
+import logging
 import math
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from kvbench.cli_measure import detect, power
-from kvbench.cli_options import (
-    CacheOption,
-    CheckpointOption,
-    DeviceOption,
-    ExpectedFolderOption,
-    PoolingOption,
-    PrecisionOption,
-    RootOption,
-    SizeOption,
-    TapsOption,
-    TeacherOption,
-    UnreadableOption,
-    WorkloadOption,
-    settings,
-    tell,
-)
+from kvbench.harness.options import OPTIONS, Option
 from kvbench.utils.errors import UserError
 from kvbench.utils.logs import show_logs
 from kvbench.utils.progress import ProgressBar
 from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
+from kvbench.utils.text import plain
 
+if TYPE_CHECKING:
+    from kvbench.mutation.injector import FaultResult
+    from kvbench.mutation.replays import FalseAlarms
+
+Saved = Annotated[Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")]
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+logger = logging.getLogger(__name__)
+bar = ProgressBar()
+# Markup would take words in brackets out of help.
+style: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
-    no_args_is_help=True,
+    **style,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # markup takes words in brackets out of help
     help="Keep the findings of a distillation ablation true. The main job is a test run: pytest benchmarks/",
 )
-teacher_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Teachers: the frozen networks that students are distilled from.",
-)
+teacher_app = typer.Typer(**style, help="Train the networks that students are distilled from.")
 app.add_typer(teacher_app, name="teacher")
-bar = ProgressBar()
-app.command()(detect)
-app.command()(power)
+
+
+def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take rows of the OPTIONS table, as ``--NAME`` and under pytest's names, which messages use.
+
+    The command's first parameter gets the parsed values of all rows, by name; those not taken have their defaults.
+    """
+    taken = {row.ini: row for row in OPTIONS if row.name in names}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            texts = {row.name: given.pop(name) for name, row in taken.items()}
+            command({row.name: row.parse(texts.get(row.name, row.default)) for row in OPTIONS}, **given)
+
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        added = [
+            inspect.Parameter(name, KEYWORD, default=row.default, annotation=_typed(row)) for name, row in taken.items()
+        ]
+        signature = inspect.Signature([*added, *(parameter.replace(kind=KEYWORD) for parameter in own)])
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+        return run
+
+    return decorate
+
+
+def _typed(row: Option) -> Any:
+    short = "folder" if row.name == "expected" else row.name  # `kvbench report --expected imagenet` names a workload
+    text = row.help[0].upper() + row.help[1:]
+    return Annotated[str, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper())]
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, whatever is in it: the one way in which a command writes to the terminal."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    typer.echo(plain(text).encode(encoding, "backslashreplace").decode(encoding), err=err)  # noqa: TID251
 
 
 @app.callback()
@@ -66,18 +95,17 @@ def show(
 
 
 @app.command()
+@takes(("expected",))
 def report(
-    saved: Annotated[
-        Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")
-    ] = None,
+    values: dict[str, Any],
+    saved: Saved = None,
     expected: Annotated[
         Optional[list[str]],
         typer.Option(help="Show a workload's reference instead; several are shown side by side.", metavar="WORKLOAD"),
     ] = None,
-    folder: ExpectedFolderOption = Path("expected"),
     finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
 ) -> None:
-    """Print the two tables of a saved benchmark or of a reference, and the verdict on every finding."""
+    """Print the tables and verdicts of a saved run or a reference."""
     from kvbench.reporting.report import report_expected, report_saved
     from kvbench.reporting.side_by_side import side_by_side
 
@@ -86,33 +114,36 @@ def report(
     if expected and len(expected) > 1:
         if finding:
             raise UserError("--finding shows one workload: name one --expected.")
-        told = side_by_side(folder, expected)
+        echo(side_by_side(values["expected"], expected))
+    elif expected:
+        echo(report_expected(values["expected"], expected[0], finding))
     else:
-        told = report_expected(folder, expected[0], finding) if expected else report_saved(saved or Path(), finding)
-    tell(told)
+        echo(report_saved(saved or Path(), finding))
 
 
 @app.command()
+@takes(("expected",))
 def plot(
-    saved: Annotated[
-        Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")
-    ] = None,
+    values: dict[str, Any],
+    saved: Saved = None,
     expected: Annotated[
         Optional[str], typer.Option(help="Plot a workload's reference instead.", metavar="WORKLOAD")
     ] = None,
-    folder: ExpectedFolderOption = Path("expected"),
     output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
 ) -> None:
-    """Plot training loss and validation accuracy against epochs, mean and range over seeds; needs kvbench[plot]."""
+    """Plot loss and accuracy against epochs.
+
+    Mean and range over seeds; needs kvbench[plot].
+    """
     from kvbench.reference.store import load
     from kvbench.reporting.charts import curves_chart
     from kvbench.results.saved import read
 
     if (saved is None) == (expected is None):
         raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
-    source = load(folder, expected) if expected else read(saved or Path())
+    source = load(values["expected"], expected) if expected else read(saved or Path())
     curves_chart(source.histories, output, source.workload)
-    tell(str(output))
+    echo(str(output))
 
 
 @app.command()
@@ -121,7 +152,10 @@ def students(
     widths: Annotated[str, typer.Option(help="Widths of the taps, shallow to deep.")] = "256,512,512",
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
 ) -> None:
-    """Print the table of students: what they read, parameters, trainable ones, FLOPs of a sample's forward pass."""
+    """Print the table of students.
+
+    What they read, their parameters, the trainable ones, and the FLOPs of a sample's forward pass.
+    """
     from tabulate import tabulate
 
     from kvbench.core.models import STUDENTS, cost, student
@@ -142,102 +176,176 @@ def students(
         rows.append([row.name, reads, row.summary, *numbers])
     headers = ["student", "reads", "made of", "parameters", "trainable", "FLOPs a sample"]
     align = ("left", "left", "left", "right", "right", "right")
-    tell(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
+    echo(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
 
 
 @app.command()
-def extract(
-    workload: WorkloadOption = "fractals",
-    root: RootOption = None,
-    device: DeviceOption = "auto",
-    cache: CacheOption = Path(".kvbench"),
-    pooling: PoolingOption = "global",
-    taps: TapsOption = "",
-    teacher: TeacherOption = "",
-    checkpoint: CheckpointOption = None,
-    unreadable: UnreadableOption = "stop",
-    precision: PrecisionOption = "float32",
-    size: SizeOption = "",
-) -> None:
-    """Make a workload's feature banks: one pass of the teacher over each split; an interrupted one goes on."""
-    made = settings(
-        workload=workload,
-        device=device,
-        cache=cache,
-        root=root,
-        pooling=pooling,
-        taps=taps,
-        teacher=teacher,
-        checkpoint=checkpoint,
-        unreadable=unreadable,
-        precision=precision,
-        size=size,
-    )
-    banks = made.open_banks(bar.show)
+@takes([row.name for row in OPTIONS if row.decides_banks])
+def extract(values: dict[str, Any]) -> None:
+    """Compute a workload's feature banks.
+
+    One pass of the teacher over each split; an interrupted pass is resumed.
+    """
+    from kvbench.harness.setup import Settings
+
+    banks = Settings.of(values).open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
-        tell(
+        echo(
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
-            f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {cache}"
+            f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {values['cache']}"
         )
 
 
 @teacher_app.command("train")
+@takes(("workload", "root", "device", "size", "cache", "unreadable"))
 def teacher_train(
-    workload: WorkloadOption = "fractals",
-    root: RootOption = None,
-    device: DeviceOption = "auto",
+    values: dict[str, Any],
     out: Annotated[Optional[Path], typer.Option(help="File to write; default: teachers/WORKLOAD.safetensors.")] = None,
     arch: Annotated[Optional[str], typer.Option(help="A torchvision classifier, instead of the workload's.")] = None,
-    size: SizeOption = "",
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
     batch_size: Annotated[
         Optional[int], typer.Option(min=2, help="Images a step, at most all; instead of the workload's.")
     ] = None,
     lr: Annotated[Optional[float], typer.Option(help="Largest learning rate, instead of the workload's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0,
-    cache: CacheOption = Path(".kvbench"),
-    unreadable: UnreadableOption = "stop",
 ) -> None:
-    """Train a workload's teacher from scratch; an interrupted training goes on where it was.
+    """Train a workload's teacher from scratch.
 
-    Writes fp16 weights and, beside them, a .json file that says where they come from.
+    Writes fp16 weights and, beside them, a .json file that says where they come from. An interrupted training is
+    resumed.
     """
     from kvbench.data.validate import readable
     from kvbench.features.train_teacher import TeacherTask, train_teacher
+    from kvbench.harness.setup import Settings
 
-    made = settings(workload=workload, root=root, device=device, cache=cache, unreadable=unreadable, size=size)
-    row = made.workload
-    path = out or Path("teachers") / f"{workload}.safetensors"
+    settings = Settings.of(values)
+    row, root = settings.workload, settings.root
+    path = out or Path("teachers") / f"{row.name}.safetensors"
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"Got --lr {lr:g}: valid is a number above 0.")
     usual = row.teacher_recipe
     recipe = replace(usual, epochs=epochs or usual.epochs, batch_size=batch_size or usual.batch_size, lr=lr or usual.lr)
     images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
-    if made.unreadable == "skip":
+    if settings.unreadable == "skip":
         for split, part in images.items():
-            images[split], _ = readable(part, split, cache, row.name, bar.show)
+            images[split], _ = readable(part, split, settings.cache, row.name, bar.show)
     # Without the paths, which decide nothing: the record is for readers on other machines.
-    command = f"kvbench teacher train --workload {workload} --epochs {recipe.epochs} --seed {seed}"
-    given = {"arch": arch, "size": size, "batch-size": batch_size, "lr": lr}
+    command = f"kvbench teacher train --workload {row.name} --epochs {recipe.epochs} --seed {seed}"
+    given = {"arch": arch, "size": values["size"], "batch-size": batch_size, "lr": lr}
     command += "".join(f" --{name} {value}" for name, value in given.items() if value)
-    command += f" --unreadable {unreadable}" if unreadable != "stop" else ""
+    command += f" --unreadable {settings.unreadable}" if settings.unreadable != "stop" else ""
     task = TeacherTask(arch or row.arch, images["train"], images["val"], recipe, seed)
     try:
-        facts = train_teacher(task, path, made.device, command, bar.show)
+        facts = train_teacher(task, path, settings.device, command, bar.show)
         bar.close()
     except (KeyboardInterrupt, SystemExit):
         kept = path.with_suffix(".checkpoint").exists()
-        tell(f"Stopped: the same command {'goes on at its checkpoint' if kept else 'starts over'}.", err=True)
+        logger.info("Stopped: the same command %s.", "resumes from its checkpoint" if kept else "starts over")
         raise
-    tell(
+    echo(
         f"{path}: accuracy {facts['val_accuracy']:.1%} on {facts['val_count']:,} validation images,"
         f" entropy {facts['val_entropy_nats']:.2f} nat"
     )
 
 
+@app.command()
+@takes(("workload", "root", "device", "cache", "expected"))
+def detect(
+    values: dict[str, Any],
+    fault: Annotated[Optional[list[str]], typer.Option(help="Inject this fault alone; may be repeated.")] = None,
+    clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:104",
+    rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
+    out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
+) -> None:
+    """Measure what a run detects, and how often it errs.
+
+    Injects every fault of the catalogue, and replays clean runs for false alarms.
+    """
+    from kvbench.harness.options import parse_seeds
+    from kvbench.harness.setup import Settings
+    from kvbench.mutation.faults import FAULTS
+    from kvbench.mutation.faults import fault as find
+    from kvbench.mutation.injector import FaultInjector
+    from kvbench.mutation.replays import measure
+    from kvbench.mutation.report import page, summary
+    from kvbench.reference.store import load
+    from kvbench.results import history
+    from kvbench.utils.environment import environment
+    from kvbench.utils.files import need_writable, write_whole
+
+    chosen = [find(name) for name in fault] if fault else list(FAULTS.values())
+    seeds = parse_seeds(clean_seeds)
+    settings = Settings.of(values)
+    workload = settings.workload.name
+    reference = load(values["expected"], workload)
+    if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
+        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
+    if out:
+        need_writable(out.parent)
+    injector = FaultInjector(settings, reference, tuple(range(settings.workload.seeds)))
+    facts = environment(settings.device)
+    command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
+    command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
+    results: list[FaultResult] = []
+
+    def keep(counted: list[FalseAlarms]) -> str:
+        """Write the page with what there is so far: a run takes long and may be interrupted."""
+        text = page(results, counted, injector, facts, command)
+        if out:
+            with write_whole(out) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        return text
+
+    for number, row in enumerate(chosen, 1):
+        results.append(injector.test(row))
+        verdict = "detected" if results[-1].detected else "missed" if results[-1].changed else "changes nothing"
+        logger.info("[%d/%d] %s: %s", number, len(chosen), row.id, verdict)
+        keep([])
+    counted = measure(injector, seeds, rounded) if not fault else []
+    text = keep(counted)
+    echo(f"{summary(results)}\n{out}" if out else text)
+
+
+@app.command()
+@takes(("expected",))
+def power(
+    values: dict[str, Any],
+    expected: Annotated[str, typer.Option(help="The workload whose reference tells the spread.")] = "fractals",
+    seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds.")] = 4,
+    loss: Annotated[float, typer.Option(help="Effect on a loss, as a factor above 1.")] = 1.05,
+    share: Annotated[float, typer.Option(help="Effect on an accuracy or agreement.")] = 0.01,
+    configuration: Annotated[Optional[list[str]], typer.Option(help="Only this one; may be repeated.")] = None,
+) -> None:
+    """Say how many seeds an effect needs, and what seeds can see.
+
+    The spread is that of a reference.
+    """
+    from kvbench.reference.power import clauses_table, tolerances_table
+    from kvbench.reference.store import load
+    from kvbench.results import history
+    from kvbench.utils.errors import unknown
+
+    reference = load(values["expected"], expected)
+    names = history.configurations(reference.histories)
+    for name in configuration or []:
+        if name not in names:
+            raise unknown("configuration", name, names)
+    if not (1 < loss < math.inf and 0 < share < math.inf):
+        raise UserError(f"Got --loss {loss:g} --share {share:g}: valid is a factor above 1 and a number above 0.")
+    recorded = len(history.seeds(reference.histories))
+    if recorded < 2:
+        raise UserError(f"The reference of {expected} has one seed: its spread is not known.")
+    echo(
+        f"Tolerances: {recorded} reference seeds, a false alarm in at most 1% of runs, seen with a chance of 80%.\n\n"
+        f"{tolerances_table(reference, seeds, loss, share, configuration or names)}\n"
+    )
+    if not configuration:
+        echo(f"Clauses of the findings, likewise.\n\n{clauses_table(reference, seeds, loss, share)}")
+
+
 def main() -> None:
-    """Run the command line; a `UserError` is told in its sentence, with exit code 2."""
+    """Run the command line; a `UserError` is printed as one sentence, with exit code 2."""
 
     def end(_number: signal.Signals) -> NoReturn:
         sys.exit(SIGTERM_CODE)
@@ -246,7 +354,7 @@ def main() -> None:
         with on_signals(end, signal.SIGTERM):
             app()
     except UserError as error:
-        tell(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(SIGINT_CODE)

@@ -12,6 +12,7 @@ from kvbench.utils.errors import unknown
 
 if TYPE_CHECKING:
     from kvbench.data.base import Images
+    from kvbench.data.layouts import Samples
 
 Opener = Callable[["Workload", str, "Path | None", "int | None"], "Images"]  # workload, split, root, count
 
@@ -28,32 +29,66 @@ def generated(classes: int = 1000) -> Opener:
     return open_split
 
 
-def photographs(lister: str) -> Opener:
-    """Open photographs in folders, listed by the function ``lister`` of `kvbench.data.layouts`."""
+def tiny_imagenet(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
+    """Open Tiny ImageNet in the layout of its official zip."""
+    from kvbench.data.layouts import tiny_imagenet
 
-    def open_split(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
-        from kvbench.data import layouts as listing
-        from kvbench.data.photos import PhotoImages
+    return _photographs(tiny_imagenet, row, split, root, count)
 
-        folder = listing.need_folder(root, row.name, row.layout)
-        samples, classes = getattr(listing, lister)(folder, split)
-        return PhotoImages(listing.subset(samples, count), classes, row.size, folder)
 
-    return open_split
+def imagenet(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
+    """Open ImageNet in torchvision's layout."""
+    from kvbench.data.layouts import imagenet
+
+    return _photographs(imagenet, row, split, root, count)
+
+
+def image_folder(row: Workload, split: str, root: Path | None, count: int | None) -> Images:
+    """Open images in a folder for each class."""
+    from kvbench.data.layouts import image_folder
+
+    return _photographs(image_folder, row, split, root, count)
+
+
+def _photographs(
+    lister: Callable[[Path, str], tuple[Samples, tuple[str, ...]]],
+    row: Workload,
+    split: str,
+    root: Path | None,
+    count: int | None,
+) -> Images:
+    from kvbench.data.layouts import need_folder, subset
+    from kvbench.data.photos import PhotoImages
+
+    folder = need_folder(root, row.name, row.layout)
+    samples, classes = lister(folder, split)
+    return PhotoImages(subset(samples, count), classes, row.size, folder)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A data set with its teacher and the scale of the recipe.
+    """A data set with its teacher and the scale of the recipe: a row of `WORKLOADS`.
+
+    A row and a reference in ``expected/<name>/`` are all that a new workload needs.
+
+    >>> row = workload("fractals")
+    >>> row.images("val", root=None, count=row.val_count).classes[:2]
+    ('ifs0000', 'ifs0001')
 
     Args:
+        name: as in ``--kvbench-workload``.
+        summary: what the images are, in a line.
         size: side of an image in pixels.
         train_count, val_count: images that students see of each split; None: all.
-        opener: opens a split of the data.
+        recipe: how students are trained.
+        opener: opens a split of the data: of this row, a split (``train`` or ``val``), a root and a number of images.
         teacher: ``shipped`` (weights in the package) or ``torchvision`` (its pretrained ones).
+        teacher_recipe: how ``kvbench teacher train`` trains one.
         layout: the folder layout expected under ``--kvbench-root``; empty: the images are generated.
+        arch: the teacher's architecture, by torchvision's name.
+        taps: module paths of the teacher, shallow to deep.
         seeds: fresh seeds of a default run.
-        differs: how the recipe differs from the source's, told to the reader of the tables.
+        differs: how the recipe differs from the source's, for the reader of the tables.
     """
 
     name: str
@@ -98,7 +133,7 @@ WORKLOADS = {
             train_count=16_384,
             val_count=10_000,
             recipe=Recipe(lr=3e-3),
-            opener=photographs("tiny_imagenet"),
+            opener=tiny_imagenet,
             teacher="shipped",
             teacher_recipe=TeacherRecipe(epochs=6, augment=True),
             layout="the unpacked tiny-imagenet-200.zip, with train/<wnid>/images/ and val/val_annotations.txt",
@@ -111,7 +146,7 @@ WORKLOADS = {
             train_count=None,
             val_count=None,
             recipe=Recipe(),
-            opener=photographs("imagenet"),
+            opener=imagenet,
             teacher="torchvision",
             teacher_recipe=TeacherRecipe(epochs=16, augment=True),
             layout="torchvision's ImageNet layout, with train/<wnid>/ and val/<wnid>/ or the official archives",
@@ -124,7 +159,7 @@ WORKLOADS = {
             train_count=None,
             val_count=None,
             recipe=Recipe(lr=1e-3),
-            opener=photographs("image_folder"),
+            opener=image_folder,
             teacher="torchvision",
             teacher_recipe=TeacherRecipe(epochs=10, augment=True),
             layout="train/<class>/ and val/<class>/ with the same classes",

@@ -10,24 +10,15 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.utils.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from kvbench.workloads import Workload
+from kvbench.workloads import WORKLOADS, workload
 
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
 LARGEST_SIZE = 4096  # pixels of a side
 MOST_SEEDS = 1000  # as many as a history may have
-
-
-def parse_workload(text: str) -> Workload:
-    """Look a workload up by its name; raises `UserError` naming the valid ones."""
-    from kvbench.workloads import workload  # here, so that pytest's start does without
-
-    return workload(text)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -88,7 +79,7 @@ class Option:
         help: what ``pytest --help`` and the commands say about it.
         parse: turns the text into a value; raises `UserError` for text that makes no sense.
         repeated: decides results, so that a command that repeats a run names it.
-        command_line: the commands outside pytest take it, too, as ``--NAME`` and ``--kvbench-NAME``.
+        decides_banks: decides the feature banks or where they lie, so that ``kvbench extract`` takes it, too.
     """
 
     name: str
@@ -96,7 +87,7 @@ class Option:
     help: str
     parse: Callable[[str], Any] = str
     repeated: bool = True
-    command_line: bool = True
+    decides_banks: bool = True
 
     @property
     def flag(self) -> str:
@@ -114,7 +105,7 @@ class Option:
 
 FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
 OPTIONS = [
-    Option("workload", "fractals", "what to train on: fractals, tiny-imagenet, imagenet or folder", parse_workload),
+    Option("workload", "fractals", f"what to train on: {', '.join(WORKLOADS)}", workload),
     Option("root", "", "folder with the workload's images", parse_path),
     # `kvbench.harness.setup.resolve_device` looks for the device: it needs torch, which is slow to import.
     Option("device", "auto", "where to train: auto (an accelerator where there is one), cpu, cuda, cuda:1, mps or xpu"),
@@ -124,17 +115,19 @@ OPTIONS = [
         "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number",
         parse_seeds,
         repeated=False,
-        command_line=False,
+        decides_banks=False,
     ),
     Option("cache", ".kvbench", "folder for feature banks", parse_path, repeated=False),
-    Option("expected", "expected", "folder of references, with one folder a workload", parse_path),
+    Option(
+        "expected", "expected", "folder of references, with one folder a workload", parse_path, decides_banks=False
+    ),
     Option(
         "report",
         "",
         "file for the tables in markdown; empty: report-WORKLOAD.md in the cache",
         parse_path,
         repeated=False,
-        command_line=False,
+        decides_banks=False,
     ),
     Option("size", "", "side of the images in pixels; empty: the workload's", parse_size),
     Option("pooling", "global", "how taps are pooled: global or pyramid", one_of("pooling", POOLINGS)),

@@ -51,6 +51,7 @@ def test_help_holds_every_word_of_its_source(
     shown = " ".join(words(told.out))
     command = COMMANDS[path]
     sources = [command.help or "", *(text for parameter in command.params for text in texts(parameter))]
+    sources += [inner.help.partition("\n\n")[0] for inner in getattr(command, "commands", {}).values()]
     for source in sources:
         missing = [word for word in words(source) if word not in shown]
         assert not missing, f"{missing} of {source!r}"
