@@ -16,8 +16,8 @@ from kvbench.features.cache import open_bank
 from kvbench.features.partial import places
 from kvbench.features.shards import ALIGNMENT
 from kvbench.utils.progress import Progress
-from tests.slow.test_fuzz_files import edited, edits, fuzz, safe, said, spoil, spoilt
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
+from tests.support.fuzz import edited, edits, fuzz, safe, said, spoil, spoilt
 from tests.support.logs import logged
 
 pytestmark = pytest.mark.usefixtures("small_shards")

@@ -18,9 +18,9 @@ from kvbench.harness.record import record
 from kvbench.harness.setup import Banks
 from kvbench.reporting import report
 from kvbench.workloads import WORKLOADS
-from tests.slow.test_fuzz_files import HOSTILE, anything, edited, edits, fuzz, safe, said, spoil, spoilt
+from tests.support.fuzz import HOSTILE, anything, edited, edits, fuzz, safe, said, spoil, spoilt
+from tests.support.saved_runs import benchmark, content
 from tests.support.trainer import config, random_bank
-from tests.unit.results.test_saved import benchmark, content
 
 
 def recorded() -> Any:

@@ -12,7 +12,7 @@ import pytest
 from kvbench.cli import main
 
 
-class Told(NamedTuple):
+class Result(NamedTuple):
     """How a command ended."""
 
     code: int
@@ -20,7 +20,7 @@ class Told(NamedTuple):
     err: str
 
 
-Call = Callable[..., Told]
+Call = Callable[..., Result]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def call(*arguments: object) -> Told:
+    def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["kvbench", *map(str, arguments)])
         capsys.readouterr()
         code: object = 0
@@ -38,6 +38,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         except SystemExit as ending:
             code = ending.code or 0
         assert isinstance(code, int)
-        return Told(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call

@@ -15,35 +15,9 @@ from kvbench.reporting import report
 from kvbench.results import history, saved
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
+from tests.support.saved_runs import benchmark, content
 from tests.support.students import made as students
 from tests.support.tables import cells, rows
-
-
-def benchmark(name: str = "Model1", **changes: Any) -> dict[str, Any]:
-    entry = {
-        "workload": "fractals",
-        "configuration": name,
-        "history": rows(name, [0.9, 0.4], [0.3, 0.5], val_loss=0.5, agreement=0.6, seconds=1.5),
-        "parameters": 513000,
-        "trainable": 513000,
-        "flops_per_sample": 1_024_000,
-        "recipe": {"lr": 0.003},
-        "seeds": [0],
-        "fingerprints": {"teacher": "abc"},
-        "versions": {"torch": "2.9"},
-    }
-    return {"name": f"test[{name}]", "extra_info": {"kvbench": {**entry, **changes}}, "stats": {"mean": 1.5}}
-
-
-def content(*benchmarks: Any, **top: Any) -> dict[str, Any]:
-    return {
-        "machine_info": {"cpu": {"brand_raw": "A processor"}},
-        "commit_info": {"id": "1234abcd", "dirty": True},
-        "benchmarks": list(benchmarks),
-        "datetime": "2026-01-02T03:04:05",
-        "kvbench": {"workload": "fractals", "outcome": "passed", "reasons": []},
-        **top,
-    }
 
 
 def save(path: Path, value: object) -> Path:
