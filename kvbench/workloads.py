@@ -71,10 +71,6 @@ class Workload:
 
     A row and a reference in ``expected/<name>/`` are all that a new workload needs.
 
-    >>> row = workload("fractals")
-    >>> row.images("val", root=None, count=row.val_count).classes[:2]
-    ('ifs0000', 'ifs0001')
-
     Args:
         name: as in ``--kvbench-workload``.
         summary: what the images are, in a line.
@@ -89,6 +85,12 @@ class Workload:
         taps: module paths of the teacher, shallow to deep.
         seeds: fresh seeds of a default run.
         differs: how the recipe differs from the source's, for the reader of the tables.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> WORKLOADS["few"] = replace(WORKLOADS["fractals"], name="few", train_count=512, val_count=256)
+        >>> WORKLOADS["few"].images("val", root=None, count=256).classes[:2]
+        ('ifs0000', 'ifs0001')
     """
 
     name: str

@@ -23,6 +23,11 @@ class FeatureBank:
 
     Taps and logits are float32, or bfloat16 or float16, in which they take half the room.
     ``built_with`` says on what they were computed; see `kvbench.utils.environment.built_with`.
+
+    Example:
+        >>> bank = FeatureBank((torch.rand(8, 256), torch.rand(8, 512)), torch.rand(8, 10), torch.arange(8))
+        >>> len(bank), bank.widths, bank.classes
+        (8, (256, 512), 10)
     """
 
     taps: tuple[Tensor, ...]

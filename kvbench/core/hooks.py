@@ -52,10 +52,12 @@ def capture(module: nn.Module, taps: Sequence[str]) -> Iterator[dict[str, Tensor
     Yields a dictionary from tap to its latest output, filled by the forward pass. Every hook is removed when the block
     ends, however it ends.
 
-    >>> with capture(resnet, ["layer3.1", "layer4.1"]) as captured, torch.no_grad():
-    ...     resnet(images)  # (B, 3, 224, 224)
-    >>> captured["layer4.1"].shape
-    torch.Size([B, 512, 7, 7])
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> with capture(net, ["0"]) as captured:
+        ...     _ = net(torch.rand(2, 3, 8, 8))
+        >>> captured["0"].shape
+        torch.Size([2, 8, 6, 6])
 
     Raises:
         UserError: a tap is not a module path of ``module`` (the nearest names are given), or its output is not a
@@ -220,8 +222,9 @@ def pool(outputs: Sequence[Tensor], pooling: str) -> list[Tensor]:
     ResNet. Of other outputs, all axes behind the channels are averaged: tokens (B, C, N) to (B, C); vectors (B, C)
     stay. `channels_second` brings outputs into this order.
 
-    >>> [x.shape for x in pool([torch.rand(8, 256, 14, 14), torch.rand(8, 512, 7, 7)], "pyramid")]
-    [torch.Size([8, 1024]), torch.Size([8, 512])]
+    Example:
+        >>> [x.shape for x in pool([torch.rand(8, 256, 14, 14), torch.rand(8, 512, 7, 7)], "pyramid")]
+        [torch.Size([8, 1024]), torch.Size([8, 512])]
 
     Raises:
         UserError: the pooling is not known.

@@ -38,6 +38,10 @@ class KeyValueMemory(nn.Module):
         out_features: width of the output.
         act: applied to the scores and to the value read.
         trainable: whether ``memory`` is trained or stays as drawn.
+
+    Example:
+        >>> KeyValueMemory(512, 256, 10, torch.nn.functional.gelu)(torch.rand(4, 512)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, in_features: int, hidden: int, out_features: int, act: Activation, *, trainable: bool = True):
@@ -55,7 +59,13 @@ class KeyValueMemory(nn.Module):
 
 
 class SumOfHeads(nn.Module):
-    """One head on each of the last taps, their logits added up."""
+    """One head on each of the last taps, their logits (B, K) added up.
+
+    Example:
+        >>> student = SumOfHeads([torch.nn.Linear(256, 10), torch.nn.Linear(512, 10)])
+        >>> student([torch.rand(4, 64), torch.rand(4, 256), torch.rand(4, 512)]).shape
+        torch.Size([4, 10])
+    """
 
     def __init__(self, heads: Sequence[nn.Module]):
         super().__init__()
@@ -68,7 +78,14 @@ class SumOfHeads(nn.Module):
 
 
 class ResidualChain(nn.Module):
-    """Memories in a row, from shallow to deep, each adding the one before to its tap."""
+    """Memories in a row, from shallow to deep, each adding the output of the one before to its tap (B, D).
+
+    Example:
+        >>> gelu = torch.nn.functional.gelu
+        >>> student = ResidualChain([KeyValueMemory(256, 64, 512, gelu), KeyValueMemory(512, 64, 10, gelu)])
+        >>> student([torch.rand(4, 256), torch.rand(4, 512)]).shape
+        torch.Size([4, 10])
+    """
 
     def __init__(self, memories: Sequence[nn.Module]):
         super().__init__()
@@ -112,7 +129,11 @@ class Student:
         group: what it is compared as: ``simple``, ``memory``, or a group of yours.
 
     Example:
-        >>> STUDENTS["Wide"] = Student("Wide", 1, "two layers", lambda widths, classes: TwoLayers(widths[-1], classes))
+        >>> def one_layer(widths, classes):
+        ...     return SumOfHeads([torch.nn.Linear(widths[-1], classes)])
+        >>> STUDENTS["Plain"] = Student("Plain", reads=1, summary="Linear", make=one_layer)
+        >>> STUDENTS["Plain"].build([256, 512, 512], 10)([torch.rand(4, d) for d in (256, 512, 512)]).shape
+        torch.Size([4, 10])
     """
 
     name: str

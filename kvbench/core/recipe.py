@@ -10,6 +10,10 @@ class Recipe:
     """How a student is trained, with Adam; the defaults are the source's.
 
     ``step_size`` and ``gamma`` are StepLR's, stepped once an epoch; ``step_size=None`` keeps lr constant.
+
+    Example:
+        >>> Recipe(epochs=3, lr=1e-3)
+        Recipe(epochs=3, batch_size=64, lr=0.001, weight_decay=0.0001, step_size=None, gamma=0.5)
     """
 
     epochs: int = 10
@@ -28,7 +32,12 @@ SCHEDULED = "lr_"  # prefix of a configuration that is trained with StepLR
 
 @dataclass(frozen=True)
 class Configuration:
-    """A student and a recipe, named as in the source's tables: ``Model3``, ``lr_Model3``."""
+    """A student and a recipe, named as in the source's tables: ``Model3``, ``lr_Model3``.
+
+    Example:
+        >>> Configuration("Model3", Recipe(step_size=2)).id
+        'lr_Model3'
+    """
 
     student: str
     recipe: Recipe

@@ -30,7 +30,12 @@ PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL divergence from the teacher's softmax to the student's in nats, mean over B; both logits (B, K)."""
+    """KL divergence from the teacher's softmax to the student's in nats, mean over B; both logits (B, K).
+
+    Example:
+        >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
+        tensor(0.)
+    """
     return F.kl_div(
         F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1), log_target=True, reduction="batchmean"
     )
@@ -196,6 +201,14 @@ class Training:
 
     Runs may have been restored, each at an epoch of its own: `epoch` then trains those that are behind, and sets the
     clock to what the epoch took when all were trained.
+
+    Example:
+        >>> taps = torch.rand(64, 256), torch.rand(64, 512), torch.rand(64, 512)
+        >>> bank = FeatureBank(taps, torch.rand(64, 10), torch.randint(10, (64,)))
+        >>> training = Training(Configuration("Model1", Recipe(epochs=2)), bank, bank, seeds=[0, 1])
+        >>> training.finish()
+        >>> [(row["seed"], row["epoch"]) for row in training.history]
+        [(0, 1), (0, 2), (1, 1), (1, 2)]
     """
 
     def __init__(

@@ -44,6 +44,15 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
     Raises:
         UserError: the teacher does not know the images' classes or does not take their size, a tap cannot be used, an
             output is not finite, or memory runs out.
+
+    Example:
+        >>> from kvbench.features.teacher import frozen
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> images = WORKLOADS["fractals"].images("train", None, 4)
+        >>> teacher = frozen("mine", net.append(torch.nn.Linear(8, len(images.classes))), images.classes)
+        >>> (rows,) = extract(BankSettings(images, teacher, ("0",)), torch.device("cpu"), range(4))
+        >>> rows["tap0"].shape, rows["logits"].shape
+        (torch.Size([4, 8]), torch.Size([4, 1000]))
     """
     check(settings)
     images, teacher = settings.images, settings.teacher

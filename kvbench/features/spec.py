@@ -27,12 +27,15 @@ FORMAT = 5  # raise it when a bank's layout changes
 class BankSettings:
     """All that decides a bank: images, teacher, taps, pooling, and the precision of the pass.
 
-    >>> settings = BankSettings(images, teacher, ("layer3.1", "layer4.0", "layer4.1"))
-    >>> settings.path(Path(".kvbench"), "folder-train")
-    PosixPath('.kvbench/folder-train-0f0c1bb1f0d8d2f6.safetensors')
-
     Raises:
         UserError: the pooling or the precision is not known.
+
+    Example:
+        >>> from kvbench.features.teacher import shipped
+        >>> images = WORKLOADS["fractals"].images("train", None, 8)
+        >>> settings = BankSettings(images, shipped("fractals"), ("layer3.1", "layer4.0", "layer4.1"))
+        >>> settings.path(Path(".kvbench"), "fractals-train")
+        PosixPath('.kvbench/fractals-train-....safetensors')
     """
 
     images: Images

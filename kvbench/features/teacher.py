@@ -34,8 +34,12 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 class Teacher:
     """A frozen, eval-mode classifier; ``classes`` are the names of its outputs where they are known.
 
-    >>> teacher = frozen("mine", my_module, ("cat", "dog"))
-    >>> teacher.module(images)  # (B, 3, size, size) -> logits (B, K)
+    Example:
+        >>> from kvbench.features.teacher import frozen
+        >>> net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+        >>> teacher = frozen("mine", net, ("cat", "dog"))
+        >>> teacher.module(torch.rand(4, 3, 64, 64)).shape  # logits (B, K)
+        torch.Size([4, 2])
     """
 
     name: str

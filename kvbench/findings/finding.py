@@ -26,6 +26,12 @@ class Finding:
         students: what it needs, of each recipe that it is judged on.
         claims: from curves and costs to what is claimed.
         compares_recipes: judged once, across both recipes, instead of once for each.
+
+    Example:
+        >>> def claims(curves, costs):
+        ...     return [curves.last_epoch("val_accuracy", "Model2", ["Model1"], "is above Model1's")]
+        >>> Finding("two-beat-one", "two heads beat one", "...", ("Model1", "Model2"), claims).needs()["StepLR"]
+        ('lr_Model1', 'lr_Model2')
     """
 
     id: str

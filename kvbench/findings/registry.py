@@ -108,8 +108,9 @@ def judge(
         UserError: the frame holds what no history can.
 
     Example:
-        >>> [judgement.summary for judgement in judge(load(Path("expected"), "imagenet").histories)]  # doctest: +SKIP
-        ['holds by sign (one seed, no test): 2 of 2 clauses hold', ...]
+        >>> judgements = judge(load_reference(Path("expected"), "imagenet").histories)
+        >>> judgements[0].summary
+        'holds by sign (one seed, no test): 2 of 2 clauses hold'
     """
     runs = Runs.of(histories)
     prefixes = {name: prefix for prefix, name in RECIPES.items()}

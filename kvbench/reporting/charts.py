@@ -60,8 +60,7 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
         UserError: the file has another suffix or cannot be written, or matplotlib is not installed.
 
     Example:
-        >>> from kvbench.reference.store import load
-        >>> reference = load(Path("expected"), "fractals")
+        >>> reference = load_reference(Path("expected"), "fractals")
         >>> curves_chart(reference.histories, Path("curves.svg"), "fractals")  # doctest: +SKIP
     """
     if output.suffix not in METADATA:

@@ -1,4 +1,11 @@
-"""The history frame: one row per configuration, seed and epoch. Every result, published or fresh, is such a frame."""
+"""The history frame: one row per configuration, seed and epoch. Every result, published or fresh, is such a frame.
+
+Example:
+    >>> row = {"configuration": "Model1", "seed": 0, "train_loss": 0.5, "val_accuracy": 0.7}
+    >>> histories = history.frame([{**row, "epoch": epoch} for epoch in (1, 2)])
+    >>> history.configurations(histories), history.seeds(histories), history.epochs(histories)
+    (['Model1'], [0], [1, 2])
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def read(path: Path) -> Saved:
             contradict each other.
 
     Example:
-        >>> read(Path(".benchmarks/Linux-CPython-3.11-64bit/0001_first.json")).outcome  # doctest: +SKIP
+        >>> read_saved(Path(".benchmarks/Linux-CPython-3.11-64bit/0001_first.json")).outcome  # doctest: +SKIP
         <RunOutcome.PASSED: 'passed'>
     """
     top = _mapping(read_json(path), str(path))

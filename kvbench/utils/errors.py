@@ -15,6 +15,13 @@ class UserError(ValueError):
     """Something outside kvbench is wrong: an option, a folder, a file. The message is all that the user sees.
 
     It is one line, safe for a terminal whatever a file or its name put into it.
+
+    Example:
+        >>> try:
+        ...     load_reference(Path("expected"), "flowers")
+        ... except UserError as error:
+        ...     print(error)
+        There is no reference for flowers in expected (there: fractals, imagenet, tiny-imagenet). To record one: ...
     """
 
     def __init__(self, message: str):

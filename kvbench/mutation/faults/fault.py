@@ -27,6 +27,13 @@ class Fault:
         controls: configurations that it must not change.
         teacher: it acts on the teacher's pass, so banks are extracted with it.
         equivalent: why it changes no result that is compared; empty: a run should detect it.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> from kvbench.core import models
+        >>> def wide():
+        ...     return patch.object(models, "MEMORY_WIDTH", 1024)
+        >>> FAULTS["wide-memory"] = Fault("wide-memory", "memories are 1024 wide", wide, probes=("Model3",))
     """
 
     id: str
