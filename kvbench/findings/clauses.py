@@ -95,7 +95,7 @@ def evaluate_claim(claim: Claim, finest: float) -> Evidence:
     margins = np.round(claim.margins, 12) + 0.0
     means, count = margins.mean(axis=0), len(claim.seeds)
     lowest = int(np.argmin(np.nan_to_num(means)))
-    if np.isnan(margins).any():
+    if not np.isfinite(margins).all():
         return Evidence(claim, lowest, margins[:, lowest])
     tests = [mean_test(column, finest) for column in margins.T]
     if count == 1:
@@ -193,7 +193,7 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     claim, column, test = evidence.claim, evidence.margins, evidence.test
     margins = dict(zip(claim.seeds, column.tolist(), strict=True))
     if test is None:
-        lost = [str(s) for s, row in zip(claim.seeds, claim.margins, strict=True) if np.isnan(row).any()]
+        lost = [str(s) for s, row in zip(claim.seeds, claim.margins, strict=True) if not np.isfinite(row).all()]
         where = f"seed {', '.join(lost)}" if len(lost) < len(column) else "any seed"
         nan = math.nan
         return Clause(

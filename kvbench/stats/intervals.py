@@ -64,7 +64,7 @@ def time_to_share(times: ArrayLike, losses: ArrayLike, share: float) -> float:
         return math.nan
     # lifted a little, so that the rounding of log and exp cannot put the target below a curve's own minimum
     target = math.exp(float(logs[0] - share * (logs[0] - logs.min()))) * (1 + 1e-14)
-    return time_to_target(times, losses, target)
+    return time_to_target(times, losses, max(target, float(np.min(losses))))
 
 
 def log_area(times: ArrayLike, losses: ArrayLike) -> float:

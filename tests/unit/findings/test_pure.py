@@ -1,0 +1,189 @@
+"""Judging and comparing depend on the numbers alone: not on the order of rows, nor on the settings of libraries."""
+
+from __future__ import annotations
+
+import locale
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvbench.findings.kv_memory import FINDINGS
+from kvbench.findings.registry import judge, missing
+from kvbench.reference.compare import compare
+from kvbench.reference.power import clauses_table, tolerances_table
+from kvbench.reference.store import Reference, load
+from kvbench.reference.timing import timings
+from kvbench.reference.update import rejudge, update
+from kvbench.reference.verdicts import verdict_changes
+from kvbench.reporting.report import report
+from kvbench.results import history
+from tests.support import synthetic
+from tests.support.students import made
+
+NAMES = synthetic.ALL[7:]  # constant lr
+COSTS = dict.fromkeys(synthetic.ALL, 1e6)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return synthetic.reference(tmp_path_factory.mktemp("expected"), 6, 2, NAMES)
+
+
+def everything(known: Reference, fresh: pd.DataFrame, rng_fingerprint: str = "here") -> dict[str, object]:
+    """All that is concluded from fresh histories and a reference, by configuration or finding."""
+    judged = judge(fresh, COSTS)
+    names = [name for name in NAMES if name in history.configurations(fresh)]
+    changes = verdict_changes(known, judged, names)
+    return {
+        **{name: repr(compare(known, fresh, name, rng_fingerprint=rng_fingerprint)) for name in names},
+        "judged": [judgement.describe() for judgement in judged],
+        "missing": [missing(row, fresh) for row in FINDINGS.values()],
+        "changes": sorted(change.describe() for change in changes),
+        "timings": sorted(map(repr, timings(fresh, known.histories))),
+    }
+
+
+@pytest.mark.parametrize("trial", range(6))
+def test_the_order_of_rows_and_configurations_decides_nothing(reference: Reference, trial: int) -> None:
+    draw = np.random.default_rng(trial)
+    seeds = sorted(draw.choice(12, draw.integers(1, 5), replace=False).tolist())
+    fresh = synthetic.runs(seeds, NAMES, shift=float(draw.choice([0.0, 0.05])))
+    fresh = fresh[draw.random(len(fresh)) > draw.choice([0.0, 0.02])]  # complete, or with a few rows lost
+    expected = everything(reference, fresh)
+    for _ in range(2):
+        shuffled = fresh.iloc[draw.permutation(len(fresh))]
+        recorded = reference.histories.iloc[draw.permutation(len(reference.histories))]
+        replicates = reference.replicates.iloc[draw.permutation(len(reference.replicates))]
+        assert everything(replace(reference, histories=recorded, replicates=replicates), shuffled) == expected
+    twice = pd.concat([fresh, fresh.iloc[draw.permutation(len(fresh))]])  # a test that ran again
+    assert everything(reference, twice) == expected
+
+
+@contextmanager
+def strict_world() -> Iterator[None]:
+    """Settings that a conftest may make."""
+    options = {
+        "mode.copy_on_write": True,
+        "future.infer_string": True,
+        "mode.use_inf_as_na": True,
+        "mode.chained_assignment": "raise",
+        "display.precision": 1,
+        "display.float_format": "{:.0f}".format,
+        "display.max_rows": 1,
+        "compute.use_numexpr": False,
+        "compute.use_bottleneck": False,
+    }
+    earlier = locale.setlocale(locale.LC_ALL)
+    with ExitStack() as stack:
+        for name, value in options.items():
+            with suppress(KeyError, ImportError), warnings.catch_warnings():  # not every pandas has each
+                warnings.simplefilter("ignore")
+                stack.enter_context(pd.option_context(name, value))
+        stack.enter_context(np.errstate(all="raise"))
+        stack.enter_context(np.printoptions(precision=1, sign=" "))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error")
+        for name in ("de_DE.UTF-8", "fr_FR.UTF-8"):
+            with suppress(locale.Error):
+                locale.setlocale(locale.LC_ALL, name)
+        try:
+            yield
+        finally:
+            locale.setlocale(locale.LC_ALL, earlier)
+
+
+def broken(kind: str) -> pd.DataFrame:
+    """Runs with a fault that leaves no number somewhere."""
+    frame = synthetic.runs([0, 1, 2], NAMES)
+    mine = frame["configuration"].isin(["Model3", "Model1"])
+    if kind == "not finite":
+        frame.loc[mine & (frame["seed"] == 1) & (frame["epoch"] > 1), ["train_loss", "val_loss"]] = math.inf
+    elif kind == "no number":
+        frame.loc[mine & (frame["seed"] == 1), ["train_loss", "val_accuracy"]] = math.nan
+    elif kind == "not measured":
+        frame[["val_loss", "agreement", "seconds"]] = math.nan
+    elif kind == "a metric of one configuration":
+        frame.loc[mine, ["val_loss", "agreement", "seconds"]] = math.nan
+    elif kind == "one seed":
+        frame = frame[frame["seed"] == 0]
+    elif kind == "one epoch":
+        frame = frame[frame["epoch"] == 3]
+    elif kind == "no spread":
+        frame = pd.concat([frame[frame["seed"] == 0].assign(seed=seed) for seed in range(3)])
+    elif kind == "extreme":
+        frame.loc[mine, "train_loss"] = 1e300
+        frame.loc[frame["configuration"] == "Model5", ["train_loss", "val_accuracy"]] = 0.0
+        frame.loc[frame["configuration"] == "Model6", "train_loss"] = -1e-9
+        frame["seconds"] = math.inf
+    elif kind == "a configuration":
+        frame = frame[~mine]
+    return frame
+
+
+KINDS = ["whole", "not finite", "no number", "not measured", "a metric of one configuration", "one seed", "one epoch",
+         "no spread", "extreme", "a configuration"]  # fmt: skip
+UNREADABLE = re.compile(r"\b(nan|inf|None|NaN|NaT)\b|(?<![\w.])-0\.?0*(?![\w.])")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str) -> None:
+    fresh = broken(kind)
+    one_seed = replace(reference, histories=reference.histories[reference.histories["seed"] == 0],
+                       replicates=reference.replicates.iloc[:0])  # fmt: skip
+    measured = replace(one_seed, histories=history.rounded(fresh))
+    for known in (reference, one_seed):
+        judged = judge(fresh, {**COSTS, "Model4": None})
+        facts = {"workload": "made-up", "teacher": None, "flops per sample": {"Model4": None}, "share": math.nan}
+        texts = [*(judgement.describe() for judgement in judged),
+                 *(change.describe() for change in verdict_changes(known, judged, NAMES)),
+                 *(compare(known, fresh, name, rng_fingerprint="here").describe() for name in NAMES),
+                 report(fresh, judged, facts, None, timings(fresh, known.histories), known.judgements),
+                 tolerances_table(measured, 4, 1.05, 0.01, ["Model1"]),
+                 clauses_table(known, 4, 1.05, 0.01)]  # fmt: skip
+        for text in texts:
+            assert (found := UNREADABLE.search(text)) is None, text[max(0, found.start() - 200) : found.end() + 100]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_of_the_process_change_no_number_and_no_text(reference: Reference, kind: str) -> None:
+    fresh = broken(kind)
+    expected = everything(reference, fresh)
+    plain = report(fresh, judge(fresh, COSTS), {"workload": "made-up"})
+    with strict_world():
+        assert everything(reference, fresh) == expected
+        assert report(fresh, judge(fresh, COSTS), {"workload": "made-up"}) == plain
+
+
+def test_settings_of_the_process_change_no_byte_of_a_reference(tmp_path: Path) -> None:
+    for folder in ("plain", "strict"):
+        with ExitStack() as stack:
+            if folder == "strict":
+                stack.enter_context(strict_world())
+            known = synthetic.reference(tmp_path / folder, 4, 2, NAMES)
+            again = synthetic.runs([0, 1], ["Model3"], shift=0.1)
+            update(tmp_path / folder, "made-up", again, {"random_numbers": "here"})
+            rejudge(tmp_path / folder, "made-up")
+            assert load(tmp_path / folder, "made-up").recorded["verdict"].notna().all()
+    for name in ("histories.csv", "verdicts.csv", "replicates.csv", "provenance.json"):
+        plain, strict = ((tmp_path / folder / known.workload / name).read_bytes() for folder in ("plain", "strict"))
+        assert plain == strict
+
+
+def test_judging_takes_and_leaves_no_random_state() -> None:
+    frame = made(seeds=20, noise=0.1)  # so many that sign flips are drawn
+    texts = []
+    for seed in (0, 1):
+        np.random.seed(seed)
+        before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+        texts.append([judgement.describe() for judgement in judge(frame)])
+        assert np.random.get_state()[1].tolist() == before  # type: ignore[index,union-attr]
+    assert texts[0] == texts[1]
+    assert any("sign flips" in text for text in texts[0])
