@@ -204,9 +204,10 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
 def _table(histories: pd.DataFrame, metric: str) -> str:
     """One of the source's tables."""
     names, epochs = _order(histories), _epochs(histories)
-    # fmean: the same digits in any order of the seeds, and no mean where a seed has no number
+    # fmean: the same digits in any order of the seeds, and no mean where a seed has no number; scaled, as no sum of
+    # `history.MOST_SEEDS` losses may overflow
     groups = histories.groupby(["configuration", "epoch"])[metric]
-    means = {key: number(fmean(cells), ".3f", missing="-") for key, cells in groups}
+    means = {key: number(fmean(cells / 1024) * 1024, ".3f", missing="-") for key, cells in groups}
     best = min if metric == "train_loss" else max
     rows = []
     for name in names:
