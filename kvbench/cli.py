@@ -42,7 +42,9 @@ app = typer.Typer(
     help="Keep the findings of a distillation ablation true. The main job is a test run: pytest benchmarks/",
 )
 teacher_app = typer.Typer(**style, help="Train the networks that students are distilled from.")
+expected_app = typer.Typer(**style, help="Work on references, the histories that runs are compared with.")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(expected_app, name="expected")
 
 
 def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -195,6 +197,22 @@ def extract(values: dict[str, Any]) -> None:
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
             f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {values['cache']}"
         )
+
+
+@expected_app.command("rejudge")
+@takes(("expected",))
+def expected_rejudge(
+    values: dict[str, Any],
+    workloads: Annotated[Optional[list[str]], typer.Argument(help="Which; all in the folder if none is named.")] = None,
+) -> None:
+    """Judge recorded histories again, and write verdicts.csv.
+
+    After a finding was added or changed; trains nothing.
+    """
+    from kvbench.reference.update import recorded, rejudge
+
+    for workload in workloads or recorded(values["expected"]):
+        echo(rejudge(values["expected"], workload))
 
 
 @teacher_app.command("train")

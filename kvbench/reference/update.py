@@ -103,6 +103,14 @@ def update(
     return "\n".join([f"Reference written to {home}:", *(f"  {line}" for line in lines), f"  {_count(judged)}"])
 
 
+def recorded(folder: Path) -> list[str]:
+    """The workloads that have a reference in a folder itself, sorted; raises `UserError` where there is none."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{HISTORIES}"))
+    if not names:
+        raise UserError(f"There is no reference in {folder}; name the folder of the references with --folder.")
+    return names
+
+
 def rejudge(folder: Path, workload: str) -> str:
     """Judge a reference's recorded histories again, and write verdicts.csv: after a finding was added or changed.
 

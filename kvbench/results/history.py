@@ -24,7 +24,7 @@ KEYS = ("configuration", "seed", "epoch")
 LOSSES = ("train_loss", "val_loss")
 SHARES = ("val_accuracy", "agreement")  # between 0 and 1
 METRICS = ("train_loss", "val_loss", "val_accuracy", "agreement", "seconds")
-RESULTS = METRICS[:-1]  # what repeats when a run is repeated; seconds never do
+RESULTS = tuple(metric for metric in METRICS if metric != "seconds")  # what repeats when a run does
 COLUMNS = (*KEYS, *METRICS)
 NEEDED = ("train_loss", "val_accuracy")  # what every fresh run measures
 ROUNDING = 1e-6  # nat; by so much a divergence of 0 may come out below 0 in float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kvbench.features import extract as extraction
 from kvbench.workloads import WORKLOADS
 from tests.support import ROOT, tiny_resnet
 from tests.support.commands import Call
+from tests.support.references import edit
 from tests.support.small import SMALL
 
 STUDENTS = """
@@ -38,6 +40,24 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 # Help and reports
+
+
+def test_references_are_judged_again_from_the_command_line(call: Call, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(ROOT / "expected" / "imagenet", tmp_path / name)
+    before = (tmp_path / "one" / "verdicts.csv").read_bytes()
+    edit(tmp_path / "one" / "verdicts.csv", "Model1-epochs,holds", "Model1-epochs,fails")
+    told = call("expected", "rejudge", "--folder", tmp_path)
+    assert told.code == 0
+    assert "simple-converges-faster (StepLR), Model1-epochs: fails -> holds" in told.out
+    assert told.out.count("Verdicts written to") == 2
+    assert (tmp_path / "one" / "verdicts.csv").read_bytes() == before
+    assert call("expected", "rejudge", "two", "--folder", tmp_path).out.count("Verdicts written to") == 1
+    told = call("expected", "rejudge", "--folder", tmp_path / "one")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "There is no reference in" in told.err
+    told = call("expected", "rejudge", "three", "--folder", tmp_path)
+    assert (told.code, "nothing to judge again" in told.err) == (2, True)
 
 
 def test_the_reference_of_imagenet_shows_the_sources_numbers(call: Call) -> None:

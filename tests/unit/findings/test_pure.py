@@ -182,8 +182,8 @@ def test_judging_takes_and_leaves_no_random_state() -> None:
     texts = []
     for seed in (0, 1):
         np.random.seed(seed)
-        before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+        before = np.random.get_state()[1].tolist()  # type: ignore[index]
         texts.append([judgement.describe() for judgement in judge(frame)])
-        assert np.random.get_state()[1].tolist() == before  # type: ignore[index,union-attr]
+        assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
     assert texts[0] == texts[1]
     assert any("sign flips" in text for text in texts[0])

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from kvbench.findings.clauses import Claim
+from kvbench.findings.curves import ACCURACY, Curves
+from kvbench.findings.finding import Costs, Finding
+from kvbench.findings.kv_memory import FINDINGS
+from kvbench.findings.registry import judge
 from kvbench.reference.store import load
-from kvbench.reference.update import update
+from kvbench.reference.update import rejudge, update
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support.references import MEMORY, PRINTS, made, perturbed
+from tests.support.references import MEMORY, PRINTS, edit, made, perturbed
 
 
 @pytest.fixture
@@ -200,3 +206,84 @@ def test_written_files_are_stable(folder: Path) -> None:
     update(folder, "fractals", again.histories, {"fingerprints": PRINTS})
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
     assert json.loads(before["provenance.json"])["seeds"] == [0, 1, 2, 3, 4]
+
+
+# What is not complete
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows[rows["epoch"] < 3], "Model3 lacks seed 0, epoch 3"),  # stopped early, every run alike
+        (lambda rows: rows[rows["epoch"] > 1], "Model3 lacks seed 0, epoch 1"),
+        (lambda rows: rows[rows["seed"] != 4], "Model3 lacks seed 4"),
+        (lambda rows: rows[(rows["configuration"] != "Model5") | (rows["seed"] != 2)], "Model5 lacks seed 2"),
+        (lambda rows: rows.assign(train_loss=rows["train_loss"].where(rows["seed"] < 4)), "train_loss is nan"),
+        (lambda rows: rows.assign(val_loss=rows["val_loss"].where(rows["seed"] < 4, math.inf)), "val_loss is inf"),
+        (
+            lambda rows: rows.assign(val_loss=rows["val_loss"].where(rows["seed"] < 4)),
+            "no val_loss in 3 of 15 rows",
+        ),
+        (lambda rows: rows.iloc[:0], "the run holds no rows"),
+    ],
+)
+def test_no_reference_is_written_from_incomplete_histories(
+    folder: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame], said: str
+) -> None:
+    before = {path: path.read_bytes() for path in (folder / "fractals").iterdir()}
+    for name in ("fractals", "other"):
+        with pytest.raises(UserError, match=said):
+            update(folder, name, spoil(made(shift=2)), {"fingerprints": PRINTS}, seeds=range(5), epochs=3)
+    assert {path: path.read_bytes() for path in (folder / "fractals").iterdir()} == before
+    assert not (folder / "other").exists()
+
+
+def test_an_unknown_cost_is_null_in_a_reference(folder: Path) -> None:
+    costs = {"Model3": 7, "Model4": None, "Model5": None, "Model6": 9}
+    update(folder, "fractals", made(), {"flops_per_sample": costs})
+    assert load(folder, "fractals").provenance["flops_per_sample"] == costs
+    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model6": 9.0}
+    update(folder, "fractals", made(["Model4"]), {"flops_per_sample": {"Model4": 8}})
+    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0, "Model6": 9.0}
+
+
+# Judging again
+
+
+def test_rejudging_writes_what_the_recorded_histories_say_and_nothing_else(folder: Path) -> None:
+    home = folder / "fractals"
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    counts = "clauses now: 5 holds, 2 undecided, 1 fails"
+    assert rejudge(folder, "fractals") == f"Verdicts written to {home / 'verdicts.csv'}:\n  {counts}"
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    edit(home / "verdicts.csv", "Model3-Model5-loss,holds", "Model3-Model5-loss,fails")
+    old = "a-finding-of-old,constant lr,a-clause"
+    edit(home / "verdicts.csv", "gelu-beats-relu,constant lr,Model4-Model6-loss", old)
+    assert rejudge(folder, "fractals").splitlines()[1:-1] == [
+        "  verdict  gelu-beats-relu (constant lr), Model3-Model5-loss: fails -> holds",
+        "  verdict  a-finding-of-old (constant lr), a-clause: holds -> no longer judged",
+        "  verdict  gelu-beats-relu (constant lr), Model4-Model6-loss: not recorded -> holds",
+    ]
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    (home / "verdicts.csv").unlink()
+    assert "not recorded -> holds" in rejudge(folder, "fractals")
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
+def test_a_finding_that_was_added_is_recorded_by_rejudging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def claims(curves: Curves, _: Costs) -> list[Claim]:
+        return [curves.last_epoch(ACCURACY, "Model3", ["Model6"], "is above Model6's")]
+
+    row = Finding("an-addition", "Model3 is better", "Model3 has the higher accuracy", ("Model3", "Model6"), claims)
+    monkeypatch.setitem(FINDINGS, row.id, row)
+    fresh = judge(made())
+    known = load(folder, "fractals")
+    assert [change.status for change in verdict_changes(known, fresh, MEMORY)] == ["missing"]
+    assert "an-addition (constant lr), Model3-accuracy: not recorded -> holds" in rejudge(folder, "fractals")
+    assert verdict_changes(load(folder, "fractals"), fresh, MEMORY) == []
+
+
+def test_only_a_reference_in_the_folder_is_judged_again(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no .*imagenet/histories.csv: nothing to judge again"):
+        rejudge(tmp_path, "imagenet")
+    assert not (tmp_path / "imagenet").exists()
