@@ -1,38 +1,39 @@
-"""The ledger of a session: what its tests left, compared, judged and reported."""
+"""Collects what the tests of a session leave, in this process or in workers, and compares it with the reference.
+
+The result depends on the set of complete histories at the session's end alone: not on the order of the tests, on how
+often one ran, or in which process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvbench.findings import registry as findings
-from kvbench.harness.outcome import Outcome
-from kvbench.harness.summary import remarks
+from kvbench.harness.record import Record, complete, difference, digest
+from kvbench.harness.result import Check, Result, State
 from kvbench.reference import store as reference
 from kvbench.reference import update as updating
 from kvbench.reference.compare import compare
-from kvbench.reference.timing import Timing, timings
 from kvbench.reference.verdicts import verdict_changes
-from kvbench.reporting import report
 from kvbench.results import history, saved
+from kvbench.results.saved import RunOutcome
 from kvbench.utils.environment import FACTS
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class Collector:
-    """Collects the records of all trainings, in this process or in workers, compares and judges them.
+    """Which configurations and findings a session's tests selected, and the records of what was trained.
 
     Args:
         workload: its name.
         seeds: those of every training.
         expected: the folder of references.
-        report_path: where the tables go.
         run: the command that runs this again, for messages.
         recorded_run: the same without this machine's paths, for provenance.
         names: gives all configurations there are, in the order of the tables.
@@ -44,7 +45,6 @@ class Collector:
         workload: str,
         seeds: tuple[int, ...],
         expected: Path,
-        report_path: Path,
         run: str,
         recorded_run: str,
         names: Callable[[], Sequence[str]],
@@ -52,200 +52,243 @@ class Collector:
         update: bool,
     ):
         self.workload, self.seeds, self.expected = workload, seeds, expected
-        self.report_path, self.names, self.update = report_path, names, update
-        self.run, self.recorded_run = run, recorded_run
-        self.seen: dict[str, str] = {}  # id of a configuration or finding -> how its test ended
-        self.records: dict[str, dict[str, Any]] = {}
-        self.failures: list[str] = []  # tests that failed
-        self.noted: list[str] = []  # changes of verdicts that were recorded as undecided
-        self.repeated = 0  # clauses that stand because their recorded seeds came out the same
-        self.reasons: list[str] = []  # why the session fails beyond its failed tests
-        self.summary = ""
-        self._result = "incomplete"
-        self._judged: tuple[dict[str, int], list[findings.Judgement]] = ({}, [])
+        self.run, self.recorded_run, self.names, self.update = run, recorded_run, names, update
+        self.selected: dict[str, set[str]] = {}  # configuration or finding -> ids of the tests that are to compare it
+        self.finished: dict[str, str] = {}  # id of a test -> how it ended
+        self.result: Result | None = None  # once the session has ended
+        self._records: dict[str, dict[str, Record]] = {}  # configuration -> digest of a history -> its record
+        self._checks: dict[str, Check] = {}  # digest of a complete history -> its comparison
+        self._judged: tuple[frozenset[str], list[findings.Judgement]] = (frozenset(), [])
+
+    def select(self, name: str, test: str) -> None:
+        """A test is to compare a configuration or to judge a finding."""
+        self.selected.setdefault(name, set()).add(test)
+
+    def absorb(self, name: str, test: str, outcome: str, record: Record | None) -> None:
+        """Take in how a phase of a test went; ``outcome`` is "" while it has not come to its end."""
+        if record:
+            self.select(name, test)
+            self._records.setdefault(name, {}).setdefault(digest(record), record)
+        if outcome and self.finished.get(test) != "failed":
+            self.finished[test] = outcome
 
     @cached_property
     def reference(self) -> reference.Reference:
         """The workload's reference; raises `UserError` where there is none."""
         return reference.load(self.expected, self.workload, self.run)
 
-    def absorb(self, seen: Mapping[str, Any], test: str, when: str, outcome: str) -> None:
-        """Take in how a test went, in this process or in a worker; ``seen`` holds its configuration and record."""
-        name = seen["configuration"] or seen["finding"]
-        if when == "call" or outcome != "passed":
-            self.seen[name] = outcome
-        if outcome == "failed":
-            self.failures.append(test)
-        if seen["record"]:
-            self.records[name] = seen["record"]
+    @property
+    def records(self) -> list[Record]:
+        """One record a configuration, in the order of the tables: its complete one, else the one that came farthest."""
+        order = {name: index for index, name in enumerate(self.names())}
+        names = sorted(self._records, key=lambda name: order.get(name, len(order)))
+        return [self._best(name) for name in names]
+
+    def _best(self, name: str) -> Record:
+        known = self._records[name]
+        return known[max(known, key=lambda key: (complete(known[key]), len(known[key]["history"]), key))]
 
     @property
-    def histories(self) -> pd.DataFrame:
-        """All histories so far, in the order of the table of configurations."""
-        return history.frame(row for record in self.ordered() for row in record["history"])
-
-    @property
-    def whole_histories(self) -> pd.DataFrame:
-        """Those of trainings that ended: a finding must not be judged at the epoch at which one diverged."""
-        return history.frame(row for record in self.ordered() if ended(record) for row in record["history"])
-
-    def judgements(self) -> list[findings.Judgement]:
-        """All findings judged on the trainings that ended; judged again only when another one has."""
-        whole = {name: len(record["history"]) for name, record in self.records.items() if ended(record)}
-        if self._judged[0] != whole:
-            self._judged = whole, findings.judge(self.whole_histories, self.costs)
-        return self._judged[1]
-
-    def ordered(self) -> list[dict[str, Any]]:
-        """The records so far, in the order of the table of configurations."""
-        order = {name: place for place, name in enumerate(self.names())}
-        return [self.records[name] for name in sorted(self.records, key=lambda name: order.get(name, len(order)))]
+    def complete(self) -> list[Record]:
+        """The complete records, likewise."""
+        return [record for record in self.records if complete(record)]
 
     @property
     def costs(self) -> dict[str, float]:
-        """FLOPs per sample of each configuration."""
-        return {name: record["flops_per_sample"] for name, record in self.records.items()}
+        """FLOPs per sample of each configuration, where they are known."""
+        known = {record["configuration"]: record.get("flops_per_sample") for record in self.records}
+        return {name: flops for name, flops in known.items() if flops is not None}
 
-    def compare(
-        self, fresh: pd.DataFrame, configuration: str, fingerprints: Mapping[str, Any], rng_fingerprint: str
-    ) -> Outcome:
-        """Compare a configuration's fresh histories with the reference; raises `UserError` where there is none."""
-        if self.update:
-            return Outcome()  # the session fails at its end, when the references are written
-        made = compare(self.reference, fresh, configuration, fingerprints, self.seeds, rng_fingerprint)
-        return Outcome(made.describe(), failed=made.failed, unsettled=not made.judged, moved=made.drifted)
-
-    def check_finding(self, name: str) -> Outcome:
-        """Judge a finding on the histories so far and compare its verdict with the recorded one."""
-        finding = findings.finding(name)
-        histories = self.whole_histories
-        lacking = findings.missing(finding, histories)
-        # all of them, as they share the error; this one is told
-        judged = [j for j in self.judgements() if j.finding is finding]
-        if not judged:
-            missing = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in lacking.items())
-            return Outcome(f"lacks whole trainings of {missing}", lacking=True)
-        if self.update:
-            return Outcome()
-        text = "\n".join(judgement.describe() for judgement in judged)
-        changes = verdict_changes(self.reference, judged, list(self.records))
-        self.repeated += sum(change.repeated for change in changes)
-        changes = [change for change in changes if not change.repeated]
-        self.noted += [change.describe() for change in changes if not (change.failed or change.unconfirmed)]
-        told = [change.describe() for change in sorted(changes, key=lambda change: not change.failed)]
-        return Outcome(
-            "\n".join([*told, "", text]),
-            failed=any(change.failed for change in changes),
-            unsettled=any(change.unconfirmed for change in changes),
+    @property
+    def pending(self) -> bool:
+        """Whether a training that findings may need is still to come."""
+        trained = {record["configuration"] for record in self.complete}
+        return any(
+            name not in trained and name not in findings.FINDINGS and not tests <= self.finished.keys()
+            for name, tests in self.selected.items()
         )
 
-    def finish(self, *, tests_failed: bool) -> None:
-        """End the session: judge what no test judged, update references, make the report."""
-        self._judge_rest()
-        full = len(self.records) == len(self.names())
-        if full and not self.update:
-            self._find_absent()
-        if self.update and self.records:
-            self._update(tests_failed=tests_failed, full=full)
-        missing = self._missing()
-        self._result = "failed" if tests_failed or self.reasons else "incomplete" if missing else "passed"
-        lines = []
-        if any(record["history"] for record in self.records.values()):
-            try:
-                with write_whole(self.report_path) as aside:
-                    aside.write_text(self._markdown(clauses=True), encoding="utf-8")
-            except UserError as error:
-                self.reasons.append(f"FAILED: {error}")
-            lines = [self._markdown(clauses=False), f"Tables, with every clause of the verdicts: {self.report_path}"]
-        lines += remarks(self, missing)
-        self.summary = "\n".join(lines)
+    def judgements(self) -> list[findings.Judgement]:
+        """All findings judged on all complete histories: they share one error rate, so all are judged together."""
+        records = self.complete
+        known = frozenset(digest(record) for record in records)
+        if self._judged[0] != known:
+            self._judged = known, findings.judge(histories(records), self.costs)
+        return self._judged[1]
 
-    def _missing(self) -> list[str]:
-        """The configurations and findings that nothing was compared with."""
-        compared = {name for name, record in self.records.items() if record["compared"]}
-        judged = {name for name, outcome in self.seen.items() if outcome in {"passed", "failed", "xfailed", "judged"}}
-        unjudged = {name for name in compared if self.seen.get(name) == "xfailed"}  # one reference seed, say
-        told = (compared - unjudged) | (judged & findings.FINDINGS.keys())
-        return [name for name in [*self.names(), *findings.FINDINGS] if name not in told]
+    def check_configuration(self, record: Record) -> Check:
+        """Compare a training's history with the reference."""
+        if not complete(record):
+            return Check(
+                State.MISSING, f"{record['configuration']} was not trained to its end, so it was not compared."
+            )
+        if self.update:
+            return Check(State.PASSED)
+        key = digest(record)
+        if key not in self._checks:
+            self._checks[key] = self._compare(record)
+        return self._checks[key]
 
-    def _judge_rest(self) -> None:
-        """Findings whose tests were skipped (by ``--benchmark-only``, in xdist's workers) are judged all the same."""
-        for name in findings.FINDINGS:
-            if self.seen.get(name) != "skipped":
-                continue
-            try:
-                outcome = self.check_finding(name)
-            except UserError as error:
-                outcome = Outcome(str(error), failed=True)
-            if not outcome.lacking:
-                self.seen[name] = "xfailed" if outcome.unsettled else "judged"
-            if outcome.failed:
-                self.reasons.append(f"FAILED at the end of the session: {outcome.text}")
+    def _compare(self, record: Record) -> Check:
+        try:
+            compared = compare(
+                self.reference, histories([record]), record["configuration"], record["fingerprints"], self.seeds,
+                record["random_numbers"],
+            )  # fmt: skip
+        except UserError as error:
+            return Check(State.FAILED, str(error))
+        state = State.FAILED if compared.failed else State.PASSED if compared.judged else State.MISSING
+        return Check(state, compared.describe(), compared.drifted)
 
-    def _find_absent(self) -> None:
+    def check_finding(self, name: str) -> Check:
+        """Judge a finding on the complete histories and compare its verdict with the recorded one."""
+        if self.update:
+            return Check(State.PASSED)
+        finding = findings.finding(name)
+        if missing := findings.missing(finding, histories(self.complete)):
+            needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in missing.items())
+            return Check(
+                State.MISSING,
+                f"{name} was not judged, as the session lacks complete trainings of {needed}."
+                f" Train them in the same session: {self.run}",
+            )
+        judged = [judgement for judgement in self.judgements() if judgement.finding is finding]
+        try:
+            changes = verdict_changes(self.reference, judged, [record["configuration"] for record in self.complete])
+        except UserError as error:
+            return Check(State.FAILED, str(error))
+        failed = [change for change in changes if change.failed]
+        unconfirmed = [change for change in changes if change.unconfirmed]
+        noted = [change for change in changes if not (change.failed or change.unconfirmed or change.repeated)]
+        lines = [change.describe() for change in (*failed, *unconfirmed, *noted)]
+        return Check(
+            State.FAILED if failed else State.UNSETTLED if unconfirmed else State.PASSED,
+            "\n".join([*lines, "", *(judgement.describe() for judgement in judged)]),
+            repeated=sum(change.repeated for change in changes),
+            notes=tuple(change.describe() for change in noted),
+        )
+
+    def check(self, name: str) -> Check:
+        """Compare what was selected under a name, on the complete histories that there are; never raises."""
+        try:
+            if name in findings.FINDINGS:
+                return self.check_finding(name)
+            if name in self._records:
+                return self.check_configuration(self._best(name))
+            return Check(State.MISSING, f"{name} was not trained, so it was not compared.")
+        except Exception as error:  # a finding of the user's own, say
+            return Check(State.FAILED, f"{name} could not be compared: {type(error).__name__}: {error}")
+
+    def finish(self, *, tests_failed: bool, interrupted: bool) -> Result:
+        """Compare everything that was selected and update references, once the last test has ended.
+
+        Args:
+            tests_failed: a test of the session, any project's, failed.
+            interrupted: the session ended before its last test.
+        """
+        everything = [*self.names(), *findings.FINDINGS]
+        checks = {
+            name: self.check(name) for name in dict.fromkeys([*everything, *self.selected]) if name in self.selected
+        }
+        reasons = self._not_repeatable()
+        if missing := [name for name, check in checks.items() if check.state is State.MISSING]:
+            reasons.append(
+                f"FAILED: selected and not compared: {', '.join(missing)}. To leave something out, do not select it"
+                " (-k, --deselect)."
+            )
+        failed = any(check.state is State.FAILED for check in checks.values())
+        full = {*self.names()} <= {record["configuration"] for record in self.complete}
+        if self.update:
+            why = "the session was interrupted" if interrupted else "a test failed" if tests_failed or failed else ""
+            why = why or ("not every selected training is complete and repeatable" if reasons else "")
+            why = why or ("" if self.complete else "nothing was trained")
+            reasons.append(f"References NOT updated: {why}." if why else self._update(full=full))
+        elif full:
+            reasons += self._absent()
+        compared = {name for name, check in checks.items() if check.state is not State.MISSING}
+        not_compared = tuple(name for name in everything if name not in compared)
+        good = RunOutcome.INCOMPLETE if not_compared else RunOutcome.PASSED
+        outcome = RunOutcome.FAILED if tests_failed or failed or reasons else good
+        self.result = Result(outcome, checks, not_compared, tuple(reasons))
+        return self.result
+
+    def unreported(self) -> dict[str, str]:
+        """Tests that ran and did not fail, though what they select failed or was not compared; with the reason."""
+        assert self.result is not None, "finish comes first"
+        return {
+            test: f"FAILED at the end of the session: {check.text}"
+            for name, check in self.result.checks.items()
+            if check.state in {State.FAILED, State.MISSING}
+            if not any(self.finished.get(test) == "failed" for test in self.selected[name])
+            for test in sorted(self.selected[name] & self.finished.keys())
+        }
+
+    def _not_repeatable(self) -> list[str]:
+        """A sentence for each configuration that was trained twice with different results."""
+        sentences = []
+        for name, known in self._records.items():
+            one, *others = sorted(key for key in known if complete(known[key])) or [""]
+            if others:
+                sentences.append(
+                    f"FAILED: {name} is not repeatable: it was trained {len(others) + 1} times in this session, and"
+                    f" {difference(known[one], known[others[0]])}."
+                )
+        return sentences
+
+    def _absent(self) -> list[str]:
         """A recorded configuration that no student makes any longer is a failure of a full run."""
         try:
-            self.reasons += [f"FAILED: {text}" for text in self.reference.absent(list(self.records))]
+            return [f"FAILED: {text}" for text in self.reference.absent([r["configuration"] for r in self.records])]
         except UserError as error:
-            self.reasons.append(f"FAILED: {error}")
+            return [f"FAILED: {error}"]
 
-    def _update(self, *, tests_failed: bool, full: bool) -> None:
-        if tests_failed:
-            self.reasons.append("References NOT updated: a test failed.")
-            return
-        first = self.ordered()[0]
+    def _update(self, *, full: bool) -> str:
+        """Write the references; returns what changed, or why nothing was written."""
+        records = self.complete
+        first = records[0]
         counted = self.seeds == tuple(range(len(self.seeds)))
         seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
         provenance = {
             "command": f"{self.recorded_run} --kvbench-seeds {seeds} {reference.UPDATE}",
-            **{key: first[key] for key in ("fingerprints", *FACTS)},
+            **{key: first[key] for key in ("fingerprints", *FACTS) if key in first},
             "flops_per_sample": self.costs,
         }
+        replicates = history.frame(row for record in records for row in record["replicate_history"])
         try:
-            replicates = history.frame(row for record in self.ordered() for row in record["replicate_history"])
-            told = updating.update(
-                self.expected, self.workload, self.histories, provenance, full=full, replicates=replicates
+            changed = updating.update(
+                self.expected, self.workload, histories(records), provenance, full=full, replicates=replicates
             )
         except UserError as error:
-            self.reasons.append(f"References NOT updated: {error}")
-        else:
-            self.reasons.append(f"This run fails by design, as it updates references. {told}")
+            return f"References NOT updated: {error}"
+        return f"This run fails by design, as it updates references. {changed}"
 
-    def _markdown(self, *, clauses: bool) -> str:
-        first = self.ordered()[0]
-        facts = {"workload": self.workload, **{key: first[key] for key in FACTS}}
-        facts |= {"resumed": told} if (told := saved.reused(self.ordered())) else {}
-        judged = self.judgements()
-        try:
-            recorded = [] if self.update else self.reference.judgements
-        except UserError:
-            recorded = []
-        return report.report(self.histories, judged, facts, self.outcome(), self._timings(), recorded, clauses=clauses)
+    def save(self, benchmarks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Put each record into one of its tests' saved benchmarks; returns what the file says of the whole session.
 
-    def _timings(self) -> list[Timing]:
-        """Seconds against the reference's, where it was made on the same kind of device."""
-        try:
-            recorded, here = self.reference.provenance.get("hardware", ""), self.ordered()[0]["hardware"]
-        except UserError:
-            return []
-        same = str(recorded).partition(",")[0] == str(here).partition(",")[0]
-        return timings(self.histories, self.reference.histories) if same else []
-
-    def outcome(self, benchmarks: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """How the session went, for the saved benchmark: a failed run must not become a baseline unnoticed.
-
-        pytest-benchmark leaves out of ``benchmarks`` what ended in an error; its records are saved here.
+        pytest-benchmark leaves out what ended in an error; such records are part of what is returned.
         """
-        there = {benchmark["extra_info"].get(saved.KEY, {}).get("configuration") for benchmark in benchmarks}
-        lost = [record for name, record in self.records.items() if there and name not in there]
-        return {
-            "workload": self.workload,
-            "outcome": self._result,
-            "reasons": [*self.failures, *self.reasons],
-            **({saved.BROKEN_OFF: lost} if lost else {}),
-        }
+        checks = self.result.checks if self.result else {}
+        left = {}
+        for record in self.records:
+            check = checks.get(record["configuration"], Check(State.MISSING))
+            compared = check.state is not State.MISSING
+            left[record["configuration"]] = {**record, "compared": compared, "moved": list(check.metrics)}
+        for benchmark in benchmarks:
+            name = next((name for name in left if benchmark["fullname"] in self.selected[name]), None)
+            if name is not None:
+                benchmark["extra_info"][saved.KEY] = left.pop(name)
+        return self.outcome | ({saved.BROKEN_OFF: list(left.values())} if left else {})
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """How the session went, as plain data: a failed run must not become a baseline unnoticed."""
+        outcome = self.result.outcome if self.result else RunOutcome.INCOMPLETE
+        reasons = [test for test, ending in self.finished.items() if ending == "failed"]
+        if self.result:
+            reasons += [*self.unreported(), *self.result.reasons]
+        return {"workload": self.workload, "outcome": outcome.value, "reasons": reasons}
 
 
-def ended(record: Mapping[str, Any]) -> bool:
-    """Whether a training was trained to its end."""
-    return len(record["history"]) == len(record["seeds"]) * int(record["recipe"]["epochs"])
+def histories(records: Iterable[Record]) -> pd.DataFrame:
+    """The histories of records, as one frame."""
+    return history.frame(row for record in records for row in record["history"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,74 +15,116 @@ from kvbench.utils.text import plain
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
     from kvbench.core.trainer import Training
-    from kvbench.harness.outcome import Outcome
     from kvbench.harness.plugin import KvbenchPlugin
+    from kvbench.harness.record import Record
+    from kvbench.harness.result import Check
 
 PLUGIN: pytest.StashKey[KvbenchPlugin] = pytest.StashKey()
 RESUMING: pytest.StashKey[Resuming] = pytest.StashKey()
 TRAINING: pytest.StashKey[Training] = pytest.StashKey()
-MOVED: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()
+RECORD: pytest.StashKey[Record] = pytest.StashKey()  # of a training that was compared
 
 
-def end_as(outcome: Outcome) -> None:
-    """End the test as a comparison came out; its text, which names what files name, is made safe for the terminal."""
+def end_as(check: Check) -> None:
+    """End the test as a check came out; its text, which names what files name, is made safe for the terminal."""
     __tracebackhide__ = True
-    if outcome.lacking:
-        pytest.skip(plain(outcome.text))
-    if outcome.failed:
-        pytest.fail(plain(outcome.text), pytrace=False)
-    if outcome.unsettled:
-        pytest.xfail(plain(outcome.text))
+    from kvbench.harness.result import State
+
+    if check.state in {State.FAILED, State.MISSING}:
+        pytest.fail(plain(check.text), pytrace=False)
+    if check.state is State.UNSETTLED:
+        pytest.xfail(plain(check.text))
 
 
 @pytest.fixture
 def kvbench_configuration(request: pytest.FixtureRequest) -> Configuration:
-    """The configuration under test; a test that asks for it runs once for every configuration."""
+    """The configuration under test: a student and a recipe (`kvbench.core.recipe.Configuration`).
+
+    A test that asks for it runs once for every configuration; its id is the configuration's, such as ``lr_Model3``.
+
+    Example:
+        >>> def test_lr_is_small(kvbench_configuration):
+        ...     assert kvbench_configuration.recipe.lr < 0.01
+    """
     row: Configuration = request.param
     return row
 
 
 @pytest.fixture
-def kvbench_training(
-    request: pytest.FixtureRequest, benchmark: Any, kvbench_configuration: Configuration
-) -> Iterator[Training]:
-    """A `kvbench.core.trainer.Training` of the configuration with every seed, ready for its first epoch.
+def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Configuration) -> Iterator[Training]:
+    """The training of a configuration with every seed (`kvbench.core.trainer.Training`), ready for its first epoch.
 
-    Whatever it has trained when the test ends is kept as history in ``benchmark.extra_info``.
+    ``kvbench_training.epoch()`` trains one epoch of every seed and ``kvbench_training.evaluate()`` appends its rows to
+    ``kvbench_training.history``, a list of dicts with the columns of the history frame (losses in nat, accuracies as
+    shares, seconds). What it has trained when the test ends is saved with the test's ``benchmark``, and compared with
+    the reference: a test that asks for a training and does not train it to its end fails the session.
+
+    The session ends if the data, the teacher or an option is wrong: every other training would end in the same way.
+    The test alone fails if its student is.
+
+    Example:
+        >>> def test_first_epoch(kvbench_training, kvbench_compare):
+        ...     kvbench_training.epoch()
+        ...     kvbench_training.evaluate()
+        ...     assert kvbench_training.history[0]["train_loss"] > 0
+        ...     kvbench_compare(kvbench_training)  # trains the other epochs
     """
+    __tracebackhide__ = True
     session, resuming = request.config.stash[PLUGIN].session, request.config.stash[RESUMING]
+    benchmark = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
     resuming.listen()
+    problem = ""
+    try:
+        _ = session.banks
+    except UserError as error:
+        problem = f"kvbench: {error}"
+    if problem:
+        _set(benchmark, skipped=True)
+        pytest.exit(problem, returncode=pytest.ExitCode.USAGE_ERROR)
     try:
         clock = request.node.stash.get(CLOCK, None) or Clock()
         training = session.training(kvbench_configuration, request.node.nodeid, clock)
     except UserError as error:
-        # Every other configuration would end in the same way: say it once and stop.
-        benchmark.skipped = True
-        pytest.exit(f"kvbench: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        problem = str(error)
+    if problem:
+        _set(benchmark, skipped=True)
+        pytest.fail(problem, pytrace=False)
     request.node.stash[TRAINING] = training
     from kvbench.harness.resume import told
 
     for text in told(training):
         resuming.say(text)
-    benchmark.group = benchmark.group or f"{session.workload.name}: an epoch of {len(session.seeds)} seeds"
+    if not getattr(benchmark, "group", True):
+        _set(benchmark, group=f"{session.workload.name}: an epoch of {len(session.seeds)} seeds")
     yield training
     session.progress.clear()
 
 
 @pytest.fixture
 def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None]:
-    """A function that trains a training to its end and fails the test where its curves leave the reference."""
+    """A function that trains a training to its end and fails the test where its curves leave the reference.
+
+    It takes the training that `kvbench_training` gave, and returns nothing. The test fails with a sentence and all
+    numbers if a curve left the reference, if there is no reference, if the reference cannot tell (it has one seed), or
+    if the loss is no finite number. With ``--kvbench-update-expected`` it trains and compares nothing.
+
+    Example:
+        >>> def test_configuration(kvbench_training, kvbench_compare):
+        ...     kvbench_compare(kvbench_training)
+    """
     session = request.config.stash[PLUGIN].session
 
     def compare(training: Training) -> None:
         __tracebackhide__ = True
+        problem = ""
         try:
             training.finish()
-            outcome = session.compare(training)
         except UserError as error:
-            pytest.fail(str(error), pytrace=False)
-        request.node.stash[MOVED] = outcome.moved
-        end_as(outcome)
+            problem = str(error)
+        if problem:
+            pytest.fail(problem, pytrace=False)
+        record = request.node.stash[RECORD] = session.record(training)
+        end_as(session.collector.check_configuration(record))
 
     return compare
 
@@ -91,18 +133,27 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
 def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
     """A function that judges a finding and fails the test where its verdict is not the recorded one.
 
-    A test that asks for it runs once for every finding, after all tests that train.
+    A test that asks for it runs once for every finding, after all tests that train. It fails if the session lacks
+    complete trainings of configurations that the finding is about. Where trainings are still to come, and in a worker
+    of pytest-xdist, which knows its own share alone, it skips the test, and the session judges the finding at its end.
+
+    Example:
+        >>> def test_finding(kvbench_finding):
+        ...     kvbench_finding()
     """
-    session = request.config.stash[PLUGIN].session
+    collector = request.config.stash[PLUGIN].session.collector
 
     def check() -> None:
         __tracebackhide__ = True
-        if hasattr(request.config, "workerinput"):
-            pytest.skip("judged at the end of the session, when all workers are done")
-        try:
-            outcome = session.collector.check_finding(request.param)
-        except UserError as error:
-            pytest.fail(str(error), pytrace=False)
-        end_as(outcome)
+        if hasattr(request.config, "workerinput") or collector.pending:
+            pytest.skip("judged at the end of the session, when all trainings are complete")
+        end_as(collector.check_finding(request.param))
 
     return check
+
+
+def _set(benchmark: object, **values: object) -> None:
+    """Set what pytest-benchmark's fixture has; other fixtures of its name are left as they are."""
+    for name, value in values.items():
+        if hasattr(benchmark, name):
+            setattr(benchmark, name, value)

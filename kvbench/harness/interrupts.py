@@ -77,11 +77,11 @@ class Resuming:
         seen: dict[str, Any] = getattr(report, "kvbench", {})
         if not seen.get("configuration"):
             return
-        from kvbench.harness.collector import ended
+        from kvbench.harness.record import complete
 
         record = seen["record"]
         untrained = not record and (report.when == "call" or report.outcome == "skipped")
-        if untrained or (record and (ended(record) or record["diverged"])):
+        if untrained or (record and (complete(record) or record["diverged"])):
             self.through.add(report.nodeid)
 
     @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""The pytest plugin: options, hooks, terminal summary. Only it and its parts, ``plugin_*.py``, import pytest.
+"""The pytest plugin: options, hooks, terminal summary.
 
 Light to import, since pytest loads it in every project where kvbench is installed: torch, pandas and scipy come with
 the first test that needs them.
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvbench.harness import fixtures as plugin_fixtures
-from kvbench.harness.fixtures import MOVED, PLUGIN, RESUMING, TRAINING
+from kvbench.harness import fixtures
+from kvbench.harness.fixtures import PLUGIN, RECORD, RESUMING, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
 from kvbench.harness.options import FRESH, OPTIONS, Option
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.text import plain
 
 if TYPE_CHECKING:
     from kvbench.harness.session import Session
+
+SELECTED = "kvbench-selected"  # what a worker was to compare, on its way to the session that judges
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,12 +47,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PLUGIN] = KvbenchPlugin(config)
     config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
     config.pluginmanager.register(config.stash[RESUMING], "kvbench-resuming")
-    config.pluginmanager.register(plugin_fixtures, "kvbench-fixtures")
+    config.pluginmanager.register(fixtures, "kvbench-fixtures")
 
 
 def parameter(item: pytest.Item, name: str) -> Any:
     """The value that a test is parametrized with for the fixture ``name``, or None."""
     return getattr(getattr(item, "callspec", None), "params", {}).get(name)
+
+
+def selects(item: pytest.Item) -> str:
+    """The configuration or finding that a test is about; empty if it is about neither."""
+    configuration = parameter(item, "kvbench_configuration")
+    return str(configuration.id if configuration else parameter(item, "kvbench_finding") or "")
+
+
+def fixture_names(item: pytest.Item) -> list[str]:
+    """The fixtures that a test asks for."""
+    return getattr(item, "fixturenames", [])
+
+
+def trains(item: pytest.Item) -> bool:
+    """Whether a test asks for a configuration's training."""
+    return "kvbench_training" in fixture_names(item) and parameter(item, "kvbench_configuration") is not None
 
 
 @contextlib.contextmanager
@@ -69,6 +87,8 @@ class KvbenchPlugin:
         self.config = config
         self.started: Session | None = None
         self._logs = contextlib.ExitStack()  # while it is open, records go past the capture to the terminal
+        self.interrupted = False  # something ended the session before its last test
+        self.summary = ""
         # What was asked for and cannot be had is told before anything else happens; defaults cost no import.
         if any(self.option(row.name) != row.default for row in OPTIONS):
             _ = self.session
@@ -77,6 +97,11 @@ class KvbenchPlugin:
                 from kvbench.harness.setup import resolve_device
 
                 resolve_device(self.option("device"))
+
+    @property
+    def worker(self) -> bool:
+        """Whether this process is a worker of pytest-xdist, whose reports another process collects."""
+        return hasattr(self.config, "workerinput")
 
     def option(self, name: str) -> str:
         """An option's value: from the command line, else from the ini file, else its default."""
@@ -119,52 +144,104 @@ class KvbenchPlugin:
         if "kvbench_finding" in metafunc.fixturenames:
             metafunc.parametrize("kvbench_finding", self.session.finding_ids, indirect=True)
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
         for item in items:
-            if parameter(item, "kvbench_configuration") or parameter(item, "kvbench_finding"):
+            if selects(item):
                 item.add_marker("kvbench")
-        items.sort(key=lambda item: parameter(item, "kvbench_finding") is not None)  # they need every history
+        yield
+        # After whatever else orders tests: judging is told test by test where all that trains comes first.
+        items.sort(key=lambda item: parameter(item, "kvbench_finding") is not None)
+        options = self.config.option
+        if getattr(options, "benchmark_skip", False) and not getattr(options, "benchmark_only", False):
+            self.leave_out(items)
+
+    def leave_out(self, items: list[pytest.Item]) -> None:
+        """Deselect what ``--benchmark-skip`` leaves out, and the findings, which then lack their trainings."""
+        skipped = [item for item in items if trains(item) and "benchmark" in fixture_names(item)]
+        if skipped:
+            skipped += [item for item in items if parameter(item, "kvbench_finding")]
+            self.config.hook.pytest_deselected(items=skipped)
+            items[:] = [item for item in items if item not in skipped]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        training = [item for item in session.items if parameter(item, "kvbench_configuration")]
+        training = [item for item in session.items if trains(item)]
         if training:
             self.session.trainings_ahead = len(training)
             self.session.test_folders = {item.path.parent for item in training}
+        for item in session.items:
+            if (trains(item) or parameter(item, "kvbench_finding")) and not self.config.option.collectonly:
+                self.session.collector.select(selects(item), item.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        configuration, finding = parameter(item, "kvbench_configuration"), parameter(item, "kvbench_finding")
-        if configuration or finding:
+        if selects(item):
             record = None
-            if call.when == "call" and TRAINING in item.stash:
-                record = self.session.record(item.stash[TRAINING], item.stash.get(MOVED, None))
-                item.funcargs["benchmark"].extra_info["kvbench"] = record  # type: ignore[attr-defined]
-                del item.stash[TRAINING]  # its modules and optimisers would stay in memory to the session's end
+            training = item.stash.get(TRAINING, None)
+            if call.when == "call" and training is not None:
+                record = item.stash.get(RECORD, None) or self.session.record(training)
+                # Its modules and optimisers would stay in memory to the session's end, the record for the next attempt.
+                item.stash[TRAINING] = item.stash[RECORD] = None
             # A plain attribute of a report travels from xdist's workers to the session that judges.
-            name = configuration.id if configuration else None
-            report.kvbench = {"configuration": name, "finding": finding, "record": record}  # type: ignore[attr-defined]
+            configuration = parameter(item, "kvbench_configuration")
+            report.kvbench = {  # type: ignore[attr-defined]
+                "configuration": configuration.id if configuration else None,
+                "finding": parameter(item, "kvbench_finding"),
+                "record": record,
+            }
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen = getattr(report, "kvbench", None)
         if seen is not None:
-            outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
-            self.session.collector.absorb(seen, report.nodeid, report.when or "", outcome)
+            ended = report.when == "call" or not report.passed
+            self.session.collector.absorb(
+                seen["configuration"] or seen["finding"], report.nodeid, report.outcome if ended else "", seen["record"]
+            )
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves, so that the save tells the outcome
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        for name, tests in getattr(node, "workeroutput", {}).get(SELECTED, {}).items():
+            for test in tests:
+                self.session.collector.select(name, test)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves and pytest remembers failures
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
-        worker = hasattr(self.config, "workerinput")
-        if self.started is not None and self.started.collector.seen and not worker:
-            self.started.progress.close()
-            if not self.started.stopped:  # whoever stops a run does not want to wait for its tables
+        if self.started is not None and self.started.collector.selected:
+            if self.worker:
+                selected = {name: sorted(tests) for name, tests in self.started.collector.selected.items()}
+                self.config.workeroutput[SELECTED] = selected  # type: ignore[attr-defined]
+            elif not self.started.stopped:  # whoever stops a run does not want to wait for its tables
+                with best_effort("remove the progress bar"):
+                    self.started.progress.close()
                 with self.config.stash[RESUMING].stops(session):
-                    self.started.collector.finish(tests_failed=session.testsfailed > 0)
-            if self.started.collector.reasons and session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                    self.finish(self.started, session)
         return (yield)
+
+    def finish(self, started: Session, session: pytest.Session) -> None:
+        """Compare all that was trained; what failed only now is reported as a failed test, which pytest remembers."""
+        from kvbench.harness.summary import summarize
+
+        interrupted = self.interrupted or session.exitstatus not in {
+            pytest.ExitCode.OK,
+            pytest.ExitCode.TESTS_FAILED,
+        }
+        result = started.collector.finish(tests_failed=session.testsfailed > 0, interrupted=interrupted)
+        if result.outcome is result.outcome.FAILED and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for test, reason in started.collector.unreported().items():
+            location = (test.partition("::")[0], None, test.partition("::")[2])
+            self.config.hook.pytest_runtest_logreport(
+                report=pytest.TestReport(test, location, {}, "failed", plain(reason), "call")
+            )
+        self.summary = summarize(started.collector, result, started.report_path)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_json(self, benchmarks: list[Any]) -> None:
@@ -173,13 +250,14 @@ class KvbenchPlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        if self.started is not None and self.started.collector.seen:
-            output_json["kvbench"] = self.started.collector.outcome(output_json["benchmarks"])
+        if self.started is not None and self.started.collector.selected:
+            output_json["kvbench"] = self.started.collector.save(output_json["benchmarks"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.started is not None and self.started.collector.seen and not self.started.stopped:
+        result = self.started.collector.result if self.started is not None else None
+        if self.started is not None and result is not None and not self.started.stopped:
             terminalreporter.section(f"kvbench: {self.started.workload.name}")
-            for line in plain(self.started.collector.summary).split("\n"):
+            for line in plain(self.summary).split("\n"):
                 terminalreporter.line(line)
-            for reason in self.started.collector.reasons:
+            for reason in result.reasons:
                 terminalreporter.line(plain(f"\n{reason}"), red=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kvbench.core.models import cost, student
 from kvbench.core.numerics import default_numerics
-from kvbench.utils.environment import environment
+from kvbench.utils.environment import environment, rng_fingerprint
+from kvbench.utils.errors import best_effort
 
 if TYPE_CHECKING:
     from kvbench.core.trainer import Training
     from kvbench.harness.setup import Banks
     from kvbench.workloads import Workload
+
+Record = Mapping[str, Any]
 
 
 def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
@@ -36,31 +40,54 @@ def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates:
 
 
 @default_numerics()
-def record(
-    training: Training, workload: Workload, banks: Banks, seeds: Sequence[int], moved: Sequence[str] | None
-) -> dict[str, Any]:
-    """Describe a training, finished or not, as plain data.
-
-    ``moved``: the metrics of the gates that failed where a test compared its curves, else None.
-    """
+def record(training: Training, workload: Workload, banks: Banks, seeds: Sequence[int]) -> dict[str, Any]:
+    """Describe a training, finished or not, as plain data; facts that cannot be had are left out."""
     configuration = training.configuration
+    described: dict[str, Any] = {}
+    with best_effort(f"count the cost of {configuration.id}"):
+        counted = asdict(cost(student(configuration.student), banks.train.widths, banks.train.classes))
+        described |= {name: count for name, count in counted.items() if count is not None}
+    with best_effort("look up versions and hardware"):
+        described |= environment(banks.train.logits.device)
     return {
         "workload": workload.name,
         "configuration": configuration.id,
         "recipe": asdict(configuration.recipe),
         "seeds": list(seeds),
-        **asdict(cost(student(configuration.student), banks.train.widths, banks.train.classes)),
+        **described,
+        "random_numbers": rng_fingerprint(),
         "train_count": len(banks.train),
         "val_count": len(banks.val),
         "teacher_val_accuracy": banks.val.teacher_accuracy,
         "notes": "; ".join(banks.notes),
         "fingerprints": made_from(workload, banks),
-        **environment(banks.train.logits.device),
-        "compared": moved is not None,
-        "moved": list(moved or ()),
         "history": training.history,
         "replicate_history": training.replicate_history,
         "reused_epochs": training.reused,
         "diverged": any(run.diverged for run in training.everyone),
         "state_notes": training.notes,
     }
+
+
+def complete(record: Record) -> bool:
+    """Whether a training was trained and evaluated to its end with every seed."""
+    return len(record["history"]) == len(record["seeds"]) * int(record["recipe"]["epochs"])
+
+
+def results(record: Record) -> list[dict[str, Any]]:
+    """The rows of a record's history without their seconds: what training again must repeat bit by bit."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in record["history"]]
+
+
+def digest(record: Record) -> str:
+    """Names the results of a record's history: equal for bitwise equal rows."""
+    return hashlib.sha256(repr(results(record)).encode()).hexdigest()[:16]
+
+
+def difference(one: Record, other: Record) -> str:
+    """The first number in which two complete records of a configuration differ, in words."""
+    for mine, theirs in zip(results(one), results(other), strict=False):
+        for name, value in mine.items():
+            if repr(value) != repr(theirs.get(name)):
+                return f"{name} of seed {mine['seed']} in epoch {mine['epoch']} is {value!r} and {theirs.get(name)!r}"
+    return "one has more rows"

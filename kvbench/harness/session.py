@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,16 @@ from kvbench.core.recipe import Configuration, configurations
 from kvbench.findings import registry as findings
 from kvbench.harness.collector import Collector
 from kvbench.harness.options import command
-from kvbench.harness.outcome import Outcome
-from kvbench.results import history
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import need_writable
 
 if TYPE_CHECKING:
     from kvbench.core.timer import Clock
     from kvbench.core.trainer import Run, Training
+    from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
-    from kvbench.utils.progress import ProgressBar
+    from kvbench.utils.progress import Progress, ProgressBar
     from kvbench.workloads import Workload
 
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
@@ -50,12 +49,11 @@ class Session:
         self.values, self.progress, self.fresh = values, progress, fresh
         self.workload: Workload = values["workload"]
         self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(self.workload.seeds))
-        path = values["report"] or values["cache"] / f"report-{self.workload.name}.md"
+        self.report_path: Path = values["report"] or values["cache"] / f"report-{self.workload.name}.md"
         self.collector = Collector(
             self.workload.name,
             self.seeds,
             values["expected"],
-            path,
             command(texts),
             command(texts, paths=False),
             self.names,
@@ -93,10 +91,10 @@ class Session:
     def banks(self) -> Banks:
         """Both splits' banks, made where the cache lacks them."""
         try:
-            need_writable(self.collector.report_path.parent)  # told before training, not after it
+            need_writable(self.report_path.parent)  # before training, not after it
         except UserError as error:
             raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
-        banks = self.settings.open_banks(self.progress.show)
+        banks = self.settings.open_banks(self._show)
         self.progress.close()
         return banks
 
@@ -124,13 +122,20 @@ class Session:
         from kvbench.core.trainer import MORE_MEMORY, Run, Training
         from kvbench.utils.oom import enough_memory
 
-        banks = self.banks
+        banks, suite = self.banks, None
+        with best_effort("keep the states of unfinished trainings"):
+            suite = self.suite
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
             replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
             training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, replicates, clock)
-        self.suite.attach(training, test, fresh=self.fresh)
+        if suite is not None:
+            suite.attach(training, test, fresh=self.fresh)
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
         return training
+
+    def _show(self, progress: Progress) -> None:
+        with best_effort("show the progress"):
+            self.progress.show(progress)
 
     def _tick(self, run: Run) -> None:
         from kvbench.utils.progress import Progress
@@ -139,16 +144,10 @@ class Session:
         total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._replicates)) * epochs
         self._epochs_done += 1
         text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
-        self.progress.show(Progress(text, min(self._epochs_done, total), total, "epoch"))
+        self._show(Progress(text, min(self._epochs_done, total), total, "epoch"))
 
-    def record(self, training: Training, moved: Sequence[str] | None = None) -> dict[str, Any]:
+    def record(self, training: Training) -> Record:
         """What a training leaves for a saved benchmark: enough to make every table again."""
         from kvbench.harness.record import record
 
-        return record(training, self.workload, self.banks, self.seeds, moved)
-
-    def compare(self, training: Training) -> Outcome:
-        """Compare a finished training's curves with the reference; raises `UserError` where there is none."""
-        made = self.record(training)
-        rows = history.frame(training.history)
-        return self.collector.compare(rows, training.configuration.id, made["fingerprints"], made["random_numbers"])
+        return record(training, self.workload, self.banks, self.seeds)

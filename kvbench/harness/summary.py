@@ -1,57 +1,133 @@
-"""What a session's summary says below the tables, a line each."""
+"""What a session's end says: the tables, and below them what was not compared, what moved, what was reused.
+
+All of it describes a `kvbench.harness.result.Result`; nothing here can change it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from kvbench.harness.collector import Collector, histories
 from kvbench.harness.options import FRESH
+from kvbench.harness.result import Result, State
 from kvbench.reference import store as reference
 from kvbench.reference.diagnosis import diagnose
+from kvbench.reference.timing import Timing, timings
+from kvbench.reporting import report
 from kvbench.results import history, saved
+from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, best_effort
+from kvbench.utils.files import write_whole
 
 if TYPE_CHECKING:
-    from kvbench.harness.collector import Collector
+    from kvbench.findings.registry import Judgement
 
 
-def remarks(collector: Collector, missing: Sequence[str]) -> list[str]:
-    """The lines for a session that ends; ``missing``: what nothing was compared with."""
-    lines = []
-    if missing and not collector.update:
-        lines.append(f"NOT COMPARED with the reference: {', '.join(missing)}.")
-    moved = {name: record["moved"] for name, record in collector.records.items() if record["moved"]}
-    if moved:
-        lines.append(
-            f"WHERE TO LOOK: {diagnose(moved, [n for n, record in collector.records.items() if record['compared']])}"
-        )
-    if unsettled := [name for name, outcome in collector.seen.items() if outcome == "xfailed"]:
-        more = f"{collector.run} --kvbench-seeds {max(reference.SEEDS, 2 * len(collector.seeds))}"
-        few = f"NOT SETTLED with {len(collector.seeds)} seeds: {', '.join(unsettled)}."
-        lines.append(f"{few} Why: -rx. More seeds: {more}")
-    if told := saved.reused(collector.ordered()):
-        lines.append(f"REUSED: {told}; an interrupted run trained them. Train them anew: {collector.run} {FRESH}")
-    if collector.repeated:
-        recorded = len(history.seeds(collector.reference.histories))
-        lines.append(
-            f"REPEATED: {collector.repeated} clauses that {len(collector.seeds)} seeds alone cannot decide. They are"
-            f" recorded seeds, and each came out as it did: the verdicts of all {recorded} recorded seeds stand."
-        )
-    notes = {record["notes"] for record in collector.records.values() if record["notes"]}
-    lines += [f"DATA: {text}" for text in sorted(notes)]
-    lines += [
-        f"NOTED: {text}" for text in (*collector.noted, *(n for r in collector.ordered() for n in r["state_notes"]))
-    ]
-    if surroundings := _surroundings(collector):
-        lines.append(f"NOTED: not as where the reference was made, so numbers may differ: {'; '.join(surroundings)}.")
-    return lines
+def summarize(collector: Collector, result: Result, path: Path) -> str:
+    """Write the tables to ``path``, and return what the terminal shows."""
+    parts = []
+    if any(record["history"] for record in collector.records):
+        with best_effort("make the tables"):
+            parts.append(_markdown(collector, clauses=False))
+        with best_effort(f"write the tables to {path}"):
+            content = _markdown(collector, clauses=True)
+            with write_whole(path) as aside:
+                aside.write_text(content, encoding="utf-8")
+            parts.append(f"Tables, with every clause of the verdicts: {path}")
+    remarks: tuple[Callable[[Collector, Result], list[str]], ...] = (
+        _not_compared, _where_to_look, _not_settled, _reused, _repeated, _notes, _environment
+    )  # fmt: skip
+    for remark in remarks:
+        with best_effort(f"say everything at the session's end ({remark.__name__.strip('_')})"):
+            parts += remark(collector, result)
+    return "\n".join(parts)
 
 
-def _surroundings(collector: Collector) -> list[str]:
-    records = collector.ordered()
+def _markdown(collector: Collector, *, clauses: bool) -> str:
+    records = collector.records
+    facts = {"workload": collector.workload, **{key: records[0][key] for key in FACTS if key in records[0]}}
+    if resumed := saved.reused(records):
+        facts["resumed"] = resumed
+    judged: list[Judgement] = []
+    with best_effort("judge the findings"):
+        judged = collector.judgements()
+    recorded: list[Judgement] = []
+    timed: list[Timing] = []
+    if _reference(collector):
+        with best_effort("show the reference's verdicts and seconds"):
+            recorded = collector.reference.judgements
+            timed = _timings(collector)
+    return report.report(histories(records), judged, facts, collector.outcome, timed, recorded, clauses=clauses)
+
+
+def _reference(collector: Collector) -> reference.Reference | None:
+    """The reference that the run is held against, if there is one: that there is none is a failure told elsewhere."""
     try:
-        recorded = {} if collector.update else collector.reference.provenance
+        return None if collector.update else collector.reference
     except UserError:
-        recorded = {}
-    return differences(recorded, records[0]) if records else []
+        return None
+
+
+def _timings(collector: Collector) -> list[Timing]:
+    """Seconds against the reference's, where it was made on the same kind of device."""
+    kinds = [
+        str(facts.get("hardware", "")).partition(",")[0]
+        for facts in (collector.reference.provenance, collector.records[0])
+    ]
+    return timings(histories(collector.records), collector.reference.histories) if kinds[0] == kinds[1] else []
+
+
+def _not_compared(collector: Collector, result: Result) -> list[str]:
+    if collector.update or not result.not_compared:
+        return []
+    return [f"NOT COMPARED with the reference: {', '.join(result.not_compared)}."]
+
+
+def _where_to_look(collector: Collector, result: Result) -> list[str]:
+    left = {name: check.metrics for name, check in result.checks.items() if check.metrics}
+    compared = [record["configuration"] for record in collector.records]
+    compared = [name for name in compared if name not in result.not_compared]
+    return [f"WHERE TO LOOK: {diagnose(left, compared)}"] if left else []
+
+
+def _not_settled(collector: Collector, result: Result) -> list[str]:
+    unsettled = result.names(State.UNSETTLED)
+    if not unsettled:
+        return []
+    count = len(collector.seeds)
+    more = f"{collector.run} --kvbench-seeds {max(reference.SEEDS, 2 * count)}"
+    return [f"NOT SETTLED with {count} seeds: {', '.join(unsettled)}. Why: -rx. More seeds: {more}"]
+
+
+def _reused(collector: Collector, _: Result) -> list[str]:
+    reused = saved.reused(collector.records)
+    again = f"{collector.run} {FRESH}"
+    return [f"REUSED: {reused}; an interrupted run trained them. Train them anew: {again}"] if reused else []
+
+
+def _repeated(collector: Collector, result: Result) -> list[str]:
+    repeated = sum(check.repeated for check in result.checks.values())
+    if not repeated:
+        return []
+    recorded = len(history.seeds(collector.reference.histories))
+    return [
+        f"REPEATED: {repeated} clauses that {len(collector.seeds)} seeds alone cannot decide. They are recorded seeds,"
+        f" and each came out as it did: the verdicts of all {recorded} recorded seeds stand."
+    ]
+
+
+def _notes(collector: Collector, result: Result) -> list[str]:
+    data = sorted({record["notes"] for record in collector.records if record["notes"]})
+    notes = [note for check in result.checks.values() for note in check.notes]
+    states = [note for record in collector.records for note in record["state_notes"]]
+    return [*(f"DATA: {text}" for text in data), *(f"NOTED: {text}" for text in (*notes, *states))]
+
+
+def _environment(collector: Collector, _: Result) -> list[str]:
+    recorded = _reference(collector)
+    records: list[Any] = collector.records
+    other = differences(recorded.provenance, records[0]) if recorded and records else []
+    return [f"NOTED: not as where the reference was made, so numbers may differ: {'; '.join(other)}."] if other else []

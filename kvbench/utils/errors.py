@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 
 from kvbench.utils.text import line, shown
 
@@ -47,3 +49,24 @@ def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(value[:200], names, n=3, cutoff=0.5)  # its time grows with the lengths' product
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return UserError(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names) or 'none'}.")
+
+
+@contextlib.contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """A block that only describes: whatever fails in it becomes a warning in the log, and the program goes on.
+
+    Args:
+        what: completes "Could not ...".
+
+    Example:
+        >>> facts = {}
+        >>> with best_effort("look up the hardware"):
+        ...     facts["hardware"] = open("/nonexistent").read()
+        >>> facts
+        {}
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        logging.getLogger("kvbench").warning("Could not %s: %s", what, line(str(reason)[:LONGEST]))
