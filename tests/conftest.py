@@ -30,7 +30,7 @@ from tests.support.small import SMALL
 if TYPE_CHECKING:
     from benchmarks.reliability.laboratory import Laboratory
 
-pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume"]
+pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume", "tests.support.sessions"]
 
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]  # what a test starts is no worker: pytest-benchmark would time nothing there

@@ -26,6 +26,8 @@ from kvbench.utils.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+INCOMPLETE = "{} was not trained to its end in this session, so it was not compared."
+
 
 class Collector:
     """Which configurations and findings a session's tests selected, and the records of what was trained.
@@ -118,12 +120,10 @@ class Collector:
 
     def check_configuration(self, record: Record) -> Check:
         """Compare a training's history with the reference."""
-        if not complete(record):
-            return Check(
-                State.MISSING, f"{record['configuration']} was not trained to its end, so it was not compared."
-            )
         if self.update:
-            return Check(State.PASSED)
+            return Check(
+                State.PASSED if complete(record) else State.MISSING, INCOMPLETE.format(record["configuration"])
+            )
         key = digest(record)
         if key not in self._checks:
             self._checks[key] = self._compare(record)
@@ -173,9 +173,9 @@ class Collector:
         try:
             if name in findings.FINDINGS:
                 return self.check_finding(name)
-            if name in self._records:
+            if name in self._records and complete(self._best(name)):
                 return self.check_configuration(self._best(name))
-            return Check(State.MISSING, f"{name} was not trained, so it was not compared.")
+            return Check(State.MISSING, INCOMPLETE.format(name))
         except Exception as error:  # a finding of the user's own, say
             return Check(State.FAILED, f"{name} could not be compared: {type(error).__name__}: {error}")
 

@@ -23,7 +23,7 @@ from tests.support import ROOT
 from tests.support.synthetic import ALL
 from tests.support.tiny import register
 
-MORE_TESTS = '''\
+MORE_TESTS = """\
 import pytest
 
 ATTEMPTS = []
@@ -44,9 +44,9 @@ def test_flaky(kvbench_training, request):
     ATTEMPTS.append(request.node.nodeid)
     assert ATTEMPTS.count(request.node.nodeid) > 1, "a user's test that breaks at its first attempt"
     kvbench_training.finish()
-'''
+"""
 
-CONFTEST = f'''\
+CONFTEST = f"""\
 import json, os, random, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
@@ -76,6 +76,12 @@ def pytest_collection_finish(session):
     if DRAWN["order"] == "late":  # behind the back of whoever orders tests
         order(session.items)
 
+def pytest_benchmark_generate_machine_info():  # the usual ones take a second
+    return {{}}
+
+def pytest_benchmark_generate_commit_info():
+    return {{}}
+
 @pytest.fixture
 def again(request):
     return request.param
@@ -101,7 +107,7 @@ def pytest_runtest_protocol(item, nextitem):  # as pytest-rerunfailures does
         item._initrequest()
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,17 @@ class Grab:
             self.result = config.stash[PLUGIN].started.collector.result
 
 
+@pytest.fixture(scope="session")
+def tiny_recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first project leaves a bank, references and the plain run's histories for the others."""
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, tiny_recorded: Path) -> TinyProject:
+    return TinyProject(pytester, tiny_recorded)
+
+
 class TinyProject:
     """A project with the shipped suite, further tests, and references of the tiny workload.
 
@@ -232,16 +249,17 @@ class TinyProject:
     def reference(self) -> Reference:
         return load(self.path / "expected", "tiny")
 
-    def run(self, drawn: Drawn, *arguments: str) -> tuple[int, Result | None]:
+    def run(self, drawn: Drawn, *arguments: str, plugins: Sequence[object] = ()) -> tuple[int, Result | None]:
         """Run a session; its exit status and result."""
+        remembers = any(argument in {"--lf", "--ff", "--stepwise", "--cache-show"} for argument in arguments)
         self._disturb(drawn)
         (self.path / "drawn.json").write_text(json.dumps(asdict(drawn)))
         grab = Grab()
         with pytest.MonkeyPatch.context() as patch:
             register(patch)
             ended = self.pytester.runpytest_inprocess(
-                "benchmarks", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:cov", *drawn.arguments,
-                *arguments, plugins=[grab], no_reraise_ctrlc=True,
+                "benchmarks", *(() if remembers else ("-p", "no:cacheprovider")), "-p", "no:hypothesispytest",
+                "-p", "no:cov", *drawn.arguments, *arguments, plugins=[grab, *plugins], no_reraise_ctrlc=True,
             )  # fmt: skip
         self.stdout = ended.stdout.str()
         self.stderr = ended.stderr.str()
@@ -254,7 +272,7 @@ class TinyProject:
             lines = [line.split(",") for line in (home / "histories.csv").read_text().splitlines()]
             for cells in lines:
                 if cells[0] == drawn.moved:
-                    cells[3] = f"{float(cells[3]) * 20:.6g}"
+                    cells[3] = f"{float(cells[3]) * 1e9:.6g}"
             (home / "histories.csv").write_text("\n".join(",".join(cells) for cells in lines) + "\n")
         if drawn.unrecorded:
             rows = (home / "verdicts.csv").read_text().splitlines()
@@ -282,7 +300,7 @@ def assert_holds(project: TinyProject, drawn: Drawn) -> None:
         assert mine.equals(plain.loc[mine.index]), said
 
 
-def tests_of(names: Sequence[str] = ALL, findings: Sequence[str] = tuple(FINDINGS), **changes: Any) -> Drawn:
+def suite_of(names: Sequence[str] = ALL, findings: Sequence[str] = tuple(FINDINGS), **changes: Any) -> Drawn:
     """A session of these configurations and findings in the shipped suite."""
     chosen = [f"test_configuration[{name}]" for name in names] + [f"test_finding[{name}]" for name in findings]
     return Drawn(0, tuple(chosen), **changes)
