@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PLUGIN: pytest.StashKey[KvbenchPlugin] = pytest.StashKey()
 RESUMING: pytest.StashKey[Resuming] = pytest.StashKey()
-TRAINING: pytest.StashKey[Training] = pytest.StashKey()
-RECORD: pytest.StashKey[Record] = pytest.StashKey()  # of a training that was compared
+TRAINING: pytest.StashKey[Training | None] = pytest.StashKey()
+RECORD: pytest.StashKey[Record | None] = pytest.StashKey()  # of a training that was compared
 
 
 def end_as(check: Check) -> None:

@@ -184,7 +184,8 @@ class KvbenchPlugin:
             if call.when == "call" and training is not None:
                 record = item.stash.get(RECORD, None) or self.session.record(training)
                 # Its modules and optimisers would stay in memory to the session's end, the record for the next attempt.
-                item.stash[TRAINING] = item.stash[RECORD] = None
+                item.stash[TRAINING] = None
+                item.stash[RECORD] = None
             # A plain attribute of a report travels from xdist's workers to the session that judges.
             configuration = parameter(item, "kvbench_configuration")
             report.kvbench = {  # type: ignore[attr-defined]

@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from kvbench.findings.registry import FINDINGS, judge
 from kvbench.harness.fixtures import PLUGIN
 from kvbench.harness.result import Result, State
 from kvbench.reference.compare import compare
-from kvbench.reference.store import Reference, load, verdict_changes
+from kvbench.reference.store import Reference, load
+from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from tests.support import ROOT
 from tests.support.synthetic import ALL
@@ -132,7 +134,7 @@ class Drawn:
         """The parameters with which a test was drawn."""
         return [name.partition("[")[2].rstrip("]") for name in self.tests if name.startswith(f"{test}[")]
 
-    def expected(self, plain: history.pd.DataFrame, reference: Reference) -> dict[str, State]:
+    def expected(self, plain: pd.DataFrame, reference: Reference) -> dict[str, State]:
         """What each selected configuration and finding comes to."""
         complete = {c for test in ("test_configuration", "test_again", "test_silent") for c in self.selected(test)}
         complete |= set(self.selected("test_flaky")) if self.reruns or self.count > 2 else set()
@@ -197,8 +199,8 @@ class Grab:
     result: Result | None = None
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        if PLUGIN in config.stash and config.stash[PLUGIN].started is not None:
-            self.result = config.stash[PLUGIN].started.collector.result
+        session = config.stash[PLUGIN].started if PLUGIN in config.stash else None
+        self.result = session.collector.result if session is not None else None
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +242,7 @@ class TinyProject:
                 shutil.copytree(recorded / name, self.path / name)
 
     @cached_property
-    def histories(self) -> history.pd.DataFrame:
+    def histories(self) -> pd.DataFrame:
         """The plain run's."""
         content = json.loads((self.recorded / "plain.json").read_text())
         return history.frame(row for one in content["benchmarks"] for row in one["extra_info"]["kvbench"]["history"])
@@ -257,6 +259,8 @@ class TinyProject:
         grab = Grab()
         with pytest.MonkeyPatch.context() as patch:
             register(patch)
+            for program in ("plugin.get_tag", "session.get_machine_id"):  # what pytest-benchmark would start
+                patch.setattr(f"pytest_benchmark.{program}", lambda *_: "here")
             ended = self.pytester.runpytest_inprocess(
                 "benchmarks", *(() if remembers else ("-p", "no:cacheprovider")), "-p", "no:hypothesispytest",
                 "-p", "no:cov", *drawn.arguments, *arguments, plugins=[grab, *plugins], no_reraise_ctrlc=True,

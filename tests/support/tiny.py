@@ -1,4 +1,4 @@
-"""The tiny workload: noise for images, a teacher of two convolutions, students of a few weights: a suite in a second."""
+"""The tiny workload: images of noise, a teacher of two convolutions, students of a few weights."""
 
 from __future__ import annotations
 
