@@ -98,8 +98,8 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
         seeds = history.seeds(histories)
         bands = f"mean over {len(seeds)} seeds, band from the lowest to the highest" if len(seeds) > 1 else "one seed"
         figure.suptitle(f"{shown(workload)}: {bands}", parse_math=False)
-        with write_whole(output) as aside:
-            figure.savefig(aside, transparent=True, dpi=160, metadata=METADATA[output.suffix])
+        with write_whole(output) as tmp:
+            figure.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
 
 
 def _runs_with(prefix: str, configuration: str) -> bool:

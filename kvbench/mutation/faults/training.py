@@ -106,8 +106,8 @@ def without_last(rows: Tensor, size: int) -> Sequence[Tensor]:
     return _split(rows, size)[:-1]
 
 
-def whole_batches(rows: Tensor, size: int) -> Sequence[Tensor]:
-    """All batches that are whole."""
+def full_batches(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """All full batches."""
     return [batch for batch in _split(rows, size) if len(batch) == size]
 
 
@@ -160,8 +160,8 @@ TRAINING_FAULTS = [
     Fault("last-batch-dropped", "an epoch ends one batch early", patched(torch, "split", without_last)),
     Fault("gradients-clipped", "gradients are clipped to norm 0.1", after_init(clipped), MEMORY),
     Fault("gradients-add-up", "gradients are never set to zero", after_init(twice)),
-    Fault("partial-batch-dropped", "a last batch that is not whole is dropped", patched(torch, "split", whole_batches),
-          equivalent="4,096 images are 64 whole batches: nothing is dropped"),
+    Fault("partial-batch-dropped", "a last batch that is not full is dropped", patched(torch, "split", full_batches),
+          equivalent="4,096 images are 64 full batches: nothing is dropped"),
     Fault("zeroed-gradients", "gradients are set to zero instead of None",
           patched(torch.optim.Adam, "zero_grad", zeroed),
           equivalent="the same numbers reach the optimiser"),
