@@ -224,9 +224,9 @@ def joined(banks: list[FeatureBank]) -> FeatureBank:
 
 
 def to_the_end(run: Run) -> Iterator[None]:
-    """Train every epoch that is left, pausing as `Run.portions` does."""
+    """Train every epoch that is left, pausing as `Run.chunks` does."""
     while not run.done:
-        yield from run.portions()
+        yield from run.chunks()
 
 
 def side_by_side(runs: list[Run]) -> None:

@@ -24,6 +24,7 @@ from kvbench.utils.oom import out_of_memory
 if TYPE_CHECKING:
     from kvbench.core.trainer import Run
 
+UNREPEATABLE = "its numbers do not repeat"
 OF_EVERY_MODULE = nn.Module().__dict__.keys()
 
 
@@ -141,7 +142,7 @@ def check_student(trial: Run, run: Run) -> list[str]:
         )
     run.draws = moved
     if not repeats:
-        return [f"{name} gives other logits when it is called again with the same state: its numbers do not repeat"]
+        return [f"{name} gives other logits when it is called again with the same state: {UNREPEATABLE}"]
     if moved:
         return [f"{name} draws random numbers while it is trained: each seed has its own, and seeds take turns"]
     return []
@@ -180,8 +181,7 @@ def _evaluate(name: str, trial: Run) -> None:
     count = len(trial.val)
     for rows in dict.fromkeys([min(EVALUATION_BATCH, count), count % EVALUATION_BATCH or EVALUATION_BATCH]):
         batch = torch.arange(min(rows, count), device=trial.device)
-        with torch.no_grad():
-            _logits(name, trial, trial.val, batch, "evaluation")
+        _logits(name, trial, trial.val, batch, "evaluation")
 
 
 def _need_inputs(name: str, trial: Run, batch: Tensor) -> None:
@@ -203,7 +203,8 @@ def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str) 
     xs = bank.batch(batch)[0]
     inputs = list(xs)
     versions = [x._version for x in inputs]
-    logits = _call(name, trial.module, xs, mode)
+    with torch.inference_mode(mode == "evaluation"):
+        logits = _call(name, trial.module, xs, mode)
     changed = [i for i, (x, version) in enumerate(zip(inputs, versions, strict=True)) if x._version != version]
     if changed:
         raise UserError(

@@ -4,50 +4,49 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 
-def interleave(works: Sequence[Iterator[None]], workers: int, told: Callable[[int], object] = lambda _: None) -> None:
+def interleave(works: Sequence[Iterator[None]], workers: int) -> None:
     """Exhaust every iterator of ``works``, in ``workers`` threads with one torch thread each.
 
-    After every item the work goes to the end of the queue, so that three works share two threads evenly. ``told`` is
-    called here, in the caller's thread, with the place of each work that has ended. The first error of a work or of
-    ``told`` stops the others at their next pause and is raised, once no thread is left.
+    After every item the work goes to the end of the queue, so that three works share two threads evenly. The first
+    error of a work, or a signal in the caller's thread, stops the others at their next pause and is raised, once no
+    thread is left.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    ended: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Iterator[None]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     stopping = threading.Event()
 
     def work() -> None:
         while not stopping.is_set():
             try:
-                place = waiting.get_nowait()
+                steps = waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                next(works[place])
+                next(steps)
             except StopIteration:
-                ended.put(place)
+                ended.put(None)
             except BaseException as error:
                 ended.put(error)
             else:
-                waiting.put(place)
+                waiting.put(steps)
 
-    for place in range(len(works)):
-        waiting.put(place)
+    for steps in works:
+        waiting.put(steps)
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=start_thread)
     try:
         for _ in range(workers):
             pool.submit(work)
         for _ in works:
-            result = ended.get()
-            if isinstance(result, BaseException):
-                raise result
-            told(result)
+            error = ended.get()
+            if error is not None:
+                raise error
     finally:
         stopping.set()
         pool.shutdown()

@@ -13,24 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.contract import attributes, check_student, materialize
+from kvbench.core.contract import UNREPEATABLE, attributes, check_student, materialize
 from kvbench.core.interleave import interleave
 from kvbench.core.models import student
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept, seed_everything
 from kvbench.core.recipe import EVALUATION_BATCH, Configuration
-from kvbench.core.timer import Clock
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import enough_memory
 
-UNREPEATABLE = "draws random numbers in some of its steps: its numbers do not repeat"
 LOG = logging.getLogger("kvbench")
-PORTION = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
+CHUNK = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
+CHUNK_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
 MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on another device (--kvbench-device)."
-PORTION_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL divergence from the teacher's softmax to the student's in nats, mean over B; both logits (B, K).
+    """KL divergence of the student's softmax from the teacher's, at temperature 1.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K).
+
+    Returns:
+        A scalar in nats, the mean over B.
 
     Example:
         >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
@@ -44,12 +49,29 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 class Run:
     """One configuration trained with one seed on one pair of banks.
 
-    The seed fixes initialisation and batch order; both are drawn on the CPU, so they are the same on every device.
+    The seed fixes initialisation and batch order; both are drawn on the CPU, so they are the same on every device. A
+    student that draws random numbers while it is trained draws them from states of the global generators that are this
+    run's own.
 
     Args:
         configuration: student and recipe.
         train, val: banks on the device to train on.
         seed: any integer.
+
+    Attributes:
+        history: a row for each evaluated epoch, with the history frame's columns.
+        epochs_done: how many epochs are trained.
+        diverged: whether the training ended in a loss that is no finite number.
+
+    Raises:
+        UserError: the student cannot be made; names it.
+
+    Example:
+        >>> run = Run(Configuration("Model1", Recipe(epochs=2)), train, val, seed=0)
+        >>> run.epoch()
+        >>> run.evaluate()
+        >>> run.history[0]["train_loss"]
+        0.8231
     """
 
     @default_numerics()
@@ -88,14 +110,14 @@ class Run:
     @default_numerics()
     def epoch(self) -> None:
         """Train one epoch; after the recipe's last one, do nothing."""
-        for _ in self.portions():
+        for _ in self.chunks():
             pass
 
-    def portions(self) -> Iterator[None]:
+    def chunks(self) -> Iterator[None]:
         """Train one epoch, pausing often; after the recipe's last one, do nothing.
 
         Raises:
-            UserError: the loss is no finite number; tells configuration, seed, epoch and step.
+            UserError: the loss is no finite number; names configuration, seed, epoch and step.
         """
         if self.done:
             return
@@ -109,9 +131,9 @@ class Run:
             synchronize()
             start = time.perf_counter()
             with self._own_random_numbers():
-                for batch in chosen[len(losses) : len(losses) + PORTION]:
+                for batch in chosen[len(losses) : len(losses) + CHUNK]:
                     losses.append(self.step(batch))
-                    if time.perf_counter() - start > PORTION_SECONDS:
+                    if time.perf_counter() - start > CHUNK_SECONDS:
                         break
                 synchronize()
             seconds += time.perf_counter() - start
@@ -120,10 +142,10 @@ class Run:
             self.scheduler.step()
         steps = torch.stack(losses).cpu().double()  # not every accelerator has float64
         self.epochs_done += 1
-        odd = (~steps.isfinite()).nonzero()
-        if len(odd):
+        invalid = (~steps.isfinite()).nonzero()
+        if len(invalid):
             self.diverged = True
-            step = int(odd[0])
+            step = int(invalid[0])
             raise UserError(
                 f"The training loss of {self.configuration.id} (seed {self.seed}) is {float(steps[step])} in epoch"
                 f" {self.epochs_done}, step {step + 1}: try a smaller lr, and look for values that are not finite in"
@@ -194,13 +216,22 @@ class Training:
     """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
 
     On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
-    too small to share, and a history then depends on no number of threads. On an accelerator one portion at a time.
+    too small to share, and a history then depends on no number of threads. On an accelerator, and where the student
+    draws random numbers, one chunk of an epoch is trained at a time.
 
-    ``tick`` is called after every epoch of every seed with the `Run` that made it. ``replicates`` are further runs,
-    trained alongside, whose rows are kept apart. ``clock`` is what seconds of whole epochs are read from.
+    Args:
+        configuration: student and recipe.
+        train, val: banks on the device to train on.
+        seeds: any integers, at least one.
+        replicates: further runs, trained alongside, whose rows are kept apart.
 
-    Runs may have been restored, each at an epoch of its own: `epoch` then trains those that are behind, and sets the
-    clock to what the epoch took when all were trained.
+    Attributes:
+        on_epoch: called with each run that has a new row in its history, in the thread that evaluated it.
+        notes: what a reader of the numbers should know.
+        reused: of each seed, how many epochs were restored from an earlier session.
+
+    Raises:
+        UserError: the student cannot be made or trained; names it.
 
     Example:
         >>> taps = torch.rand(64, 256), torch.rand(64, 512), torch.rand(64, 512)
@@ -217,84 +248,72 @@ class Training:
         train: FeatureBank,
         val: FeatureBank,
         seeds: Sequence[int],
-        tick: Callable[[Run], object] = lambda _: None,
         replicates: Sequence[Run] = (),
-        clock: Clock | None = None,
     ):
-        self.configuration, self.tick, self.clock = configuration, tick, clock or Clock()
+        self.configuration = configuration
         self.device = train.logits.device
         self.runs = [Run(configuration, train, val, seed) for seed in seeds]
         self.replicates = list(replicates)
-        self.notes = self._check(train, val, seeds) if self.runs else []  # what a reader of the numbers should know
-        self.keep: Callable[[Run], object] = lambda _: None  # called with each run that has a new row, in its thread
-        self.epochs_asked = 0
-        self.epoch_seconds: list[float] = []  # of each epoch of all runs side by side, on the clock
-        self.reused = [0 for _ in self.runs]  # epochs of each seed that an earlier session trained
-
-    def _check(self, train: FeatureBank, val: FeatureBank, seeds: Sequence[int]) -> list[str]:
-        notes = check_student(Run(self.configuration, train, val, seeds[0]), self.runs[0])
+        self.on_epoch: Callable[[Run], object] = lambda _: None
+        self.reused = [0 for _ in self.runs]
+        self.notes: list[str] = []
+        for note in check_student(Run(configuration, train, val, seeds[0]), self.runs[0]):
+            self._note(note)
         for run in self.everyone:
             run.draws = self.runs[0].draws
-        for note in notes:
-            LOG.warning("%s", note)
-        return notes
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            LOG.warning("%s.", text)
 
     @property
     def everyone(self) -> list[Run]:
         """All runs, replicates last."""
         return [*self.runs, *self.replicates]
 
+    @property
+    def epochs_left(self) -> int:
+        """How many epochs are not yet trained with every seed: of a training that was restored, fewer than all."""
+        return self.configuration.recipe.epochs - min(run.epochs_done for run in self.everyone)
+
     def epoch(self) -> None:
-        """Train one epoch of every seed; after the recipe's last one, do nothing."""
-        if self.epochs_asked >= self.configuration.recipe.epochs:
-            return
-        self.epochs_asked += 1
-        start = self.clock()
-        self._each([run for run in self.everyone if run.epochs_done < self.epochs_asked], Run.portions, self.tick)
-        seconds = self.clock() - start
-        if self.epochs_asked <= len(self.epoch_seconds):  # an earlier session trained it
-            self.clock.ahead += self.epoch_seconds[self.epochs_asked - 1] - seconds
-        else:
-            self.epoch_seconds.append(seconds)
+        """Train one epoch of every seed, of those that are behind the others first; after the last, do nothing."""
+        done = min(run.epochs_done for run in self.everyone)
+        self._side_by_side(Run.chunks, [run for run in self.everyone if run.epochs_done == done and not run.done])
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
 
-        def settle(run: Run) -> Iterator[None]:
+        def evaluation(run: Run) -> Iterator[None]:
             before = len(run.history)
             yield from run.evaluation()
             if len(run.history) > before:
-                self.keep(run)
+                self.on_epoch(run)
 
-        self._each(self.everyone, settle)
+        self._side_by_side(evaluation, self.everyone)
 
-    def _each(
-        self,
-        runs: Sequence[Run],
-        act: Callable[[Run], Iterator[None]],
-        told: Callable[[Run], object] = lambda _: None,
-    ) -> None:
-        """Let every run ``act`` to its end, side by side; ``told`` is called with each that has."""
+    def _side_by_side(self, act: Callable[[Run], Iterator[None]], runs: Sequence[Run]) -> None:
+        """Let every run ``act`` to its end."""
         draws = any(run.draws for run in runs)
         # Global generators are for one seed at a time.
         workers = torch.get_num_threads() if self.device.type == "cpu" and not draws else 1
         before = RandomState(self.device)
         with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY), default_numerics():
-            interleave([act(run) for run in runs], workers, lambda place: told(runs[place]))
-        if RandomState(self.device) != before and not draws and UNREPEATABLE not in "; ".join(self.notes):
-            self.notes.append(f"{self.configuration.student} {UNREPEATABLE}")
-            LOG.warning("%s", self.notes[-1])
+            interleave([act(run) for run in runs], workers)
+        if not draws and RandomState(self.device) != before:
+            self._note(f"{self.configuration.student} draws random numbers in some of its steps: {UNREPEATABLE}")
 
     def finish(self) -> None:
-        """Train and evaluate whatever epochs are left."""
+        """Train and evaluate the epochs that are left."""
         self.evaluate()
-        while self.epochs_asked < self.configuration.recipe.epochs:
+        while self.epochs_left:
             self.epoch()
             self.evaluate()
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """All runs' rows, one an epoch, with the history frame's columns."""
+        """All seeds' rows, one an epoch, with the history frame's columns: losses in nat, shares, seconds."""
         return [row for run in self.runs for row in run.history]
 
     @property

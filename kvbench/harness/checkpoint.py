@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from math import inf, isclose
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ FORMAT = 2  # raise it when the layout changes
 ADAM = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
-def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
+def save(run: Run, path: Path, key: str) -> None:
     """Write the state of a run whose latest epoch has been evaluated; of a run that is done, its history alone.
 
     A state is the memory of all tensors of student and optimiser, as it is laid out, with their shapes and strides,
@@ -39,7 +39,6 @@ def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
         run: on any device.
         path: a safetensors file.
         key: names all that decides the run's numbers.
-        epoch_seconds: what each epoch of all runs side by side took.
 
     Raises:
         UserError: the file cannot be written, or student or optimiser have a state that cannot be kept.
@@ -57,7 +56,6 @@ def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
             "key": key,
             "epochs_done": run.epochs_done,
             "history": run.history,
-            "epoch_seconds": epoch_seconds,
             "state": None if run.done else storages.encode(_state(run), student),
         }
     )
@@ -67,8 +65,8 @@ def save(run: Run, path: Path, key: str, epoch_seconds: list[float]) -> None:
         tmp.write_bytes(content)
 
 
-def restore(run: Run, path: Path, key: str) -> list[float]:
-    """Put a run that has not begun into the state of ``path``; returns ``epoch_seconds``.
+def restore(run: Run, path: Path, key: str) -> None:
+    """Put a run that has not begun into the state of ``path``.
 
     Raises:
         UserError: there is no such file, it is damaged, or belongs to another run. The run has not begun then.
@@ -91,7 +89,6 @@ def restore(run: Run, path: Path, key: str) -> list[float]:
             raise
         raise UserError(f"{path} cannot be used: {error}.") from error
     run.history, run.epochs_done = facts["history"], facts["epochs_done"]
-    return list(facts["epoch_seconds"])
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -194,8 +191,6 @@ def _check_history(run: Run, facts: dict[str, Any]) -> None:
     if not possible or rows != [(run.configuration.id, run.seed, epoch + 1) for epoch in range(done)]:
         raise UserError("its history is not that of this run")
     history.check(history.frame(facts["history"], "its history"), "its history", fresh=True, finite=False)
-    if len(facts["epoch_seconds"]) < done or not all(type(s) is float and 0 <= s < inf for s in facts["epoch_seconds"]):
-        raise UserError("its seconds are not possible")
 
 
 @torch.no_grad()

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvbench.core.timer import Clock
-from kvbench.harness.interrupts import CLOCK, Resuming
+from kvbench.harness.interrupts import Resuming
 from kvbench.utils.errors import UserError
 from kvbench.utils.text import plain
 
@@ -82,21 +81,19 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         _set(benchmark, skipped=True)
         pytest.exit(problem, returncode=pytest.ExitCode.USAGE_ERROR)
     try:
-        clock = request.node.stash.get(CLOCK, None) or Clock()
-        training = session.training(kvbench_configuration, request.node.nodeid, clock)
+        training = session.training(kvbench_configuration, request.node.nodeid)
     except UserError as error:
         problem = str(error)
     if problem:
         _set(benchmark, skipped=True)
         pytest.fail(problem, pytrace=False)
     request.node.stash[TRAINING] = training
-    from kvbench.harness.resume import told
-
-    for text in told(training):
-        resuming.say(text)
     if not getattr(benchmark, "group", True):
         _set(benchmark, group=f"{session.workload.name}: an epoch of {len(session.seeds)} seeds")
+    nothing_to_time = not training.epochs_left
     yield training
+    if nothing_to_time and getattr(benchmark, "stats", None):
+        benchmark.stats.stats.data.clear()  # an epoch after the last one; the row is neither shown nor saved
     session.progress.clear()
 
 

@@ -1,17 +1,15 @@
-"""The part of the pytest plugin that lets an interrupted session go on: clocks, what came to its end, signals."""
+"""The part of the pytest plugin that ends a session in order and lets an interrupted one go on."""
 
 from __future__ import annotations
 
 import contextlib
-import pkgutil
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from kvbench.core.timer import Clock
 from kvbench.harness.options import FRESH
 from kvbench.utils.signals import SIGTERM_CODE, on_signals
 from kvbench.utils.text import plain
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 # The reason of a session's end by a signal, and its exit code: pytest's own for Ctrl-C, else as shells have it.
 STOPPED = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
-CLOCK: pytest.StashKey[Clock] = pytest.StashKey()
 
 
 class Resuming:
@@ -34,25 +31,16 @@ class Resuming:
 
     def __init__(self, config: pytest.Config, started: Callable[[], Session | None]):
         self.config, self.started = config, started
-        self.ahead: set[str] = set()  # tests that train, in this process or in workers
-        self.through: set[str] = set()  # those that came to their end
-        self.places: set[Path] = set()  # where workers left states
-        self.left = ""  # what to say about states that stay
+        self.selected: set[str] = set()  # tests that train, in this process or in workers
+        self.ended: set[str] = set()  # those whose trainings came to their end
+        self.states: set[Path] = set()  # directories of states, this process's and its workers'
+        self.unfinished = ""  # the summary's line about states that stay
         self._open = contextlib.ExitStack()
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        timer = self.config.getoption("benchmark_timer", None)
-        if timer is None:  # pytest-benchmark is switched off
-            return
-        for item in _training(items):
-            marker = item.get_closest_marker("benchmark")
-            given = dict(marker.kwargs) if marker else {}
-            named = str(timer).replace("pep418.", "time.")
-            item.stash[CLOCK] = Clock(given.get("timer") or pkgutil.resolve_name(named))
-            item.add_marker(pytest.mark.benchmark(**{**given, "timer": item.stash[CLOCK]}), append=False)
-
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.ahead |= {item.nodeid for item in _training(session.items)}
+        for item in session.items:
+            if "kvbench_training" in getattr(item, "fixturenames", ()):
+                self.selected.add(item.nodeid)
 
     def listen(self) -> None:
         """From now on SIGTERM and Ctrl-C end the session in order."""
@@ -82,13 +70,13 @@ class Resuming:
         record = seen["record"]
         untrained = not record and (report.when == "call" or report.outcome == "skipped")
         if untrained or (record and (complete(record) or record["diverged"])):
-            self.through.add(report.nodeid)
+            self.ended.add(report.nodeid)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        told = getattr(node, "workeroutput", {}).get("kvbench", {})
-        self.ahead |= {*told.get("ahead", ())}
-        self.places |= {Path(place) for place in told.get("places", ())}
+        output = getattr(node, "workeroutput", {}).get("kvbench", {})
+        self.selected |= {*output.get("selected", ())}
+        self.states |= {Path(directory) for directory in output.get("states", ())}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -115,40 +103,36 @@ class Resuming:
     def pytest_sessionfinish(self) -> Generator[None]:
         session = self.started()
         suite = session.opened_suite if session is not None else None
-        kept = suite.kept if suite is not None else []
-        worker = getattr(self.config, "workeroutput", None)
-        if worker is not None:
-            worker["kvbench"] = {"ahead": sorted(self.ahead), "places": [str(place) for place in kept]}
-        self.places |= {*kept}
+        self.states |= {*suite.kept} if suite is not None else set()
+        if hasattr(self.config, "workeroutput"):
+            directories = [str(directory) for directory in self.states]
+            self.config.workeroutput["kvbench"] = {"selected": sorted(self.selected), "states": directories}
+            return (yield)
         stopped = session.stopped if session is not None else ""
-        whole = bool(self.ahead) and self.ahead <= self.through and not stopped
-        goes_on = f"the same command goes on with what {_count(len(self.places))} left" if self.places else ""
-        then = goes_on or "nothing was kept, the same command starts over"
-        if stopped and worker is None:
+        count = f"{len(self.states)} training{'s' if len(self.states) > 1 else ''}"
+        resume = f"the same command goes on with what {count} left"
+        then = resume if self.states else "nothing was kept, the same command starts over"
+        if stopped:
             self.say(f"stopped by {stopped}; {then}.")
-        elif goes_on and not whole:
-            self.left = f"UNFINISHED: {goes_on}, or anew with {FRESH}."
-        if worker is not None or not whole:
-            if suite is not None:
-                suite.release()
+        if stopped or not self.selected or not self.selected <= self.ended:
+            if self.states and not stopped:
+                self.unfinished = f"UNFINISHED: {resume}, or anew with {FRESH}."
             return (yield)
         try:
             result = yield  # the run is saved first
         except pytest.exit.Exception as stop:
             self.say(f"stopped by {stop.msg}; {then}.")
             raise
-        if suite is not None:
-            suite.clear()
-        elif self.places:
+        if self.states:
             from kvbench.harness.resume import clear
 
-            clear(self.places)
+            clear(self.states)
         return result
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.left:
-            terminalreporter.line(self.left)
+        if self.unfinished:
+            terminalreporter.line(self.unfinished)
 
     def pytest_unconfigure(self) -> None:
         self._open.close()
@@ -158,12 +142,3 @@ def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]
     """A block whose output reaches the terminal, also where pytest would show a failing test's only."""
     capture = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-
-
-def _training(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """The tests that train."""
-    return [item for item in items if "kvbench_training" in getattr(item, "fixturenames", ())]
-
-
-def _count(trainings: int) -> str:
-    return f"{trainings} training{'s' if trainings > 1 else ''}"

@@ -1,10 +1,15 @@
-"""States of trainings that a session has not finished: kept in the cache, used by the same command again."""
+"""States of trainings that a session has not finished: kept in the cache, used by the same command again.
+
+Nothing is locked. Under one key all sessions compute the same bits, and a file of a state is there complete or not at
+all, so sessions at the same time may write and read the same states.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -13,19 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
-
-from kvbench.harness import checkpoint as runstate
+from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
-from kvbench.utils.locks import lock_on
 
 if TYPE_CHECKING:
     from kvbench.core.trainer import Run, Training
 
-FOLDER = "unfinished"  # in the cache
+LOG = logging.getLogger(__name__)
+DIRECTORY = "unfinished"  # in the cache
 OLD = 14 * 24 * 3600.0  # seconds
-WAIT = 1.0  # seconds: the workers of a killed session need a moment to end
-SEED, REPLICATE = "seed", "replicate"
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -33,163 +34,111 @@ def digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Place:
-    """Where one training's states lie; locked, so that no other session uses them.
+class States:
+    """The states of one training, a file for each run.
 
     Args:
-        folder: for the states; the lock lies beside it.
+        directory: where they lie.
         key: names all that decides the training's numbers.
+        training: not begun.
     """
 
-    def __init__(self, folder: Path, key: str):
-        self.folder, self.key = folder, key
-        self.lock = lock_on(folder.with_name(f"{folder.name}.lock"))
-        self.trouble = ""  # why nothing is kept
+    def __init__(self, directory: Path, key: str, training: Training):
+        self.directory, self.key, self.training = directory, key, training
+        self.paths = {
+            run: directory / f"{kind}-{run.seed}.safetensors"
+            for kind, runs in (("seed", training.runs), ("replicate", training.replicates))
+            for run in runs
+        }
+        self._kept = True
 
-    def occupy(self) -> bool:
-        """Take the lock, which ends with this process; on failure `trouble` says why."""
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire(timeout=WAIT)
-        except Timeout:
-            self.trouble = "another run on this cache is training it now"
-        except OSError as error:
-            self.trouble = f"{self.folder} cannot be written or locked ({error})"
-        return self.lock.is_locked
-
-    def attach(self, training: Training) -> None:
-        """Restore a training's runs as far as their states go, and keep them after every epoch from now on."""
-        for run in training.runs:
-            self._restore(run, SEED, training)
-        for run in training.replicates:
-            self._restore(run, REPLICATE, training)
-        training.reused = [run.epochs_done for run in training.runs]
-        kinds = dict.fromkeys(training.runs, SEED) | dict.fromkeys(training.replicates, REPLICATE)
-
-        def keep(run: Run) -> None:
-            if self.trouble:
-                return
+    def restore(self) -> None:
+        """Put the runs into their states, as far as there are any, and say what is reused."""
+        name = self.training.configuration.id
+        for run, path in self.paths.items():
+            if not path.exists():
+                continue
             try:
-                runstate.save(run, self._path(run, kinds[run]), self.key, training.epoch_seconds)
+                checkpoint.restore(run, path, self.key)
+            except UserError as error:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                self._note(f"{error} It is removed, and {path.stem.replace('-', ' ')} of {name} starts over.")
+        self.training.reused = [run.epochs_done for run in self.training.runs]
+        if not self.training.epochs_left:
+            LOG.info("%s is reused, an interrupted run finished it.", name)
+        elif any(self.training.reused):
+            done = self.training.configuration.recipe.epochs - self.training.epochs_left
+            LOG.info("%s goes on at epoch %d.", name, done + 1)
+
+    def save(self, run: Run) -> None:
+        """Write the state of a run whose latest epoch has been evaluated; once that fails, no longer."""
+        if self._kept:
+            try:
+                checkpoint.save(run, self.paths[run], self.key)
             except UserError as error:  # a training is worth more than its state
-                self.trouble = str(error)
-                training.notes.append(f"{training.configuration.id} is trained without keeping its state: {error}")
+                self._kept = False
+                self._note(f"{self.training.configuration.id} is trained without keeping its state: {error}")
 
-        training.keep = keep
-
-    def _path(self, run: Run, kind: str) -> Path:
-        return self.folder / f"{kind}-{run.seed}.safetensors"
-
-    def _restore(self, run: Run, kind: str, training: Training) -> None:
-        path = self._path(run, kind)
-        if not path.exists():
-            return
-        try:
-            seconds = runstate.restore(run, path, self.key)
-        except UserError as error:
-            path.unlink(missing_ok=True)
-            training.notes.append(
-                f"{error} It is removed, and {kind} {run.seed} of {run.configuration.id} starts over."
-            )
-        else:
-            training.epoch_seconds = max(training.epoch_seconds, seconds, key=len)
-
-    def discard(self) -> None:
-        """Remove the states and go on holding the place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def clear(self) -> None:
-        """Remove the states and the lock, which must be held."""
-        self.discard()
-        with contextlib.suppress(OSError):
-            Path(self.lock.lock_file).unlink(missing_ok=True)
-        self.lock.release()
-        for folder in (self.folder.parent, self.folder.parent.parent):
-            with contextlib.suppress(OSError):  # others' places are in it
-                folder.rmdir()
+    def _note(self, text: str) -> None:
+        self.training.notes.append(text)
+        LOG.warning("%s", text)
 
 
 class Suite:
-    """All places of one suite.
+    """The states of one suite's trainings.
 
     Args:
-        cache: the folder of the cache.
+        cache: the cache's directory.
         workload: its name.
         facts: all that decides the numbers of every training of the suite, JSON-serialisable.
     """
 
     def __init__(self, cache: Path, workload: str, facts: Mapping[str, Any]):
-        self.root = cache / FOLDER
         self.facts = facts
-        self.folder = self.root / f"{_plain(workload)}-{digest(facts)}"
-        self.held: dict[str, Place] = {}  # by test
-        remove_old(self.root)
+        self.directory = cache / DIRECTORY / f"{_plain(workload)}-{digest(facts)}"
+        self.used: set[Path] = set()  # by trainings of this session
+        remove_old(cache / DIRECTORY)
 
-    def place(self, training: Training, test: str) -> Place:
-        """The place of a test's training."""
-        own = {"test": test, "configuration": asdict(training.configuration), "timer": training.clock.name}
-        name = f"{_plain(training.configuration.id)}-{digest(own)[:8]}"
-        return Place(self.folder / name, digest({**self.facts, **own}))
-
-    def attach(self, training: Training, test: str, *, fresh: bool = False) -> None:
-        """Restore a training and keep its states, or note on it why that cannot be.
+    def states(self, training: Training, test: str, *, fresh: bool = False) -> States:
+        """The states of a test's training, restored.
 
         Args:
             training: not begun.
-            test: names the test that trains.
-            fresh: remove what there is instead of restoring it.
+            test: names the test that trains; what it left earlier in this session is removed, not restored.
+            fresh: remove what other sessions left, too.
         """
-        again = self.held.get(test)  # its second try in this session
-        place = again or self.place(training, test)
-        if again is None and not place.occupy():
-            training.notes.append(f"{training.configuration.id} is trained without keeping its state: {place.trouble}.")
-            return
-        self.held[test] = place
-        if fresh or again:
-            place.discard()
-        place.attach(training)
+        own = {"test": test, "configuration": asdict(training.configuration)}
+        directory = self.directory / f"{_plain(training.configuration.id)}-{digest(own)[:8]}"
+        if fresh or directory in self.used:
+            clear([directory])
+        self.used.add(directory)
+        states = States(directory, digest({**self.facts, **own}), training)
+        states.restore()
+        return states
 
     @property
     def kept(self) -> list[Path]:
-        """The places of this session that hold states."""
-        return [place.folder for place in self.held.values() if any(place.folder.glob("*.safetensors"))]
-
-    def release(self) -> None:
-        """Let other sessions use the states."""
-        for place in self.held.values():
-            place.lock.release()
-
-    def clear(self) -> None:
-        """Remove the states that this session holds."""
-        for place in self.held.values():
-            place.clear()
-        self.held.clear()
+        """The directories that hold states of this session's trainings."""
+        return sorted(directory for directory in self.used if any(directory.glob("*.safetensors")))
 
 
-def told(training: Training) -> list[str]:
-    """What to say when a training begins: what is wrong with its state, what it reuses."""
-    name, behind = training.configuration.id, min(run.epochs_done for run in training.everyone)
-    if behind == training.configuration.recipe.epochs:
-        return [*training.notes, f"{name} is reused, an interrupted run finished it."]
-    return [*training.notes, *([f"{name} goes on at epoch {behind + 1}."] if any(training.reused) else [])]
-
-
-def clear(folders: Iterable[Path]) -> None:
-    """Remove the states in these places, but for those that another session holds."""
-    for folder in folders:
-        place = Place(folder, "")
-        if folder.parent.is_dir() and place.occupy():
-            place.clear()
+def clear(directories: Iterable[Path]) -> None:
+    """Remove the states in these directories, and the directories above that are empty then."""
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+        for above in (directory.parent, directory.parent.parent):
+            with contextlib.suppress(OSError):  # others' states are in it
+                above.rmdir()
 
 
 def remove_old(root: Path) -> None:
-    """Remove states that nobody has touched for `OLD` seconds; those of the future and those in use stay."""
-    for lock in root.glob("*/*.lock"):
-        folder = lock.with_suffix("")
+    """Remove states that nobody has touched for `OLD` seconds; those of the future stay."""
+    for directory in root.glob("*/*"):
         with contextlib.suppress(OSError):  # another session may remove it, too
-            newest = max(path.stat().st_mtime for path in (lock, *folder.rglob("*")))
+            newest = max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
             if time.time() - newest > OLD:
-                clear([folder])
+                directory.unlink() if directory.is_file() else clear([directory])
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,6 @@ from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import need_writable
 
 if TYPE_CHECKING:
-    from kvbench.core.timer import Clock
     from kvbench.core.trainer import Run, Training
     from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
@@ -64,6 +64,7 @@ class Session:
         self.stopped = ""  # by what, from outside
         self.opened_suite: Suite | None = None  # of this process, once something is trained
         self._epochs_done = 0
+        self._showing = threading.Lock()  # seeds end their epochs in threads of their own
 
     @property
     def finding_ids(self) -> list[str]:
@@ -114,10 +115,10 @@ class Session:
         self.opened_suite = Suite(self.values["cache"], self.workload.name, facts)
         return self.opened_suite
 
-    def training(self, configuration: Configuration, test: str, clock: Clock) -> Training:
+    def training(self, configuration: Configuration, test: str) -> Training:
         """Make a configuration's training with all seeds, and with replicates where references are updated.
 
-        It goes on where an interrupted session left the same ``test``; ``clock`` times its epochs.
+        It goes on where an interrupted session left the same ``test``.
         """
         from kvbench.core.trainer import MORE_MEMORY, Run, Training
         from kvbench.utils.oom import enough_memory
@@ -127,17 +128,25 @@ class Session:
             suite = self.suite
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
             replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
-            training = Training(configuration, banks.train, banks.val, self.seeds, self._tick, replicates, clock)
-        if suite is not None:
-            suite.attach(training, test, fresh=self.fresh)
+            training = Training(configuration, banks.train, banks.val, self.seeds, replicates)
+        states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
+
+        def on_epoch(run: Run) -> None:
+            if states is not None:
+                with best_effort(f"keep the state of {configuration.id}"):
+                    states.save(run)
+            with self._showing:
+                self._show_epoch(run)
+
+        training.on_epoch = on_epoch
         return training
 
     def _show(self, progress: Progress) -> None:
         with best_effort("show the progress"):
             self.progress.show(progress)
 
-    def _tick(self, run: Run) -> None:
+    def _show_epoch(self, run: Run) -> None:
         from kvbench.utils.progress import Progress
 
         epochs = run.configuration.recipe.epochs

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import time
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from kvbench.harness import resume as resumption
 from tests.support.project import Project, counts
 from tests.support.resume import EPOCHS, TWO, Interruption, records, states, timeless
 
@@ -20,13 +15,9 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
 ) -> None:
     result = interrupted(*TWO, "--benchmark-json=resumed.json")
     counts(result, passed=2, failed=0)
-    result.stdout.fnmatch_lines(
-        [
-            "kvbench: Model1 is reused, an interrupted run finished it.",
-            "kvbench: Model2 goes on at epoch 3.",
-            "REUSED: Model1 (finished); Model2 from epoch 3 on; *--kvbench-fresh",
-        ]
-    )
+    reused = ["Model1 is reused, an interrupted run finished it.", "Model2 goes on at epoch 3."]
+    result.stderr.fnmatch_lines(reused)
+    result.stdout.fnmatch_lines(["REUSED: Model1 (finished); Model2 from epoch 3 on; *--kvbench-fresh"])
     assert interruption.trained == 2, "one epoch of two seeds"
     assert not (pytester.path / ".kvbench" / "unfinished").exists(), "removed once all is through"
     interruption.trained = 0
@@ -38,17 +29,39 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
     assert records(pytester.path / "undisturbed.json")["Model2"]["reused_epochs"] == [0, 0]
 
 
-def test_the_benchmark_counts_the_seconds_of_reused_epochs(interrupted: Project, pytester: pytest.Pytester) -> None:
-    interrupted(*TWO, "--benchmark-json=resumed.json")
-    benchmarks = json.loads((pytester.path / "resumed.json").read_text())["benchmarks"]
-    assert len(benchmarks) == 2
-    for benchmark in benchmarks:
-        assert benchmark["stats"]["rounds"] == EPOCHS
-        rows = benchmark["extra_info"]["kvbench"]["history"]
-        for epoch, seconds in enumerate(benchmark["stats"]["data"], 1):
-            trained = sum(row["seconds"] for row in rows if row["epoch"] == epoch)  # one thread: one after the other
-            assert 0.8 * trained < seconds, "a reused epoch would take an instant"
-        assert "reused epochs counted" in benchmark["options"]["timer"]
+def test_the_benchmark_shows_what_was_timed_here(interrupted: Project, pytester: pytest.Pytester) -> None:
+    result = interrupted(*TWO, "--benchmark-json=resumed.json")
+    (benchmark,) = json.loads((pytester.path / "resumed.json").read_text())["benchmarks"]
+    assert benchmark["name"] == "test_configuration[Model2]"
+    assert benchmark["stats"]["rounds"] == EPOCHS - 2
+    rows = {name: record["history"] for name, record in records(pytester.path / "resumed.json").items()}
+    trained = sum(row["seconds"] for row in rows["Model2"] if row["epoch"] == EPOCHS)  # one thread: one after the other
+    assert 0.8 * trained < benchmark["stats"]["data"][0]
+    assert all(row["seconds"] > 0 for name in rows for row in rows[name]), "histories keep their seconds"
+    result.stdout.no_re_match_line(r"test_configuration\[Model1\] .*\d")
+
+
+@pytest.mark.parametrize("more", [(), ("--benchmark-disable",), ("-n0", "--benchmark-only")])
+def test_a_suite_of_which_all_is_reused_is_compared_and_saved(
+    run: Project, pytester: pytest.Pytester, interruption: Interruption, more: tuple[str, ...]
+) -> None:
+    def unsaved(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pytest_benchmark.session.BenchmarkSession.finish", unsaved)
+        run(*TWO)
+    assert len(states(pytester.path)) == 4
+    interruption.trained = 0
+    result = run(*TWO, "--benchmark-json=resumed.json", *more)
+    assert interruption.trained == 0
+    counts(result, passed=2, failed=0)
+    result.stdout.fnmatch_lines(["REUSED: Model1 (finished); Model2 (finished); *"])
+    result.stdout.no_fnmatch_line("*Warning*")
+    assert states(pytester.path) == []
+    if more != ("--benchmark-disable",):
+        assert {len(record["history"]) for record in records(pytester.path / "resumed.json").values()} == {2 * EPOCHS}
+        assert len(records(pytester.path / "resumed.json")) == 2
 
 
 def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytest.Pytester) -> None:
@@ -100,24 +113,6 @@ def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interrup
     assert len(states(pytester.path)) == 12
     interruption.after = 10**9
     result = run(*one)
-    result.stdout.fnmatch_lines(["kvbench: Model3 goes on at epoch 2.", "*fails by design*"])
+    result.stderr.fnmatch_lines(["Model3 goes on at epoch 2."])
+    result.stdout.fnmatch_lines(["*fails by design*"])
     assert sorted(line.split(",")[:7] for line in replicates.read_text().splitlines()) == sorted(before)
-
-
-# Old states
-
-
-def test_old_states_are_removed_unless_they_are_in_use_or_of_the_future(tmp_path: Path) -> None:
-    now = time.time()
-    for name, age in (("old", 15), ("used", 15), ("young", 13), ("future", -400)):
-        folder = tmp_path / "small-0" / name
-        folder.mkdir(parents=True)
-        for path in (folder / "seed-0.safetensors", folder.with_name(f"{name}.lock")):
-            path.touch()
-        for path in (folder / "seed-0.safetensors", folder.with_name(f"{name}.lock"), folder):
-            os.utime(path, (now - age * 86400, now - age * 86400))
-    with FileLock(tmp_path / "small-0" / "used.lock"):
-        os.utime(tmp_path / "small-0" / "used.lock", (now - 15 * 86400, now - 15 * 86400))
-        resumption.remove_old(tmp_path)
-    left = sorted(path.name for path in (tmp_path / "small-0").iterdir() if path.is_dir())
-    assert left == ["future", "used", "young"]

@@ -98,7 +98,7 @@ def test_stopped_it_leaves_at_once_with_a_sentence_and_the_same_command_goes_on(
     assert f"kvbench: stopped by {by}; the same command goes on with what 1 training left." in told
     assert "Traceback" not in told
     assert left_aside(pytester.path) == []
-    assert "kvbench: lr_Model1 goes on at epoch " in suite().communicate()[0]
+    assert "lr_Model1 goes on at epoch " in suite().communicate()[0]
 
 
 def stopped_at(pytester: pytest.Pytester, hook: str, number: int) -> None:
@@ -117,11 +117,11 @@ def strike():
 
 IN_AN_EPOCH = """
 from kvbench.core import trainer
-portions = trainer.Run.portions
+chunks = trainer.Run.chunks
 def struck(run):
     strike()
-    return portions(run)
-trainer.Run.portions = struck
+    return chunks(run)
+trainer.Run.chunks = struck
 """
 AT_THE_REPORT = """
 from kvbench.reporting import report
@@ -151,7 +151,7 @@ def test_stopped_at_its_end_it_keeps_what_was_trained(
     assert f"kvbench: stopped by {by}; the same command goes on with what 2 trainings left." in told
     assert "Traceback" not in told
     told = suite("--benchmark-json=whole.json").communicate()[0]
-    assert "kvbench: Model1 is reused, an interrupted run finished it." in told
+    assert "Model1 is reused, an interrupted run finished it." in told
     assert len(histories(pytester.path / "whole.json")) == 2 * 2 * SMALL.recipe.epochs
 
 

@@ -19,14 +19,14 @@ EPOCHS = SMALL.recipe.epochs
 
 def timeless(path: Path) -> list[dict[str, Any]]:
     """The histories of a saved run, without the seconds."""
-    rows = [
-        row for one in json.loads(path.read_text())["benchmarks"] for row in one["extra_info"]["kvbench"]["history"]
-    ]
+    rows = [row for _, record in sorted(records(path).items()) for row in record["history"]]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def records(path: Path) -> dict[str, dict[str, Any]]:
-    found = [one["extra_info"]["kvbench"] for one in json.loads(path.read_text())["benchmarks"]]
+    """The records of a saved run, those included that nothing was timed of."""
+    content = json.loads(path.read_text())
+    found = [one["extra_info"]["kvbench"] for one in content["benchmarks"]] + content["kvbench"].get("broken_off", [])
     return {record["configuration"]: record for record in found}
 
 
@@ -41,9 +41,9 @@ class Interruption:
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.trained, self.after = 0, 10**9
-        plain = trainer.Run.portions
+        plain = trainer.Run.chunks
 
-        def portions(run: trainer.Run) -> Iterator[None]:
+        def chunks(run: trainer.Run) -> Iterator[None]:
             if run.done:
                 return
             if self.trained >= self.after:
@@ -51,7 +51,7 @@ class Interruption:
             self.trained += 1
             yield from plain(run)
 
-        patch.setattr(trainer.Run, "portions", portions)
+        patch.setattr(trainer.Run, "chunks", chunks)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from kvbench.core.recipe import Configuration
 from kvbench.core.trainer import Run
 from kvbench.mutation.faults.fault import Fault, patched
 
-_init, _portions, _evaluation = Run.__init__, Run.portions, Run.evaluation
+_init, _chunks, _evaluation = Run.__init__, Run.chunks, Run.evaluation
 
 
 def rewritten(change: Callable[[Run, dict[str, Any]], None]) -> Callable[[], AbstractContextManager[object]]:
@@ -59,7 +59,7 @@ def rounded(_: Run, row: dict[str, Any]) -> None:
 def validated_before(self: Run) -> Iterator[None]:
     """Validate before the epoch that the row is about."""
     weights = {name: value.clone() for name, value in self.module.state_dict().items()}
-    yield from _portions(self)
+    yield from _chunks(self)
     self.stale = weights  # type: ignore[attr-defined]
 
 
@@ -76,7 +76,7 @@ def evaluation_stale(self: Run) -> Iterator[None]:
 @contextmanager
 def stale_validation() -> Iterator[None]:
     """Validation is one epoch late."""
-    with patch.object(Run, "portions", validated_before), patch.object(Run, "evaluation", evaluation_stale):
+    with patch.object(Run, "chunks", validated_before), patch.object(Run, "evaluation", evaluation_stale):
         yield
 
 

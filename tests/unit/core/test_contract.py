@@ -338,7 +338,7 @@ def test_a_student_that_draws_random_numbers_repeats_seed_by_seed(
     assert training.notes == [
         "Mine draws random numbers while it is trained: each seed has its own, and seeds take turns"
     ]
-    assert [r.message for r in caplog.records if r.levelno == logging.WARNING].count(training.notes[0]) == 2
+    assert [r.message for r in caplog.records if r.levelno == logging.WARNING].count(f"{training.notes[0]}.") == 2
 
 
 def test_drawing_leaves_the_global_random_state_alone() -> None:

@@ -54,14 +54,16 @@ def test_an_epoch_is_evaluated_once_and_nothing_before_the_first() -> None:
 
 
 def test_several_seeds_train_epoch_by_epoch_as_they_would_alone() -> None:
-    ticks: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
     bank, val = random_bank(), random_bank(40, seed=1)
-    training = Training(config(), bank, val, [4, 2], lambda run: ticks.append((run.seed, run.epochs_done)))
+    training = Training(config(), bank, val, [4, 2])
+    training.on_epoch = lambda run: seen.append((run.seed, len(run.history)))
     together = history(training)
-    assert [sorted(ticks[i : i + 2]) for i in (0, 2, 4)] == [[(2, 1), (4, 1)], [(2, 2), (4, 2)], [(2, 3), (4, 3)]]
+    assert [sorted(seen[i : i + 2]) for i in (0, 2, 4)] == [[(2, 1), (4, 1)], [(2, 2), (4, 2)], [(2, 3), (4, 3)]]
     assert together == history(Run(config(), bank, val, 4)) + history(Run(config(), bank, val, 2))
     training.epoch()
-    assert len(ticks) == 6
+    training.evaluate()
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("trained", [0, 1, 3])
@@ -77,6 +79,21 @@ def test_finish_trains_and_evaluates_what_is_left(trained: int) -> None:
     assert history(training) == whole
     training.finish()
     assert len(training.history) == 6
+
+
+def test_seeds_that_are_behind_catch_up_before_the_others_go_on() -> None:
+    bank, val = random_bank(), random_bank(40, seed=1)
+    whole = history(Training(config(), bank, val, [0, 1]))
+    training = Training(config(), bank, val, [0, 1])
+    for _ in range(2):
+        training.runs[1].epoch()
+        training.runs[1].evaluate()
+    assert training.epochs_left == 3
+    for left, done in ((2, [1, 2]), (1, [2, 2]), (0, [3, 3]), (0, [3, 3])):
+        training.epoch()
+        training.evaluate()
+        assert (training.epochs_left, [run.epochs_done for run in training.runs]) == (left, done)
+    assert history(training) == whole
 
 
 # Seeds
@@ -151,7 +168,7 @@ def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.Monke
     )
     with pytest.raises(RuntimeError, match="meta tensor"):
         run.epoch()
-    assert len(synchronised) in {2, 4, 6}, "before and after each of at most three portions is timed"
+    assert len(synchronised) in {2, 4, 6}, "before and after each of at most three chunks is timed"
     assert all(v.is_meta for state in run.optimizer.state.values() for k, v in state.items() if k != "step")
     trained = [p for p in run.module.parameters() if p.requires_grad]
     assert len(run.optimizer.state) == len(trained)
@@ -179,11 +196,11 @@ def test_seeds_are_trained_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> 
     meeting = threading.Barrier(2, timeout=30)
     met: list[int] = []
 
-    def portions(_: Run) -> Iterator[None]:
+    def chunks(_: Run) -> Iterator[None]:
         met.append(meeting.wait())  # each waits for the other: one alone would fail
         yield
 
-    monkeypatch.setattr(Run, "portions", portions)
+    monkeypatch.setattr(Run, "chunks", chunks)
     torch.set_num_threads(2)
     try:
         Training(config(), random_bank(), random_bank(40, seed=1), [0, 1]).epoch()
@@ -192,14 +209,14 @@ def test_seeds_are_trained_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(met) == [0, 1]
 
 
-def test_an_epoch_pauses_between_portions_and_gives_the_same_history(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_pauses_between_chunks_and_gives_the_same_history(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = history(fresh())
-    monkeypatch.setattr(trainer, "PORTION", 2)
+    monkeypatch.setattr(trainer, "CHUNK", 2)
     run = fresh()
-    assert len(list(run.portions())) == 2, "3 batches of 64"
+    assert len(list(run.chunks())) == 2, "3 batches of 64"
     run.evaluate()
     assert history(run) == whole
-    assert list(run.portions()) == [], "after the last epoch"
+    assert list(run.chunks()) == [], "after the last epoch"
 
 
 def test_twins_are_trained_alongside_and_told_apart() -> None:

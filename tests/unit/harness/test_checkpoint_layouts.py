@@ -232,7 +232,7 @@ def test_a_run_goes_on_bit_by_bit(begin: Callable[[Make, Optimizer], Run], name:
         for _ in range(2):
             stopped.epoch()
             stopped.evaluate()
-        checkpoint.save(stopped, tmp_path / "state", "key", [1.0] * 2)
+        checkpoint.save(stopped, tmp_path / "state", "key")
         torch.rand(3)
         later = begin(make, optimizer)
         checkpoint.restore(later, tmp_path / "state", "key")
@@ -245,7 +245,7 @@ def test_what_is_shared_stays_shared(begin: Callable[[Make, Optimizer], Run], tm
     run = begin(one_memory, OPTIMIZERS["the trainer's"])
     run.epoch()
     run.evaluate()
-    checkpoint.save(run, tmp_path / "state", "key", [1.0])
+    checkpoint.save(run, tmp_path / "state", "key")
     later = begin(one_memory, OPTIMIZERS["the trainer's"])
     checkpoint.restore(later, tmp_path / "state", "key")
     with torch.no_grad():
@@ -289,10 +289,10 @@ def test_what_lies_outside_of_the_state_is_refused_by_its_name(
     run.epoch()
     run.evaluate()
     with pytest.raises(UserError, match=r"^The student Mine changes kept while it is trained.*cannot be kept\.$"):
-        checkpoint.save(run, tmp_path / "state", "key", [1.0])
+        checkpoint.save(run, tmp_path / "state", "key")
     assert not (tmp_path / "state").exists()
     history(run)
-    checkpoint.save(run, tmp_path / "state", "key", [1.0] * 3)  # its history needs no state
+    checkpoint.save(run, tmp_path / "state", "key")  # its history needs no state
 
 
 class Unusual(Warming):
@@ -317,7 +317,7 @@ def test_what_cannot_be_kept_is_refused(begin: Callable[[Make, Optimizer], Run],
         run.epoch()
         run.evaluate()
         with pytest.raises(UserError, match=words):
-            checkpoint.save(run, tmp_path / "state", "key", [1.0])
+            checkpoint.save(run, tmp_path / "state", "key")
     assert not (tmp_path / "state").exists()
 
 
@@ -328,7 +328,7 @@ def test_a_state_that_the_student_does_not_take_leaves_a_run_that_begins(
     rows = history(begin(Closed, OPTIMIZERS["the trainer's"]))
     run.epoch()
     run.evaluate()
-    checkpoint.save(run, tmp_path / "state", "key", [1.0])
+    checkpoint.save(run, tmp_path / "state", "key")
     later = begin(Closed, OPTIMIZERS["the trainer's"])
     with pytest.raises(UserError, match=r"cannot be used: the student's set_extra_state raises RuntimeError: not now"):
         checkpoint.restore(later, tmp_path / "state", "key")
@@ -339,7 +339,7 @@ def test_a_layout_that_differs_is_refused(begin: Callable[[Make, Optimizer], Run
     run = begin(MODULES["transposed"], OPTIMIZERS["the trainer's"])
     run.epoch()
     run.evaluate()
-    checkpoint.save(run, tmp_path / "state", "key", [1.0])
+    checkpoint.save(run, tmp_path / "state", "key")
     other = begin(MODULES["contiguous"], OPTIMIZERS["the trainer's"])
     with pytest.raises(UserError, match=r"weight is laid out as .*\[1, 16\].*valid is .*\[5, 1\]"):
         checkpoint.restore(other, tmp_path / "state", "key")
@@ -357,6 +357,6 @@ def test_seeds_that_draw_random_numbers_go_on_together(begin: Callable[[Make, Op
     stopped.epoch()
     stopped.evaluate()
     for run, again in zip(stopped.runs, later.runs, strict=True):
-        checkpoint.save(run, tmp_path / "state", "key", [1.0])
+        checkpoint.save(run, tmp_path / "state", "key")
         checkpoint.restore(again, tmp_path / "state", "key")
     assert history(later) == whole
