@@ -92,8 +92,9 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         _set(benchmark, group=f"{session.workload.name}: an epoch of {len(session.seeds)} seeds")
     nothing_to_time = not training.epochs_left
     yield training
-    if nothing_to_time and getattr(benchmark, "stats", None):
-        benchmark.stats.stats.data.clear()  # an epoch after the last one; the row is neither shown nor saved
+    stats = getattr(benchmark, "stats", None)
+    if nothing_to_time and stats:
+        stats.stats.data.clear()  # of an epoch after the last one, which did nothing: not to be shown or saved
     session.progress.clear()
 
 
