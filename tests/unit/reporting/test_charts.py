@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import math
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED, ROOT
 from tests.support.commands import Call
+from tests.support.saved_runs import benchmark, content
 from tests.support.tables import rows
 
 pytest.importorskip("matplotlib")
@@ -86,6 +88,13 @@ def test_without_matplotlib_there_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builtins, "__import__", without)
     told = call("plot", "--expected", "imagenet", "--folder", EXPECTED)
     assert (told.code, told.err) == (2, "Error: Drawing needs matplotlib: pip install 'kvbench[plot]'.\n")
+
+
+def test_a_saved_run_is_drawn_as_well(call: Call) -> None:
+    Path("saved.json").write_text(json.dumps(content(benchmark("Model1"), benchmark("lr_Model2"))))
+    told = call("plot", "saved.json")
+    assert (told.code, told.out) == (0, "curves.svg\n")
+    assert {"Model1", "Model2"} <= {*texts(Path("curves.svg"))}
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.json", "--expected", "imagenet"]])
