@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-import tests.support.synthetic as made_up
 from kvbench.mutation import replays
 from kvbench.reference.store import Reference
 from kvbench.results import history
+from tests.support import synthetic
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return made_up.reference(tmp_path_factory.mktemp("replays"))
+    return synthetic.reference(tmp_path_factory.mktemp("replays"))
 
 
 def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Reference) -> None:
-    clean, moved = made_up.runs(range(100, 120)), made_up.runs(range(100, 120), shift=0.2)
+    clean, moved = synthetic.runs(range(100, 120)), synthetic.runs(range(100, 120), shift=0.2)
     quiet = replays.count("clean", recorded, replays.disjoint(recorded, clean, 4), independent=True)
     assert (quiet.runs, quiet.drifted, quiet.verdicts, quiet.any) == (5, 0, 0, 0)
     assert 0 < quiet.largest_excess < 1
@@ -28,10 +28,10 @@ def test_clean_runs_of_new_seeds_raise_no_alarm_and_moved_ones_do(recorded: Refe
 
 def test_replays_of_the_references_seeds_are_compared_with_themselves(recorded: Reference) -> None:
     names = history.configurations(recorded.histories)
-    again = [made_up.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
+    again = [synthetic.runs(range(4), names, jitter=0.01 + 0.001 * i) for i in range(3)]
     quiet = replays.count("same", recorded, replays.perturbed(recorded, again, "here"), independent=True)
     assert (quiet.runs, quiet.any) == (3, 0)
-    shifted = [made_up.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
+    shifted = [synthetic.runs(range(4), names, shift=0.01)]  # half a standard deviation between seeds
     loud = replays.count("same", recorded, replays.perturbed(recorded, shifted, "here"), independent=True)
     assert loud.drifted == 1
     hidden = replays.count("new", recorded, replays.perturbed(recorded, shifted, ""), independent=True)

@@ -1,4 +1,4 @@
-"""Made runs of four memory models, as a reference and as what is compared with it."""
+"""Synthetic runs of four memory models, as a reference and as what is compared with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAST = {"Model3": 0.30, "Model4": 0.31, "Model5": 0.40, "Model6": 0.42}
 PRINTS = {"teacher": "a" * 64, "data": "b" * 64}
 
 
-def made(
+def memory_runs(
     names: Sequence[str] = MEMORY,
     seeds: int = 5,
     *,

@@ -1,4 +1,4 @@
-"""Saved runs, made of few numbers."""
+"""Synthetic saved runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made curves of all students, and what a finding says about them."""
+"""Synthetic curves of all students, and what a finding says about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSSES = dict(zip(STUDENTS, (0.10, 0.11, 0.32, 0.30, 0.40, 0.36, 0.33), strict=T
 ACCURACIES = dict(zip(STUDENTS, (0.70, 0.69, 0.64, 0.65, 0.60, 0.62, 0.63), strict=True))
 
 
-def made(
+def student_runs(
     losses: Mapping[str, float] | None = None,
     accuracies: Mapping[str, float] | None = None,
     *,

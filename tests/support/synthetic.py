@@ -1,4 +1,4 @@
-"""Histories and references made of drawn numbers, for tests of the statistics."""
+"""Synthetic histories and references, of drawn numbers, for tests of the statistics."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def reference(folder: Path, seeds: int = 20, replicates: int = 6, names: Sequenc
     """A reference of drawn numbers, with replicates that rounding moved by 1% of a seed's spread."""
     facts = {"random_numbers": "here"}
     others = runs(range(replicates), names, jitter=0.01)
-    updating.update(folder, "made-up", runs(range(seeds), names), facts, full=True, replicates=others)
-    return load(folder, "made-up")
+    updating.update(folder, "synthetic", runs(range(seeds), names), facts, full=True, replicates=others)
+    return load(folder, "synthetic")

@@ -9,11 +9,11 @@ import pytest
 from kvbench.findings.clauses import Claim
 from kvbench.findings.curves import Runs
 from kvbench.findings.registry import FINDINGS, finding, judge
-from tests.support.students import STUDENTS, made, verdicts
+from tests.support.students import STUDENTS, student_runs, verdicts
 
 
 def test_made_curves_hold_every_finding_that_compares_students() -> None:
-    for judgement in judge(made()):
+    for judgement in judge(student_runs()):
         if judgement.finding.id != "scheduler-helps":
             assert judgement.verdict == "holds", judgement.describe()
 
@@ -43,7 +43,7 @@ def test_made_curves_hold_every_finding_that_compares_students() -> None:
 def test_one_changed_number_fails_one_clause(
     name: str, losses: dict[str, float], accuracies: dict[str, float], failing: list[str]
 ) -> None:
-    judgement, clauses = verdicts(name, made(losses, accuracies))
+    judgement, clauses = verdicts(name, student_runs(losses, accuracies))
     assert [clause for clause, verdict in clauses.items() if verdict == "fails"] == failing
     assert judgement.verdict == "mixed"
 
@@ -58,21 +58,21 @@ def test_one_changed_number_fails_one_clause(
     ],
 )
 def test_a_limit_is_still_within(name: str, losses: dict[str, float], accuracies: dict[str, float]) -> None:
-    assert verdicts(name, made(losses, accuracies))[0].verdict == "holds"
+    assert verdicts(name, student_runs(losses, accuracies))[0].verdict == "holds"
 
 
 def test_correlation_is_judged_at_its_limit() -> None:
     shuffled = dict(zip(STUDENTS, (0.70, 0.69, 0.60, 0.62, 0.65, 0.64, 0.63), strict=True))
-    judgement, clauses = verdicts("loss-predicts-accuracy", made(accuracies=shuffled))
+    judgement, clauses = verdicts("loss-predicts-accuracy", student_runs(accuracies=shuffled))
     assert clauses == {"spearman": "fails"}
     assert judgement.verdict == "fails"
-    equal, clauses = verdicts("loss-predicts-accuracy", made(accuracies=dict.fromkeys(STUDENTS, 0.5)))
+    equal, clauses = verdicts("loss-predicts-accuracy", student_runs(accuracies=dict.fromkeys(STUDENTS, 0.5)))
     assert clauses == {"spearman": "undecided"}
     assert "a number is missing or not finite for any seed" in equal.describe()
 
 
 def test_scheduler_is_judged_per_student_and_metric() -> None:
-    steps = made(losses={"lr_Model3": 0.2}, accuracies={"lr_Model2": 0.8})
+    steps = student_runs(losses={"lr_Model3": 0.2}, accuracies={"lr_Model2": 0.8})
     judgement, clauses = verdicts("scheduler-helps", steps, "StepLR against constant lr")
     assert [name for name, verdict in clauses.items() if verdict == "holds"] == ["Model2-accuracy", "Model3-loss"]
     assert judgement.summary == "mixed by sign (one seed, no test): 2 of 14 clauses hold, 12 fail"
@@ -89,7 +89,7 @@ def claims_of(name: str, histories: pd.DataFrame) -> dict[str, Claim]:
 
 
 def test_a_simple_model_has_a_margin_against_each_memory_model_at_each_seed() -> None:
-    histories = made(seeds=3, noise=0.1)
+    histories = student_runs(seeds=3, noise=0.1)
     claim = claims_of("simple-is-best", histories)["Model2-loss"]
     last = histories[histories["epoch"] == 4].pivot_table(index="seed", columns="configuration", values="train_loss")
     assert claim.rivals == ("Model3", "Model4", "Model5", "Model6", "Model7")
@@ -99,7 +99,7 @@ def test_a_simple_model_has_a_margin_against_each_memory_model_at_each_seed() ->
 
 
 def test_a_memory_model_is_held_against_the_best_simple_one_of_each_seed() -> None:
-    histories = made(seeds=2)
+    histories = student_runs(seeds=2)
     swapped = histories["seed"] == 1
     histories.loc[swapped & (histories["configuration"] == "Model1"), "train_loss"] *= (
         1.5  # 0.15, so that Model2's counts
@@ -109,13 +109,13 @@ def test_a_memory_model_is_held_against_the_best_simple_one_of_each_seed() -> No
 
 
 def test_limits_are_in_the_margins() -> None:
-    frozen = claims_of("frozen-memory-suffices", made())
+    frozen = claims_of("frozen-memory-suffices", student_runs())
     assert frozen["Model4-Model3-loss"].margins.item() == pytest.approx(math.log(1.05 * 0.32 / 0.30))
     assert frozen["Model6-Model5-accuracy"].margins.item() == pytest.approx(0.62 - 0.60 + 0.01)
-    residual = claims_of("dense-beats-residual", made())
+    residual = claims_of("dense-beats-residual", student_runs())
     assert residual["Model7-Model3-not-much-worse-loss"].margins.item() == pytest.approx(math.log(1.2 * 0.32 / 0.33))
     assert residual["Model7-Model4-not-better-accuracy"].margins.item() == pytest.approx(0.65 - 0.63)
-    assert claims_of("loss-predicts-accuracy", made())["spearman"].margins.item() == pytest.approx(0.2)
+    assert claims_of("loss-predicts-accuracy", student_runs())["spearman"].margins.item() == pytest.approx(0.2)
 
 
 def test_only_limits_and_not_better_give_ties_to_the_sentence() -> None:
@@ -123,7 +123,7 @@ def test_only_limits_and_not_better_give_ties_to_the_sentence() -> None:
         claim.id.rpartition("-")[0]
         for name in FINDINGS
         if not finding(name).compares_recipes
-        for claim in claims_of(name, made()).values()
+        for claim in claims_of(name, student_runs()).values()
         if claim.tie_holds
     }
     assert held == {

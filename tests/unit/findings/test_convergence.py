@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from kvbench.findings.clauses import Clause
-from tests.support.students import STUDENTS, made, verdicts
+from tests.support.students import STUDENTS, student_runs, verdicts
 
 
 def test_a_simple_model_that_never_gets_there_fails_whatever_the_bound() -> None:
-    slow = made({"Model1": 0.5}, seeds=9)  # without spread: enough for signs that all agree
+    slow = student_runs({"Model1": 0.5}, seeds=9)  # without spread: enough for signs that all agree
     _, clauses = verdicts("simple-converges-faster", slow)
     assert (clauses["Model1-epochs"], clauses["Model2-epochs"]) == ("fails", "holds")
     dip = (slow["configuration"] == "Model4") & (slow["seed"] == 0) & (slow["epoch"] == 3)
@@ -26,7 +26,7 @@ def test_a_simple_model_that_never_gets_there_fails_whatever_the_bound() -> None
 def test_seconds_and_flops_are_reported_beside_and_do_not_count() -> None:
     seconds = {**dict.fromkeys(STUDENTS, 1.0), "Model1": 10.0}
     costs = {**dict.fromkeys(STUDENTS, 100.0), "Model2": 1000.0}
-    judgement, clauses = verdicts("simple-converges-faster", made(seconds=seconds), costs=costs)
+    judgement, clauses = verdicts("simple-converges-faster", student_runs(seconds=seconds), costs=costs)
     assert judgement.verdict == "holds"
     assert [c.id for c in judgement.gating] == ["Model1-epochs", "Model2-epochs"]
     assert (clauses["Model1-seconds"], clauses["Model2-seconds"]) == ("fails", "holds")
@@ -39,7 +39,7 @@ def test_seconds_and_flops_are_reported_beside_and_do_not_count() -> None:
 
 
 def test_an_epoch_that_stalled_decides_nothing_in_seconds() -> None:
-    histories = made(seconds=dict.fromkeys(STUDENTS, 1.0))
+    histories = student_runs(seconds=dict.fromkeys(STUDENTS, 1.0))
     stalled = histories.copy()
     stalled.loc[(stalled["configuration"] == "Model1") & (stalled["epoch"] == 1), "seconds"] = 1000.0
     both = [verdicts("simple-converges-faster", frame)[0] for frame in (histories, stalled)]
@@ -48,7 +48,7 @@ def test_an_epoch_that_stalled_decides_nothing_in_seconds() -> None:
 
 
 def test_seconds_are_left_out_where_an_epoch_is_unknown_and_flops_where_a_model_is() -> None:
-    gap = made(seconds=dict.fromkeys(STUDENTS, 1.0))
+    gap = student_runs(seconds=dict.fromkeys(STUDENTS, 1.0))
     gap = gap[gap["epoch"] != 2]
     costs = dict.fromkeys(STUDENTS[:-1], 1.0)
     _, clauses = verdicts("simple-converges-faster", gap, costs=costs)
@@ -64,7 +64,7 @@ def own(histories: pd.DataFrame) -> Clause:
 
 
 def test_a_models_own_improvement_does_not_depend_on_how_low_its_loss_is() -> None:
-    clause = own(made())
+    clause = own(student_runs())
     # every curve falls by the same factor an epoch, so each has 90% of its improvement 90% of the way to epoch 4
     assert clause.numbers.startswith("3.70 (Model1), 3.70 (Model3)")
     assert clause.margin == pytest.approx(0, abs=1e-9)
@@ -72,7 +72,7 @@ def test_a_models_own_improvement_does_not_depend_on_how_low_its_loss_is() -> No
 
 
 def test_a_model_that_is_through_after_two_epochs_is_sooner_by_its_own_improvement_only() -> None:
-    early = made(seeds=9)  # without spread: enough for signs that all agree
+    early = student_runs(seeds=9)  # without spread: enough for signs that all agree
     early.loc[(early["configuration"] == "Model1") & (early["epoch"] > 1), "train_loss"] = 2.0
     judgement, clauses = verdicts("simple-converges-faster", early)
     assert clauses["Model1-epochs"] == "fails"
@@ -82,20 +82,20 @@ def test_a_model_that_is_through_after_two_epochs_is_sooner_by_its_own_improveme
 
 
 def test_a_model_that_never_improves_is_through_at_once() -> None:
-    flat = made()
+    flat = student_runs()
     flat.loc[flat["configuration"] == "Model1", "train_loss"] = [3.0, 3.1, 3.2, 3.3]
     assert own(flat).numbers.startswith("1.00 (Model1)")
 
 
 def test_own_improvement_is_unknown_where_a_number_is_missing() -> None:
-    gap = made(seeds=2)
+    gap = student_runs(seeds=2)
     gap.loc[(gap["configuration"] == "Model5") & (gap["seed"] == 1) & (gap["epoch"] == 2), "train_loss"] = math.nan
     assert own(gap).verdict == "undecided"
     assert "for seed 1" in own(gap).describe()
 
 
 def test_a_rival_that_never_gets_there_counts_as_the_last_epoch() -> None:
-    judgement, _ = verdicts("simple-converges-faster", made())
+    judgement, _ = verdicts("simple-converges-faster", student_runs())
     clause = judgement.clauses[0]
     reached = 1 + 3 * math.log(math.e / 0.30) / math.log(math.e / 0.10)
     assert clause.margin == pytest.approx(4 - reached)  # though all but Model4 would have needed more than 4 epochs

@@ -26,7 +26,7 @@ from kvbench.reference.verdicts import verdict_changes
 from kvbench.reporting.report import report
 from kvbench.results import history
 from tests.support import synthetic
-from tests.support.students import made
+from tests.support.students import student_runs
 
 NAMES = synthetic.ALL[7:]  # constant lr
 COSTS = dict.fromkeys(synthetic.ALL, 1e6)
@@ -141,7 +141,7 @@ def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str
     measured = replace(one_seed, histories=history.rounded(fresh))
     for known in (reference, one_seed):
         judged = judge(fresh, {**COSTS, "Model4": None})
-        facts = {"workload": "made-up", "teacher": None, "flops per sample": {"Model4": None}, "share": math.nan}
+        facts = {"workload": "synthetic", "teacher": None, "flops per sample": {"Model4": None}, "share": math.nan}
         texts = [*(judgement.describe() for judgement in judged),
                  *(change.describe() for change in verdict_changes(known, judged, NAMES)),
                  *(compare(known, fresh, name, rng_fingerprint="here").describe() for name in NAMES),
@@ -156,10 +156,10 @@ def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str
 def test_settings_of_the_process_change_no_number_and_no_text(reference: Reference, kind: str) -> None:
     fresh = broken(kind)
     expected = everything(reference, fresh)
-    plain = report(fresh, judge(fresh, COSTS), {"workload": "made-up"})
+    plain = report(fresh, judge(fresh, COSTS), {"workload": "synthetic"})
     with strict_world():
         assert everything(reference, fresh) == expected
-        assert report(fresh, judge(fresh, COSTS), {"workload": "made-up"}) == plain
+        assert report(fresh, judge(fresh, COSTS), {"workload": "synthetic"}) == plain
 
 
 def test_settings_of_the_process_change_no_byte_of_a_reference(tmp_path: Path) -> None:
@@ -169,16 +169,16 @@ def test_settings_of_the_process_change_no_byte_of_a_reference(tmp_path: Path) -
                 stack.enter_context(strict_world())
             known = synthetic.reference(tmp_path / folder, 4, 2, NAMES)
             again = synthetic.runs([0, 1], ["Model3"], shift=0.1)
-            update(tmp_path / folder, "made-up", again, {"random_numbers": "here"})
-            rejudge(tmp_path / folder, "made-up")
-            assert load(tmp_path / folder, "made-up").recorded["verdict"].notna().all()
+            update(tmp_path / folder, "synthetic", again, {"random_numbers": "here"})
+            rejudge(tmp_path / folder, "synthetic")
+            assert load(tmp_path / folder, "synthetic").recorded["verdict"].notna().all()
     for name in ("histories.csv", "verdicts.csv", "replicates.csv", "provenance.json"):
         plain, strict = ((tmp_path / folder / known.workload / name).read_bytes() for folder in ("plain", "strict"))
         assert plain == strict
 
 
 def test_judging_takes_and_leaves_no_random_state() -> None:
-    frame = made(seeds=20, noise=0.1)  # so many that sign flips are drawn
+    frame = student_runs(seeds=20, noise=0.1)  # so many that sign flips are drawn
     texts = []
     for seed in (0, 1):
         np.random.seed(seed)

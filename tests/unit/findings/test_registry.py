@@ -11,7 +11,7 @@ from kvbench.findings.registry import FINDINGS, finding, judge, missing
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
-from tests.support.students import STUDENTS, made, verdicts
+from tests.support.students import STUDENTS, student_runs, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_source_correlations_by_hand(source: pd.DataFrame) -> None:
 
 
 def test_the_last_epoch_is_the_last_that_all_have() -> None:
-    frame = made(epochs=6)
+    frame = student_runs(epochs=6)
     short = frame[~((frame["configuration"] == "Model6") & (frame["epoch"] > 4))]
     judgement, _ = verdicts("gelu-beats-relu", short)
     assert "judged at epoch 4: not every run goes on to epoch 6" in judgement.describe()
@@ -124,18 +124,18 @@ def test_one_seed_is_judged_by_sign_and_says_so(source: pd.DataFrame) -> None:
 
 
 def test_one_epoch_is_enough() -> None:
-    frame = made()
+    frame = student_runs()
     assert len(judge(frame[frame["epoch"] == 4])) == 15
 
 
 def test_rows_may_come_in_any_order() -> None:
-    frame = made(seeds=3, noise=0.05)
+    frame = student_runs(seeds=3, noise=0.05)
     shuffled = frame.sample(frac=1, random_state=0)
     assert judge(shuffled) == judge(frame)
 
 
 def test_lacking_configurations_are_named_and_the_other_recipe_is_judged() -> None:
-    frame = made()
+    frame = student_runs()
     frame = frame[~frame["configuration"].isin(["lr_Model5", "lr_Model6"])]
     chosen = finding("gelu-beats-relu")
     assert missing(chosen, frame) == {"StepLR": ["lr_Model5", "lr_Model6"]}
@@ -146,7 +146,7 @@ def test_lacking_configurations_are_named_and_the_other_recipe_is_judged() -> No
 
 
 def test_no_common_seed_is_lacking_too() -> None:
-    frame = made(prefixes=("",), seeds=2)
+    frame = student_runs(prefixes=("",), seeds=2)
     apart = frame[(frame["configuration"] == "Model3") == (frame["seed"] == 0)]
     assert "a seed and an epoch" in missing(finding("gelu-beats-relu"), apart)["constant lr"][0]
     assert judge(apart, chosen=[finding("gelu-beats-relu")]) == []

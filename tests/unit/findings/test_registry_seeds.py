@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from kvbench.findings.registry import FAMILY_ERROR, finding, judge
-from tests.support.students import STUDENTS, made, verdicts
+from tests.support.students import STUDENTS, student_runs, verdicts
 
 
 def test_several_seeds_are_judged_by_the_interval_of_paired_margins() -> None:
-    frame = made(seeds=4, noise=0.001)
+    frame = student_runs(seeds=4, noise=0.001)
     judgement, _ = verdicts("gelu-beats-relu", frame)
     clause = judgement.clauses[0]
     last = frame[frame["epoch"] == 4].pivot_table(index="seed", columns="configuration", values="train_loss")
@@ -32,28 +32,28 @@ def test_several_seeds_are_judged_by_the_interval_of_paired_margins() -> None:
 
 
 def test_an_interval_over_zero_is_undecided_and_one_below_fails() -> None:
-    wide = made({"Model5": 0.321}, seeds=3, noise=0.2)
+    wide = student_runs({"Model5": 0.321}, seeds=3, noise=0.2)
     judgement, clauses = verdicts("gelu-beats-relu", wide)
     assert clauses["Model3-Model5-loss"] == "undecided"
     assert judgement.verdict == "undecided"
-    worse = made({"Model5": 0.2, "Model6": 0.2}, {"Model5": 0.7, "Model6": 0.7}, seeds=3, noise=0.001)
+    worse = student_runs({"Model5": 0.2, "Model6": 0.2}, {"Model5": 0.7, "Model6": 0.7}, seeds=3, noise=0.001)
     judgement, clauses = verdicts("gelu-beats-relu", worse)
     assert set(clauses.values()) == {"fails"}
     assert judgement.verdict == "fails"
 
 
 def test_equal_seeds_are_judged_by_sign() -> None:
-    judgement, clauses = verdicts("gelu-beats-relu", made({"Model5": 0.32}, seeds=12))
+    judgement, clauses = verdicts("gelu-beats-relu", student_runs({"Model5": 0.32}, seeds=12))
     assert clauses["Model3-Model5-loss"] == "fails"  # no difference at all is not better
     assert clauses["Model4-Model6-loss"] == "holds"
     assert judgement.clauses[0].n == 12
     assert [c.p for c in judgement.clauses] == [4 * 2**-12, 2**-12, 2**-12, 2**-12]  # any of four might fail by chance
-    _, clauses = verdicts("gelu-beats-relu", made({"Model5": 0.32}, seeds=3))
+    _, clauses = verdicts("gelu-beats-relu", student_runs({"Model5": 0.32}, seeds=3))
     assert set(clauses.values()) == {"undecided"}  # three equal signs come by chance once in eight times
 
 
 def test_some_hold_and_some_undecided_is_undecided() -> None:
-    frame = made({"Model5": 0.321}, seeds=3, noise=0.005)
+    frame = student_runs({"Model5": 0.321}, seeds=3, noise=0.005)
     judgement, clauses = verdicts("gelu-beats-relu", frame)
     assert sorted(set(clauses.values())) == ["holds", "undecided"]
     assert judgement.verdict == "undecided"
@@ -61,7 +61,7 @@ def test_some_hold_and_some_undecided_is_undecided() -> None:
 
 
 def test_seeds_are_paired_and_a_lone_one_is_left_out_in_words() -> None:
-    frame = made(seeds=3)
+    frame = student_runs(seeds=3)
     frame = frame[~((frame["configuration"] == "Model5") & (frame["seed"] == 1))]
     judgement, _ = verdicts("gelu-beats-relu", frame)
     assert list(judgement.clauses[0].margins) == [0, 2]
@@ -70,7 +70,7 @@ def test_seeds_are_paired_and_a_lone_one_is_left_out_in_words() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_run_that_diverged_leaves_its_clauses_undecided(bad: float) -> None:
-    frame = made(seeds=3, noise=0.001)
+    frame = student_runs(seeds=3, noise=0.001)
     frame.loc[(frame["configuration"] == "Model3") & (frame["seed"] == 2), "train_loss"] = bad
     judgement, clauses = verdicts("gelu-beats-relu", frame)
     assert clauses["Model3-Model5-loss"] == "undecided"
@@ -96,12 +96,12 @@ def test_a_run_that_diverged_leaves_its_clauses_undecided(bad: float) -> None:
 def test_signs_are_flipped_from_as_many_seeds_on_as_let_a_clause_fail_at_the_finest_level(
     name: str, title: str, first: int
 ) -> None:
-    judged = [verdicts(name, made(seeds=count, noise=0.01))[0] for count in (first - 1, first)]
+    judged = [verdicts(name, student_runs(seeds=count, noise=0.01))[0] for count in (first - 1, first)]
     assert [{c.id: c.method for c in judgement.clauses}[title] for judgement in judged] == ["t", "sign flips"]
 
 
 def test_where_all_of_13_seeds_agree_only_one_flip_is_as_large() -> None:
-    clause = verdicts("gelu-beats-relu", made(seeds=13, noise=0.01))[0].clauses[0]
+    clause = verdicts("gelu-beats-relu", student_runs(seeds=13, noise=0.01))[0].clauses[0]
     assert clause.p == 2**-13
     assert clause.verdict == "holds"
     assert "13 seeds, p = 0.00012 by sign flips at level 0.01" in clause.describe()
@@ -112,7 +112,7 @@ def test_where_all_of_13_seeds_agree_only_one_flip_is_as_large() -> None:
 
 def with_margins(margins: Sequence[float]) -> pd.DataFrame:
     """Four configurations that hold one finding by these margins, a seed each, among others that are all noise."""
-    frame = made(seeds=len(margins), noise=0.5)
+    frame = student_runs(seeds=len(margins), noise=0.5)
     for name in ("Model3", "Model4", "Model5", "Model6"):
         mine = frame["configuration"] == name
         seeds = frame.loc[mine, "seed"]
@@ -142,12 +142,12 @@ def test_all_judgements_of_a_call_share_one_error() -> None:
 
 
 def test_what_is_sure_leaves_its_share_to_the_others() -> None:
-    sure = judge(made(seeds=11))  # without noise every judgement is sure
+    sure = judge(student_runs(seeds=11))  # without noise every judgement is sure
     assert "undecided" not in {judgement.verdict for judgement in sure}
     assert all(len({clause.level for clause in judgement.clauses}) == 1 for judgement in sure)
     levels = [judgement.clauses[0].level for judgement in sure]
     assert levels == pytest.approx([FAMILY_ERROR / left for left in range(15, 0, -1)])
-    noisy = made(dict.fromkeys(STUDENTS, 0.3), dict.fromkeys(STUDENTS, 0.6), seeds=3, noise=0.5)
+    noisy = student_runs(dict.fromkeys(STUDENTS, 0.3), dict.fromkeys(STUDENTS, 0.6), seeds=3, noise=0.5)
     unsure = judge(noisy)
     assert {judgement.verdict for judgement in unsure} == {"undecided"}
     assert {clause.level for judgement in unsure for clause in judgement.clauses} == {FAMILY_ERROR / 15}
@@ -164,7 +164,7 @@ def test_one_clause_that_fails_needs_more_than_all_that_hold() -> None:
 
 
 def test_a_judgement_is_as_sure_as_its_least_sure_clause_or_its_surest_failure() -> None:
-    frame = made(seeds=12, noise=0.1)
+    frame = student_runs(seeds=12, noise=0.1)
     # with a tie the finding's p-value is that of its failure; without, that of the least sure of its clauses
     tied = frame.copy()
     ours = tied["configuration"].isin(["Model3", "Model5"])
@@ -183,16 +183,16 @@ def test_a_judgement_is_as_sure_as_its_least_sure_clause_or_its_surest_failure()
 
 
 def test_one_seed_says_that_nothing_was_tested() -> None:
-    judgement, _ = verdicts("gelu-beats-relu", made())
+    judgement, _ = verdicts("gelu-beats-relu", student_runs())
     assert judgement.summary == "holds by sign (one seed, no test): 4 of 4 clauses hold"
     assert not judgement.tested
-    several, _ = verdicts("gelu-beats-relu", made(seeds=2, noise=1e-4))
+    several, _ = verdicts("gelu-beats-relu", student_runs(seeds=2, noise=1e-4))
     assert several.summary == "holds: 4 of 4 clauses hold"
     assert several.tested
 
 
 def test_what_could_not_be_tested_is_not_called_one_seed() -> None:
-    frame = made(seeds=3)
+    frame = student_runs(seeds=3)
     frame.loc[(frame["configuration"] == "Model3") & (frame["seed"] == 2), "train_loss"] = math.nan
     judgement, _ = verdicts("loss-predicts-accuracy", frame)
     assert judgement.summary == "undecided: 0 of 1 clauses hold, 1 undecided"

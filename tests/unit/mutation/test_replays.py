@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
-import tests.support.synthetic as made_up
 from kvbench.mutation import replays
 from kvbench.mutation.report import alarms_list
 from kvbench.reference.store import Reference
 from kvbench.results import history
+from tests.support import synthetic
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return made_up.reference(tmp_path_factory.mktemp("replays"))
+    return synthetic.reference(tmp_path_factory.mktemp("replays"))
 
 
 def test_replays_apart_share_no_seed_and_leave_a_rest_out(recorded: Reference) -> None:
-    clean = made_up.runs(range(100, 111))
+    clean = synthetic.runs(range(100, 111))
     made = [history.seeds(fresh) for _, fresh, _ in replays.disjoint(recorded, clean, 4)]
     assert made == [[100, 101, 102, 103], [104, 105, 106, 107]]
 
 
 def test_drawn_replays_have_as_many_seeds_and_are_the_same_every_time(recorded: Reference) -> None:
-    clean = made_up.runs(range(100, 110))
+    clean = synthetic.runs(range(100, 110))
     made = [history.seeds(fresh) for _, fresh, _ in replays.resampled(recorded, clean, 4, 5)]
     assert all(len(seeds) == 4 for seeds in made)
     assert made == [history.seeds(fresh) for _, fresh, _ in replays.resampled(recorded, clean, 4, 5)]
@@ -35,7 +35,7 @@ def test_drawn_replays_have_as_many_seeds_and_are_the_same_every_time(recorded: 
 
 
 def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Reference) -> None:
-    clean = made_up.runs(range(100, 106))
+    clean = synthetic.runs(range(100, 106))
     for against, fresh, rng_fingerprint in replays.reshuffled(recorded, clean, 4, 5):
         assert rng_fingerprint == ""
         assert len(history.seeds(fresh)) == 4
@@ -44,7 +44,7 @@ def test_redrawn_replays_deal_all_seeds_between_reference_and_run(recorded: Refe
 
 
 def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -> None:
-    fresh = made_up.runs(range(100, 104))
+    fresh = synthetic.runs(range(100, 104))
     swap = {"Model1": "Model3", "Model3": "Model1"}
     turned = fresh.assign(configuration=[swap.get(name, name) for name in fresh["configuration"]])
     counted = replays.count("turned", recorded, iter([(recorded, turned, "")]), independent=True)

@@ -17,7 +17,7 @@ from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import shift_interval
-from tests.support.references import MEMORY, PRINTS, made, perturbed
+from tests.support.references import MEMORY, PRINTS, memory_runs, perturbed
 
 STREAM = "abc"
 # how the sentences about pairing are recognised
@@ -31,7 +31,7 @@ PAIRED, MIXED, OTHER_STREAM = (
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
     facts = {"fingerprints": PRINTS, "random_numbers": STREAM}
-    update(tmp_path, "fractals", made(), facts, replicates=perturbed(made()))
+    update(tmp_path, "fractals", memory_runs(), facts, replicates=perturbed(memory_runs()))
     return load(tmp_path, "fractals")
 
 
@@ -46,7 +46,7 @@ def moved(comparison: Comparison) -> list[str]:
 
 def from_seed(first: int, seeds: int) -> pd.DataFrame:
     """Some of the reference's seeds, and after them new ones."""
-    known, new = made(), made(first=5)
+    known, new = memory_runs(), memory_runs(first=5)
     rows = pd.concat([known, new], ignore_index=True)
     return rows[rows["seed"].isin(range(first, first + seeds))]
 
@@ -76,16 +76,16 @@ def test_seeds_are_compared_with_themselves_only_if_all_are_known_and_draw_the_s
 
 
 def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded: Reference) -> None:
-    paired = compare(recorded, made(), "Model3", rng_fingerprint=STREAM)
+    paired = compare(recorded, memory_runs(), "Model3", rng_fingerprint=STREAM)
     assert all(deviation.paired for deviation in paired.deviations)
     assert paired.describe().count("same seeds  ") == len(TOLERANCES)
     assert "allowed is what other rounding does (4 replicates)" in paired.describe()
-    assert not any(deviation.paired for deviation in compare(recorded, made(), "Model3").deviations)
+    assert not any(deviation.paired for deviation in compare(recorded, memory_runs(), "Model3").deviations)
 
 
 def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
     without = replace(recorded, replicates=recorded.replicates.iloc[:0])
-    comparison = compare(without, made(), "Model3", rng_fingerprint=STREAM)
+    comparison = compare(without, memory_runs(), "Model3", rng_fingerprint=STREAM)
     assert told(comparison) == []
     assert comparison.deviations[1].high > 1.02 * comparison.deviations[1].expected
     assert "only 5 reference seeds" in comparison.describe()
@@ -93,7 +93,7 @@ def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
 
 def test_a_configuration_without_twins_is_compared_as_new_and_the_others_are_paired(recorded: Reference) -> None:
     some = replace(recorded, replicates=recorded.replicates[recorded.replicates["configuration"] != "Model4"])
-    assert [told(compare(some, made(), name, rng_fingerprint=STREAM)) for name in MEMORY] == [
+    assert [told(compare(some, memory_runs(), name, rng_fingerprint=STREAM)) for name in MEMORY] == [
         [PAIRED],
         [],
         [PAIRED],
@@ -102,7 +102,7 @@ def test_a_configuration_without_twins_is_compared_as_new_and_the_others_are_pai
 
 
 def test_a_half_percent_that_new_seeds_hide_is_seen_in_the_same_seeds(recorded: Reference) -> None:
-    shifted = made(shift=1.005)
+    shifted = memory_runs(shift=1.005)
     as_new = compare(recorded, shifted, "Model3", rng_fingerprint="other")
     assert moved(as_new) == []
     assert abs(as_new.deviations[1].in_sds) < 1
@@ -116,14 +116,14 @@ def test_a_half_percent_that_new_seeds_hide_is_seen_in_the_same_seeds(recorded: 
 def test_a_small_step_of_each_other_metric_is_seen_in_its_gate_alone(
     recorded: Reference, metric: str, step: float
 ) -> None:
-    fresh = made()
+    fresh = memory_runs()
     fresh[metric] += step
     assert moved(compare(recorded, fresh, "Model4", rng_fingerprint=STREAM)) == [f"{metric}, last epoch"]
     assert moved(compare(recorded, fresh, "Model4", rng_fingerprint="other")) == []
 
 
 def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
-    every = made()
+    every = memory_runs()
     fresh = every[every["seed"].isin([1, 4])]
     deviations = {o.tolerance.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).deviations}
     level = 1 - FAMILY_ERROR / (5 * 4)  # five gates of four configurations
@@ -147,7 +147,7 @@ def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_
     alarms = {0.0: 0, 0.005: 0}
     known = {"random_numbers": STREAM}
     for trial in range(40):
-        histories = made(["Model3"], first=1000 * trial)
+        histories = memory_runs(["Model3"], first=1000 * trial)
         replicates = perturbed(histories, size=2e-4)
         reference = Reference("fractals", Path(), histories, verdicts.frame([]), known, replicates, "pytest")
         rounding = 2e-4 * np.random.default_rng(trial).normal(size=5)
@@ -161,19 +161,22 @@ def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_
 
 def test_the_gates_name_what_is_compared_either_way(recorded: Reference) -> None:
     for rng_fingerprint in (STREAM, "other"):
-        comparison = compare(recorded, made(), "Model3", rng_fingerprint=rng_fingerprint)
+        comparison = compare(recorded, memory_runs(), "Model3", rng_fingerprint=rng_fingerprint)
         assert [deviation.tolerance for deviation in comparison.deviations] == list(TOLERANCES)
         assert all(math.isfinite(deviation.excess) for deviation in comparison.deviations)
 
 
 def test_few_reference_seeds_matter_to_new_ones_only(recorded: Reference) -> None:
-    assert "only 5 reference seeds" not in compare(recorded, made(), "Model3", rng_fingerprint=STREAM).describe()
-    assert "only 5 reference seeds" in compare(recorded, made(first=50), "Model3", rng_fingerprint=STREAM).describe()
+    assert "only 5 reference seeds" not in compare(recorded, memory_runs(), "Model3", rng_fingerprint=STREAM).describe()
+    assert (
+        "only 5 reference seeds"
+        in compare(recorded, memory_runs(first=50), "Model3", rng_fingerprint=STREAM).describe()
+    )
 
 
 def test_seeds_on_both_sides_of_the_reference_are_called_mixed(recorded: Reference) -> None:
-    later = made()
+    later = memory_runs()
     later["seed"] += 2
     moved_up = replace(recorded, histories=later, replicates=perturbed(later))
     assert history.seeds(later) == [2, 3, 4, 5, 6]
-    assert told(compare(moved_up, made(), "Model3", rng_fingerprint=STREAM)) == [MIXED]
+    assert told(compare(moved_up, memory_runs(), "Model3", rng_fingerprint=STREAM)) == [MIXED]

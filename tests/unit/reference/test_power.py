@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tests.support.synthetic as made_up
 from kvbench.reference.compare import FAMILY_ERROR
 from kvbench.reference.power import clauses_table, tolerances_table
 from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import LOSS_FLOOR, TOLERANCES
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
+from tests.support import synthetic
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return made_up.reference(tmp_path_factory.mktemp("power"))
+    return synthetic.reference(tmp_path_factory.mktemp("power"))
 
 
 def cells(table: str, *start: str) -> list[str]:

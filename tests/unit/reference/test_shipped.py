@@ -10,14 +10,14 @@ from kvbench.reference import store
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support.references import made
+from tests.support.references import memory_runs
 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reference of four configurations among those that ship."""
     monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
-    update(tmp_path / "shipped", "fractals", made(seeds=3), {}, full=True)
+    update(tmp_path / "shipped", "fractals", memory_runs(seeds=3), {}, full=True)
     return tmp_path / "shipped" / "fractals"
 
 
@@ -27,13 +27,13 @@ def test_a_projects_own_reference_comes_first(shipped: Path, tmp_path: Path) -> 
     assert store.load(own, "fractals").folder == shipped
     assert store.find(own, "flowers") is None
     assert store.available(own) == ["fractals"]
-    update(own, "fractals", made(["Model3"], seeds=2), {}, full=True)
+    update(own, "fractals", memory_runs(["Model3"], seeds=2), {}, full=True)
     assert store.load(own, "fractals").folder == own / "fractals"
 
 
 def test_an_update_of_one_configuration_starts_from_the_shipped_ones(shipped: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in shipped.iterdir()}
-    update(tmp_path / "expected", "fractals", made(["Mine"], seeds=3), {})
+    update(tmp_path / "expected", "fractals", memory_runs(["Mine"], seeds=3), {})
     recorded = store.load(tmp_path / "expected", "fractals")
     assert recorded.folder == tmp_path / "expected" / "fractals"
     assert history.configurations(recorded.histories) == ["Model3", "Model4", "Model5", "Model6", "Mine"]

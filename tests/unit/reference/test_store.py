@@ -11,13 +11,13 @@ from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
-from tests.support.references import PRINTS, edit, made, perturbed
+from tests.support.references import PRINTS, edit, memory_runs, perturbed
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     facts = {"fingerprints": PRINTS, "random_numbers": "abc"}
-    update(tmp_path, "fractals", made(), facts, replicates=perturbed(made()))
+    update(tmp_path, "fractals", memory_runs(), facts, replicates=perturbed(memory_runs()))
     return tmp_path
 
 

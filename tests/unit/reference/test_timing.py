@@ -8,22 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import tests.support.synthetic as made_up
 from kvbench.reference.status import Status
 from kvbench.reference.timing import timings
 from kvbench.reporting.report import seconds
+from tests.support import synthetic
 
-RECORDED = made_up.runs(range(10))
+RECORDED = synthetic.runs(range(10))
 
 
 def slowed(name: str, factor: float) -> pd.DataFrame:
-    fresh = made_up.runs(range(50, 54))
+    fresh = synthetic.runs(range(50, 54))
     fresh.loc[fresh["configuration"] == name, "seconds"] *= factor
     return fresh
 
 
 def test_a_machine_that_is_ten_times_slower_has_the_same_paces() -> None:
-    fresh = made_up.runs(range(50, 54))
+    fresh = synthetic.runs(range(50, 54))
     slow = fresh.assign(seconds=fresh["seconds"] * 10)
     assert [p.obtained for p in timings(slow, RECORDED)] == pytest.approx(
         [p.obtained for p in timings(fresh, RECORDED)]
@@ -41,19 +41,19 @@ def test_one_configuration_that_got_slower_or_faster_is_named() -> None:
 
 
 def test_an_epoch_that_stalled_moves_nothing() -> None:
-    fresh = made_up.runs(range(50, 54))
+    fresh = synthetic.runs(range(50, 54))
     fresh.loc[(fresh["configuration"] == "Model1") & (fresh["epoch"] == 2), "seconds"] *= 100
     assert {p.status for p in timings(fresh, RECORDED)} == {Status.WITHIN}
 
 
 def test_one_recorded_seed_tells_no_spread() -> None:
-    made = timings(made_up.runs(range(2)), made_up.runs([7]))
+    made = timings(synthetic.runs(range(2)), synthetic.runs([7]))
     assert {p.status for p in made} == {Status.NOT_JUDGED}
     assert all(math.isnan(p.high) for p in made)
 
 
 def test_what_was_not_timed_has_no_pace() -> None:
-    fresh = made_up.runs(range(2))
+    fresh = synthetic.runs(range(2))
     fresh.loc[fresh["configuration"] == "Model1", "seconds"] = np.nan
     assert "Model1" not in {p.configuration for p in timings(fresh, RECORDED)}
     assert len(timings(fresh, RECORDED)) == 13
@@ -63,8 +63,8 @@ def test_what_was_not_timed_has_no_pace() -> None:
 
 def test_seeds_that_were_not_timed_are_left_out() -> None:
     some = RECORDED.assign(seconds=RECORDED["seconds"].where(RECORDED["seed"] < 4))
-    fresh = made_up.runs(range(50, 54))
-    assert timings(fresh, some) == timings(fresh, made_up.runs(range(4)))
+    fresh = synthetic.runs(range(50, 54))
+    assert timings(fresh, some) == timings(fresh, synthetic.runs(range(4)))
 
 
 def test_the_table_shows_them_beside_the_seconds() -> None:

@@ -18,18 +18,18 @@ from kvbench.reference.update import rejudge, update
 from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support.references import MEMORY, PRINTS, edit, made, perturbed
+from tests.support.references import MEMORY, PRINTS, edit, memory_runs, perturbed
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    update(tmp_path, "fractals", made(), {"fingerprints": PRINTS})
+    update(tmp_path, "fractals", memory_runs(), {"fingerprints": PRINTS})
     return tmp_path
 
 
 def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
     before = load(folder, "fractals")
-    fresh = made(["Model5", "Model9"], shift=0.5)
+    fresh = memory_runs(["Model5", "Model9"], shift=0.5)
     text = update(folder, "fractals", fresh, {"fingerprints": PRINTS, "note": "x"})
     after = load(folder, "fractals")
     assert history.configurations(after.histories) == [*MEMORY, "Model9"]
@@ -56,7 +56,7 @@ def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
 
 
 def test_an_update_with_other_seconds_alone_changes_nothing_to_tell(folder: Path) -> None:
-    fresh = made()
+    fresh = memory_runs()
     fresh["seconds"] += 1
     text = update(folder, "fractals", fresh, {"fingerprints": PRINTS})
     assert "4 configurations unchanged" in text
@@ -64,7 +64,7 @@ def test_an_update_with_other_seconds_alone_changes_nothing_to_tell(folder: Path
 
 
 def test_a_full_update_removes_what_was_not_run(folder: Path) -> None:
-    fresh = made(["Model3"])
+    fresh = memory_runs(["Model3"])
     text = update(folder, "fractals", fresh, {"fingerprints": {"teacher": "new"}}, full=True)
     assert history.configurations(load(folder, "fractals").histories) == ["Model3"]
     assert "removed  Model4" in text
@@ -72,25 +72,29 @@ def test_a_full_update_removes_what_was_not_run(folder: Path) -> None:
 
 
 def test_seeds_may_differ_after_a_partial_update(folder: Path) -> None:
-    update(folder, "fractals", made(["Model5"], seeds=2), {"fingerprints": PRINTS})
+    update(folder, "fractals", memory_runs(["Model5"], seeds=2), {"fingerprints": PRINTS})
     after = load(folder, "fractals")
     assert after.provenance["seeds"] == {name: [0, 1] if name == "Model5" else [0, 1, 2, 3, 4] for name in MEMORY}
     assert set(after.recorded["n"]) == {2}  # pairs need a seed on both sides
 
 
 def test_costs_are_kept_for_the_reports(folder: Path) -> None:
-    update(folder, "fractals", made(["Model3"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model3": 7}})
-    update(folder, "fractals", made(["Model4"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model4": 8}})
+    update(folder, "fractals", memory_runs(["Model3"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model3": 7}})
+    update(folder, "fractals", memory_runs(["Model4"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model4": 8}})
     assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0}
 
 
 @pytest.mark.parametrize(
     ("fresh", "facts", "said"),
     [
-        (made(["Model5"]), {"fingerprints": {**PRINTS, "teacher": "new"}}, "teacher (new, recorded aaaaaaaaaaaa...)"),
-        (made(["Model5"], epochs=4), {"fingerprints": PRINTS}, "the run has 4 epochs, the reference 3"),
-        (made().drop(index=[4]), {"fingerprints": PRINTS}, "Model3 lacks seed 1, epoch 2"),
-        (made().assign(train_loss=math.nan), {"fingerprints": PRINTS}, "train_loss is nan"),
+        (
+            memory_runs(["Model5"]),
+            {"fingerprints": {**PRINTS, "teacher": "new"}},
+            "teacher (new, recorded aaaaaaaaaaaa...)",
+        ),
+        (memory_runs(["Model5"], epochs=4), {"fingerprints": PRINTS}, "the run has 4 epochs, the reference 3"),
+        (memory_runs().drop(index=[4]), {"fingerprints": PRINTS}, "Model3 lacks seed 1, epoch 2"),
+        (memory_runs().assign(train_loss=math.nan), {"fingerprints": PRINTS}, "train_loss is nan"),
         (history.frame([]), {}, "holds no rows"),
     ],
 )
@@ -113,7 +117,7 @@ def with_replicates(
 ) -> None:
     """Update some configurations, with replicates of their first four seeds."""
     facts = {"fingerprints": PRINTS, "random_numbers": rng_fingerprint}
-    update(folder, "fractals", made(names), facts, replicates=perturbed(made(names)), full=full)
+    update(folder, "fractals", memory_runs(names), facts, replicates=perturbed(memory_runs(names)), full=full)
 
 
 def replicates_of(folder: Path) -> list[str]:
@@ -125,7 +129,7 @@ def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Pat
     assert not (folder / "fractals" / "replicates.csv").exists()
     with_replicates(folder)
     after = load(folder, "fractals")
-    pd.testing.assert_frame_equal(after.replicates, history.rounded(perturbed(made())))
+    pd.testing.assert_frame_equal(after.replicates, history.rounded(perturbed(memory_runs())))
     assert after.rng_fingerprint == "abc"
     written = (folder / "fractals" / "replicates.csv").read_bytes()
     with_replicates(folder)
@@ -135,7 +139,7 @@ def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Pat
 def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Path) -> None:
     with_replicates(folder)
     before = load(folder, "fractals").replicates
-    fresh = made(["Model5"], shift=0.9)
+    fresh = memory_runs(["Model5"], shift=0.9)
     new = perturbed(fresh, seeds=2)
     update(folder, "fractals", fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, replicates=new)
     after = load(folder, "fractals").replicates
@@ -155,7 +159,7 @@ def test_a_new_configuration_brings_its_twins_with_it(folder: Path) -> None:
 
 def test_a_full_update_without_twins_removes_them(folder: Path) -> None:
     with_replicates(folder)
-    update(folder, "fractals", made(), {"fingerprints": PRINTS}, full=True)
+    update(folder, "fractals", memory_runs(), {"fingerprints": PRINTS}, full=True)
     assert not (folder / "fractals" / "replicates.csv").exists()
     assert load(folder, "fractals").replicates.empty
 
@@ -168,7 +172,7 @@ def test_a_full_update_removes_the_twins_of_what_was_not_run(folder: Path) -> No
 
 def test_a_partial_update_without_twins_leaves_those_of_the_others(folder: Path) -> None:
     with_replicates(folder)
-    update(folder, "fractals", made(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
+    update(folder, "fractals", memory_runs(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
     assert replicates_of(folder) == ["Model3", "Model4", "Model6"]
 
 
@@ -181,11 +185,11 @@ def test_configurations_that_draw_other_random_numbers_can_not_join_the_referenc
 @pytest.mark.parametrize(
     ("replicates", "said"),
     [
-        (perturbed(made()).assign(train_loss=math.nan), "train_loss is nan"),
-        (perturbed(made()).drop(index=[4]), "lacks seed 1, epoch 2"),
-        (perturbed(made(first=7)), "seed 7"),
-        (perturbed(made(["Model9"])), "Model9"),
-        (perturbed(made(epochs=4)), "epoch"),
+        (perturbed(memory_runs()).assign(train_loss=math.nan), "train_loss is nan"),
+        (perturbed(memory_runs()).drop(index=[4]), "lacks seed 1, epoch 2"),
+        (perturbed(memory_runs(first=7)), "seed 7"),
+        (perturbed(memory_runs(["Model9"])), "Model9"),
+        (perturbed(memory_runs(epochs=4)), "epoch"),
     ],
 )
 def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(
@@ -194,7 +198,7 @@ def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     with pytest.raises(UserError) as error:
-        update(folder, "fractals", made(shift=0.9), {"fingerprints": PRINTS}, replicates=replicates)
+        update(folder, "fractals", memory_runs(shift=0.9), {"fingerprints": PRINTS}, replicates=replicates)
     assert said in str(error.value)
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
@@ -233,17 +237,17 @@ def test_no_reference_is_written_from_incomplete_histories(
     before = {path: path.read_bytes() for path in (folder / "fractals").iterdir()}
     for name in ("fractals", "other"):
         with pytest.raises(UserError, match=said):
-            update(folder, name, spoil(made(shift=2)), {"fingerprints": PRINTS}, seeds=range(5), epochs=3)
+            update(folder, name, spoil(memory_runs(shift=2)), {"fingerprints": PRINTS}, seeds=range(5), epochs=3)
     assert {path: path.read_bytes() for path in (folder / "fractals").iterdir()} == before
     assert not (folder / "other").exists()
 
 
 def test_an_unknown_cost_is_null_in_a_reference(folder: Path) -> None:
     costs = {"Model3": 7, "Model4": None, "Model5": None, "Model6": 9}
-    update(folder, "fractals", made(), {"flops_per_sample": costs})
+    update(folder, "fractals", memory_runs(), {"flops_per_sample": costs})
     assert load(folder, "fractals").provenance["flops_per_sample"] == costs
     assert load(folder, "fractals").costs == {"Model3": 7.0, "Model6": 9.0}
-    update(folder, "fractals", made(["Model4"]), {"flops_per_sample": {"Model4": 8}})
+    update(folder, "fractals", memory_runs(["Model4"]), {"flops_per_sample": {"Model4": 8}})
     assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0, "Model6": 9.0}
 
 
@@ -276,7 +280,7 @@ def test_a_finding_that_was_added_is_recorded_by_rejudging(folder: Path, monkeyp
 
     row = Finding("an-addition", "Model3 is better", "Model3 has the higher accuracy", ("Model3", "Model6"), claims)
     monkeypatch.setitem(FINDINGS, row.id, row)
-    fresh = judge(made())
+    fresh = judge(memory_runs())
     known = load(folder, "fractals")
     assert [change.status for change in verdict_changes(known, fresh, MEMORY)] == ["missing"]
     assert "an-addition (constant lr), Model3-accuracy: not recorded -> holds" in rejudge(folder, "fractals")

@@ -14,13 +14,13 @@ from kvbench.reference.update import update
 from kvbench.reference.verdicts import Change, frame, read, verdict_changes, write
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
-from tests.support.references import MEMORY, PRINTS, UPDATE, edit, made
-from tests.support.students import made as students
+from tests.support.references import MEMORY, PRINTS, UPDATE, edit, memory_runs
+from tests.support.students import student_runs
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
-    update(tmp_path, "fractals", made(), {"fingerprints": PRINTS})
+    update(tmp_path, "fractals", memory_runs(), {"fingerprints": PRINTS})
     return load(tmp_path, "fractals")
 
 
@@ -43,11 +43,11 @@ def relu(frame: pd.DataFrame, factor: float, seeds: Sequence[int] | None = None)
 
 
 def test_the_same_verdicts_are_no_change(recorded: Reference) -> None:
-    assert verdict_changes(recorded, judge(made()), MEMORY) == []
+    assert verdict_changes(recorded, judge(memory_runs()), MEMORY) == []
 
 
 def test_a_clause_that_turns_fails_the_run(recorded: Reference) -> None:
-    found = change(relu(made(), 0.5), recorded)
+    found = change(relu(memory_runs(), 0.5), recorded)
     assert (found.status, found.failed, found.unconfirmed) == ("changed", True, False)
     assert "gelu-beats-relu (constant lr), Model3-Model5-loss: recorded as holds, now fails" in found.describe()
     assert "0.200 (Model5)" in found.describe()
@@ -55,7 +55,7 @@ def test_a_clause_that_turns_fails_the_run(recorded: Reference) -> None:
 
 
 def test_a_clause_that_fresh_seeds_can_not_tell_asks_for_more(recorded: Reference) -> None:
-    close = relu(made(seeds=3, noise=0.2, first=7), 0.75)
+    close = relu(memory_runs(seeds=3, noise=0.2, first=7), 0.75)
     found = change(close, recorded)
     assert (found.status, found.failed, found.unconfirmed) == ("not confirmed", False, True)
     clause = gelu(close)[0].clauses[0]
@@ -68,7 +68,7 @@ def test_a_clause_that_fresh_seeds_can_not_tell_asks_for_more(recorded: Referenc
 
 def test_the_seeds_asked_for_are_more_than_there_were_even_if_none_can_be_counted(recorded: Reference) -> None:
     # Model5 is at Model3's loss but for alternating signs: no count of seeds would tell
-    level = relu(made(seeds=4, noise=0.0), 0.75)
+    level = relu(memory_runs(seeds=4, noise=0.0), 0.75)
     found = change(relu(relu(level, 1.1, [0, 2]), 1 / 1.1, [1, 3]), recorded)
     assert found.status == "not confirmed"
     assert "more than 1000 seeds would decide this one" in found.describe()
@@ -76,16 +76,16 @@ def test_the_seeds_asked_for_are_more_than_there_were_even_if_none_can_be_counte
 
 
 def test_one_seed_does_not_overturn_several(recorded: Reference) -> None:
-    assert change(relu(made(seeds=1), 0.5), recorded).status == "not confirmed"
+    assert change(relu(memory_runs(seeds=1), 0.5), recorded).status == "not confirmed"
 
 
 def test_one_seed_overturns_one(tmp_path: Path) -> None:
-    update(tmp_path, "fractals", made(seeds=1), {})
-    assert change(relu(made(seeds=1), 0.5), load(tmp_path, "fractals")).status == "changed"
+    update(tmp_path, "fractals", memory_runs(seeds=1), {})
+    assert change(relu(memory_runs(seeds=1), 0.5), load(tmp_path, "fractals")).status == "changed"
 
 
 def test_a_clause_without_a_number_fails(recorded: Reference) -> None:
-    found = change(relu(made(), math.nan), recorded)
+    found = change(relu(memory_runs(), math.nan), recorded)
     assert found.failed
     assert "a number is missing" in found.describe()
 
@@ -99,12 +99,12 @@ def test_a_clause_without_a_number_fails(recorded: Reference) -> None:
     ],
 )
 def test_a_clause_fails_however_many_seeds_have_no_number(recorded: Reference, missing: list[int]) -> None:
-    found = change(relu(made(seeds=3), math.nan, missing), recorded)
+    found = change(relu(memory_runs(seeds=3), math.nan, missing), recorded)
     assert (found.status, found.failed) == ("changed", True)
 
 
 def test_a_missing_number_fails_whatever_was_recorded(recorded: Reference) -> None:
-    found = change(relu(made(), math.nan), undecided(recorded))
+    found = change(relu(memory_runs(), math.nan), undecided(recorded))
     assert found.failed
 
 
@@ -121,7 +121,7 @@ def undecided(recorded: Reference) -> Reference:
 def test_what_was_undecided_fails_only_where_the_margin_moved(
     recorded: Reference, factor: float, kind: str, now: str
 ) -> None:
-    found = change(relu(made(first=50), factor), undecided(recorded))
+    found = change(relu(memory_runs(first=50), factor), undecided(recorded))
     assert (found.status, found.failed) == (kind, kind == "changed")
     assert f"recorded as undecided, now {now}" in found.describe()
     assert (UPDATE in found.describe()) == found.failed
@@ -132,20 +132,20 @@ def test_the_margin_moved_where_it_leaves_the_prediction_interval_of_the_recorde
     margins = known.judgements[0].clauses[0].margins.values()
     level = 1 - FAMILY_ERROR / sum(len(judgement.gating) for judgement in known.judgements)
     _, high = prediction_interval(list(margins), 3, level)
-    fresh = made(seeds=3, noise=1e-7)
+    fresh = memory_runs(seeds=3, noise=1e-7)
     for step, kind in ((-1e-4, "noted"), (1e-4, "changed")):
         # nearly without noise the fresh margin is log 4/3
         assert change(relu(fresh, math.exp(high + step) / (4 / 3)), known).status == kind
 
 
 def test_one_seed_that_moved_from_what_was_undecided_is_not_enough(recorded: Reference) -> None:
-    found = change(relu(made(seeds=1), 1.5), undecided(recorded))
+    found = change(relu(memory_runs(seeds=1), 1.5), undecided(recorded))
     assert (found.status, found.failed, found.unconfirmed) == ("not confirmed", False, True)
 
 
 def test_margins_against_different_rivals_are_not_compared(recorded: Reference) -> None:
     known = undecided(recorded)
-    (judgement,) = gelu(relu(made(), 1.5))
+    (judgement,) = gelu(relu(memory_runs(), 1.5))
     other = replace(judgement, clauses=(replace(judgement.clauses[0], rival="Model9"), *judgement.clauses[1:]))
     for judged, kind in ((judgement, "changed"), (other, "noted")):
         (found,) = [c for c in verdict_changes(known, [judged], MEMORY) if c.clause == "Model3-Model5-loss"]
@@ -154,19 +154,19 @@ def test_margins_against_different_rivals_are_not_compared(recorded: Reference) 
 
 def test_what_was_undecided_is_only_noted(recorded: Reference) -> None:
     edit(recorded.folder / "verdicts.csv", "Model3-Model5-loss,holds", "Model3-Model5-loss,undecided")
-    found = change(made(), load(recorded.folder.parent, "fractals"))
+    found = change(memory_runs(), load(recorded.folder.parent, "fractals"))
     assert (found.status, found.failed, found.unconfirmed) == ("noted", False, False)
 
 
 def test_a_clause_that_is_not_recorded_fails(recorded: Reference) -> None:
     fewer = replace(recorded, recorded=recorded.recorded.query("clause != 'Model3-Model5-loss'"))
-    found = change(made(), fewer)
+    found = change(memory_runs(), fewer)
     assert found.failed
     assert "not recorded; it is now holds" in found.describe()
 
 
 def test_a_recorded_clause_that_is_not_judged_fails(recorded: Reference) -> None:
-    (judgement,) = gelu(made())
+    (judgement,) = gelu(memory_runs())
     fewer = replace(judgement, clauses=judgement.clauses[1:])
     (found,) = verdict_changes(recorded, [fewer])
     assert found.failed
@@ -174,7 +174,7 @@ def test_a_recorded_clause_that_is_not_judged_fails(recorded: Reference) -> None
 
 
 def test_a_recipe_that_was_not_run_is_no_change(tmp_path: Path) -> None:
-    both = made([*(f"lr_{name}" for name in MEMORY), *MEMORY])
+    both = memory_runs([*(f"lr_{name}" for name in MEMORY), *MEMORY])
     update(tmp_path, "fractals", both, {})
     known = load(tmp_path, "fractals")
     half = both[~both["configuration"].str.startswith("lr_")]
@@ -188,7 +188,7 @@ def test_a_recipe_that_was_not_run_is_no_change(tmp_path: Path) -> None:
 
 def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
     for seeds in (1, 5, 16):
-        judged = judge(made(seeds=seeds))
+        judged = judge(memory_runs(seeds=seeds))
         written = frame(judged)
         write(written, tmp_path / "verdicts.csv")
         pd.testing.assert_frame_equal(read(tmp_path / "verdicts.csv"), written, rtol=1e-5)
@@ -200,7 +200,7 @@ def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
 
 
 def test_clauses_that_are_reported_beside_are_not_recorded() -> None:
-    rows = frame(judge(students()))
+    rows = frame(judge(student_runs()))
     assert set(rows.loc[rows["finding"] == "simple-converges-faster", "clause"]) == {"Model1-epochs", "Model2-epochs"}
     assert len(rows) == 80
 
@@ -209,7 +209,7 @@ def test_clauses_that_are_reported_beside_are_not_recorded() -> None:
 
 
 def test_recorded_seeds_that_come_out_as_they_did_leave_the_recorded_verdict(tmp_path: Path) -> None:
-    known = reference_of(made(seeds=20, noise=0.1), tmp_path)
+    known = reference_of(memory_runs(seeds=20, noise=0.1), tmp_path)
     recorded = known.histories
     fresh = recorded[recorded["seed"] < 2]  # two seeds decide nothing at this noise
     found = {c.status for c in verdict_changes(known, judge(fresh), MEMORY)}
@@ -220,9 +220,9 @@ def test_recorded_seeds_that_come_out_as_they_did_leave_the_recorded_verdict(tmp
 
 
 def test_seeds_that_do_not_repeat_are_not_taken_for_confirmed(tmp_path: Path) -> None:
-    known = reference_of(made(seeds=20, noise=0.1), tmp_path)
+    known = reference_of(memory_runs(seeds=20, noise=0.1), tmp_path)
     fresh = known.histories[known.histories["seed"] < 2]
-    new = made(seeds=2, noise=0.1, first=50)
+    new = memory_runs(seeds=2, noise=0.1, first=50)
     assert "repeated" not in {c.status for c in verdict_changes(known, judge(new), MEMORY)}
     off = fresh.copy()
     off.loc[(off["configuration"] == "Model3") & (off["seed"] == 1), "train_loss"] *= 1.1

@@ -7,7 +7,7 @@ from kvbench.findings.registry import judge
 from kvbench.reporting import report
 from kvbench.results import history
 from tests.support import EXPECTED
-from tests.support.students import made
+from tests.support.students import student_runs
 from tests.support.tables import cells, rows
 
 ORDER = [f"{prefix}Model{n}" for prefix in ("lr_", "") for n in range(1, 8)]
@@ -137,18 +137,18 @@ def test_the_verdict_table_and_every_clause(published: str) -> None:
 
 
 def test_a_verdict_of_several_seeds_tells_its_test_and_of_one_seed_that_there_was_none() -> None:
-    several = report.verdicts(judge(made(seeds=4, noise=0.001)))
+    several = report.verdicts(judge(student_runs(seeds=4, noise=0.001)))
     assert "by sign" not in several
     assert "4 seeds, p = " in several
     assert " by t at level 0.00" in several
-    one = report.verdicts(judge(made()))
+    one = report.verdicts(judge(student_runs()))
     verdicts = [row[2] for row in cells(one)[1:]]
     assert verdicts == ["holds by sign (one seed, no test)"] * 14 + ["fails by sign (one seed, no test)"]
     assert "p = " not in one
 
 
 def test_the_verdicts_can_do_without_their_clauses() -> None:
-    judged = judge(made(seeds=2))
+    judged = judge(student_runs(seeds=2))
     short = report.verdicts(judged, clauses=False)
     assert report.verdicts(judged).startswith(short)
     assert "####" not in short

@@ -12,7 +12,7 @@ from kvbench.reference.update import update
 from kvbench.reporting.side_by_side import side_by_side
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
-from tests.support.students import made
+from tests.support.students import student_runs
 from tests.support.tables import cells
 
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("histories.csv", "verdicts.csv", "provenance.json"):
         (tmp_path / "imagenet").mkdir(exist_ok=True)
         (tmp_path / "imagenet" / file).write_bytes((EXPECTED / "imagenet" / file).read_bytes())
-    update(tmp_path, "fractals", made(seeds=3, noise=0.001), {})
+    update(tmp_path, "fractals", student_runs(seeds=3, noise=0.001), {})
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
 
 
 def test_what_a_reference_lacks_is_a_dash(folder: Path) -> None:
-    half = made(prefixes=[""], seeds=2)
+    half = student_runs(prefixes=[""], seeds=2)
     update(folder, "half", half, {})
     rows = cells(side_by_side(folder, ["half"]))
     assert ["simple-is-best", "StepLR", "-"] in rows

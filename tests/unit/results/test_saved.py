@@ -16,7 +16,7 @@ from kvbench.results import history, saved
 from kvbench.utils.errors import UserError
 from tests.support import EXPECTED
 from tests.support.saved_runs import benchmark, content
-from tests.support.students import made as students
+from tests.support.students import student_runs
 from tests.support.tables import cells, rows
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_saved_run_is_refused_in_a_sentence(tmp_path: Path, va
 
 
 def test_a_finding_is_judged_among_all_that_share_the_error(tmp_path: Path) -> None:
-    histories = students(seeds=3, noise=0.001)
+    histories = student_runs(seeds=3, noise=0.001)
     names = history.configurations(histories)
     runs = [benchmark(name, history=_rows(histories, name), seeds=[0, 1, 2]) for name in names]
     path = save(tmp_path / "run.json", content(*runs))
