@@ -20,7 +20,7 @@ import typer
 
 from kvbench.harness.options import OPTIONS, Option
 from kvbench.utils.errors import UserError
-from kvbench.utils.logs import show_logs
+from kvbench.utils.logs import log_warnings, show_logs
 from kvbench.utils.progress import ProgressBar
 from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
 from kvbench.utils.text import plain
@@ -93,6 +93,7 @@ def show(
 ) -> None:
     """Show logs and progress on standard error."""
     context.with_resource(show_logs(bar, verbose - quiet))
+    context.with_resource(log_warnings())
     context.call_on_close(bar.close)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvbench.core.numerics import default_numerics
 from kvbench.data.base import SPLITS
 from kvbench.data.photos import IMAGENET_MEAN, IMAGENET_STD
 
@@ -161,11 +162,12 @@ class FractalImages:
     def __init__(self, split: str, count: int, *, classes: int = 1000, size: int = 64, how: Rendering | None = None):
         self.split, self.size, self.how = split, size, how or Rendering()
         self.classes = tuple(f"ifs{k:04d}" for k in range(classes))
-        self.labels = torch.arange(count) % classes
+        self.labels = torch.arange(count, device="cpu") % classes
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @default_numerics()
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         index = torch.tensor(indices, dtype=torch.int64)
         labels = self.labels[index]

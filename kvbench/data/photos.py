@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
+from kvbench.core.numerics import default_numerics
 from kvbench.utils.errors import UserError
 from kvbench.utils.text import shown
 
@@ -93,6 +94,7 @@ class PhotoImages:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @default_numerics()
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         transform = photo_transform(self.size)
         images = torch.stack([transform(decode(self.samples[i][0], self.size)) for i in indices])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,21 @@ class TerminalHandler(logging.Handler):
 def level(verbosity: int) -> int:
     """The level to show: warnings alone below 0 (``-q``), ``INFO`` at 0, ``DEBUG`` above (``-v``)."""
     return logging.WARNING if verbosity < 0 else logging.DEBUG if verbosity else logging.INFO
+
+
+@contextmanager
+def log_warnings() -> Iterator[None]:
+    """Log what Python's `warnings` show inside the block, each text once, instead of printing it with source code."""
+    texts = set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if str(message) not in texts:
+            texts.add(str(message))
+            logging.getLogger(LOGGER).warning("%s (%s)", message, category.__name__)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import contextlib
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from kvbench.utils.logs import show_logs
+from kvbench.utils.logs import log_warnings, show_logs
 from kvbench.utils.progress import Progress, ProgressBar
 
 
@@ -125,3 +126,14 @@ def test_how_much_is_shown_depends_on_the_verbosity(
     logger.error("after the block there is no handler of ours")
     assert capsys.readouterr().err == f"{expected}\n"
     assert logging.getLogger("kvbench").handlers == []
+
+
+def test_a_warning_is_logged_once_and_without_source_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_logs(ProgressBar()), log_warnings():
+        warnings.simplefilter("always")
+        for _ in range(3):
+            warnings.warn("the weights\x07 are old", UserWarning, stacklevel=1)
+        warnings.warn("so is this", FutureWarning, stacklevel=1)
+    assert capsys.readouterr().err == (
+        "Warning: the weights\\x07 are old (UserWarning)\nWarning: so is this (FutureWarning)\n"
+    )
