@@ -291,7 +291,7 @@ def detect(
     from kvbench.reference.store import load
     from kvbench.results import history
     from kvbench.utils.environment import environment
-    from kvbench.utils.files import need_writable, write_whole
+    from kvbench.utils.files import atomic_write, need_writable
 
     chosen = [find(name) for name in fault] if fault else list(FAULTS.values())
     seeds = parse_seeds(clean_seeds)
@@ -312,7 +312,7 @@ def detect(
         """Write the page with what there is so far: a run takes long and may be interrupted."""
         text = page(results, counted, injector, facts, command)
         if out:
-            with write_whole(out) as temporary:
+            with atomic_write(out) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         return text
 

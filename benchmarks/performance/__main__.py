@@ -19,7 +19,7 @@ from benchmarks.performance.page import page
 from benchmarks.performance.roofline import roofline, seeds_together
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError, unknown
-from kvbench.utils.files import write_whole
+from kvbench.utils.files import atomic_write
 
 PARTS: dict[str, Callable[[Scale], Any]] = {
     "contest": contest,
@@ -50,7 +50,7 @@ def measure(names: Sequence[str], scale: Scale, path: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         results["parts"][name] = {"seconds": seconds, "result": result}
         log.info("%s: %.0f s", name, seconds)
-        with write_whole(path) as tmp:
+        with atomic_write(path) as tmp:
             tmp.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results
 
@@ -80,7 +80,7 @@ def command(
         raise unknown("scale", scale, SCALES)
     names = parts.split(",") if parts else [*PARTS]
     text = page(read(results) if only_page else measure(names, SCALES[scale], results))
-    with write_whole(out) as tmp:
+    with atomic_write(out) as tmp:
         tmp.write_text(text, encoding="utf-8")
     typer.echo(text)
 

@@ -17,12 +17,11 @@ from kvbench.core.bank import FeatureBank
 from kvbench.core.numerics import default_numerics
 from kvbench.features import extract as extraction
 from kvbench.features.partial import Unfinished, discard, shard_names
-from kvbench.features.safetensors_io import NAMES
-from kvbench.features.shards import DamagedError, Filler, Layout, damaged, read_header, spans
+from kvbench.features.shards import NAMES, DamagedError, Filler, Layout, damaged, read_header, spans
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import built_with
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import need_writable, sweep
+from kvbench.utils.files import need_writable
 from kvbench.utils.locks import locked
 from kvbench.utils.progress import OnProgress, Progress, ignore
 
@@ -74,7 +73,6 @@ class Entry:
             with _written(self.path):
                 self.cache.mkdir(parents=True, exist_ok=True)
                 with locked(self.path.with_suffix(".lock"), self.name):
-                    sweep(self.cache)
                     opened = self._look()[0]  # whoever held the lock may have made it
                     if opened is None:
                         self._repair(fresh)

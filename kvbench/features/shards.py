@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from kvbench.core.bank import memory
-from kvbench.features.safetensors_io import NAMES, header
 from kvbench.utils.environment import processors
 
 SHARD = 1024  # rows, a multiple of a pass's batch; raise `kvbench.core.bank.FORMAT` with it
 CHUNK = 2**20  # bytes read at a time
 ALIGNMENT = 64  # bytes that the columns start at a multiple of
+NAMES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names of a bank's dtypes
 ITEMSIZES = {name: dtype.itemsize for dtype, name in NAMES.items()}  # bytes
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
@@ -87,7 +87,9 @@ class Layout:
             start = end
         facts = {"fingerprint": self.fingerprint, "built_with": self.built_with, "shards": " ".join(digests)}
         own = hashlib.sha256(json.dumps([facts, described]).encode()).hexdigest()
-        return header({**facts, "header": own}, described, ALIGNMENT)
+        text = json.dumps({"__metadata__": {**facts, "header": own}, **described}, separators=(",", ":")).encode()
+        text += b" " * (-(len(text) + 8) % ALIGNMENT)
+        return len(text).to_bytes(8, "little") + text
 
     @cached_property
     def start(self) -> int:

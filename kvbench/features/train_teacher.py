@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kvbench.core.numerics import default_numerics, random_state_kept, seed_everything
@@ -20,11 +21,10 @@ from kvbench.data.base import Images
 from kvbench.data.contract import check_repeatable, check_splits
 from kvbench.data.fractals import mix
 from kvbench.data.loader import batches
-from kvbench.features import safetensors_io as tensorfile
 from kvbench.features.teacher import build, check_logits, from_checkpoint, refuses_size
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import need_writable, write_whole
+from kvbench.utils.files import atomic_write, need_writable
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 from kvbench.utils.progress import OnProgress, Progress, ignore
 
@@ -77,10 +77,10 @@ def train_teacher(
     what = f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}"
     with enough_memory(what, OTHER_PLACE), random_state_kept(device):
         module = _fit(task, first, out.with_suffix(".checkpoint"), device, on_progress)
-    state = {k: v.half() if v.is_floating_point() else v for k, v in module.cpu().state_dict().items()}
+    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in module.cpu().state_dict().items()}
     out.with_suffix(".json").unlink(missing_ok=True)  # it names the classes of the weights that were there
-    with write_whole(out) as path:
-        tensorfile.write(path, state, {})
+    with atomic_write(out) as path:
+        path.write_bytes(serialized(state))  # into a file itself, safetensors hides what a full disk says
     # Accuracy is that of the file as it ships, half precision and all.
     teacher = from_checkpoint(out, task.arch, task.train.classes, first.shape[-1]).module.to(device)
     facts = {
@@ -95,7 +95,7 @@ def train_teacher(
         **environment(device),
         "classes": list(task.train.classes),
     }
-    with write_whole(out.with_suffix(".json")) as path:
+    with atomic_write(out.with_suffix(".json")) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     out.with_suffix(".checkpoint").unlink(missing_ok=True)
     return facts
@@ -149,7 +149,7 @@ def _fit(
                 states = {name: part.state_dict() for name, part in parts.items()}
                 whole = io.BytesIO()  # into a file, torch tells a full disk by an error like any other
                 torch.save({"identity": identity, "step": step, **states}, whole)
-                with write_whole(checkpoint) as path:
+                with atomic_write(checkpoint) as path:
                     path.write_bytes(whole.getbuffer())
                 logger.info("step %d of %d, loss %.3f", step, total, loss.item())
     return module

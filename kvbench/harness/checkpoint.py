@@ -21,7 +21,7 @@ from kvbench.core.numerics import RandomState
 from kvbench.core.trainer import Run
 from kvbench.results import history
 from kvbench.utils.errors import UserError, describe
-from kvbench.utils.files import write_whole
+from kvbench.utils.files import atomic_write
 from kvbench.utils.oom import out_of_memory
 
 FORMAT = 2  # raise it when the layout changes
@@ -61,7 +61,7 @@ def save(run: Run, path: Path, key: str) -> None:
     )
     tensors = storages.contents()
     content = serialized(tensors, {"facts": facts, "sha256": _digest(tensors, facts)})
-    with write_whole(path, forced=False) as tmp:
+    with atomic_write(path, fsync=False) as tmp:
         tmp.write_bytes(content)
 
 

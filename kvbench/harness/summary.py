@@ -20,7 +20,7 @@ from kvbench.results import history, saved
 from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, best_effort
-from kvbench.utils.files import write_whole
+from kvbench.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from kvbench.findings.registry import Judgement
@@ -34,8 +34,8 @@ def summarize(collector: Collector, result: Result, path: Path) -> str:
             parts.append(_markdown(collector, clauses=False))
         with best_effort(f"write the tables to {path}"):
             content = _markdown(collector, clauses=True)
-            with write_whole(path) as aside:
-                aside.write_text(content, encoding="utf-8")
+            with atomic_write(path) as tmp:
+                tmp.write_text(content, encoding="utf-8")
             parts.append(f"Tables, with every clause of the verdicts: {path}")
     remarks: tuple[Callable[[Collector, Result], list[str]], ...] = (
         _not_compared, _where_to_look, _not_settled, _reused, _repeated, _notes, _environment

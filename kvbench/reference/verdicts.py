@@ -18,7 +18,7 @@ from kvbench.reference.status import Status
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
 from kvbench.utils.errors import UserError, unknown
-from kvbench.utils.files import read_table, write_whole
+from kvbench.utils.files import atomic_write, read_table
 
 if TYPE_CHECKING:
     from kvbench.reference.store import Reference
@@ -41,7 +41,7 @@ def frame(judgements: Iterable[Judgement]) -> pd.DataFrame:
 
 def write(recorded: pd.DataFrame, path: Path) -> None:
     """Write the rows of `frame` as CSV, whole or not at all."""
-    with write_whole(path) as tmp:
+    with atomic_write(path) as tmp:
         recorded.to_csv(tmp, index=False, float_format=history.DIGITS, lineterminator="\n")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kvbench.utils.errors import UserError, shorten
-from kvbench.utils.files import LONGEST_NAME, read_table, write_whole
+from kvbench.utils.files import LONGEST_NAME, atomic_write, read_table
 
 KEYS = ("configuration", "seed", "epoch")
 LOSSES = ("train_loss", "val_loss")
@@ -120,7 +120,7 @@ def read(path: Path) -> pd.DataFrame:
 def write(histories: pd.DataFrame, path: Path) -> None:
     """Check a history frame and write it as CSV, whole or not at all; `read` gives back the same file's numbers."""
     checked = check(histories, str(path))
-    with write_whole(path) as tmp:
+    with atomic_write(path) as tmp:
         checked.to_csv(tmp, index=False, float_format=DIGITS, lineterminator="\n")
 
 

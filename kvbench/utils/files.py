@@ -1,19 +1,16 @@
-"""Files that appear whole or not at all, and readers that take no more of a file than it may hold."""
+"""Files that are replaced in one step, and readers that take no more of a file than it may hold."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
-import platform
-import re
+import secrets
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
@@ -22,78 +19,67 @@ from kvbench.utils.errors import UserError
 LARGEST = 64 * 2**20  # bytes of a text file; the largest reference here has 0.4 MiB
 DEEPEST = 100  # levels of a JSON file
 LONGEST_NAME = 200  # characters
-ASIDE = re.compile(r"\..*-([0-9a-f]{6})-(\d+)-[a-z0-9_]{8}(\.\w+)?")  # machine, process, what tempfile draws
-OLD = 24 * 3600.0  # seconds after which a file that another machine left aside is taken for forgotten
-_writing: set[str] = set()  # names of files that this process is writing aside
-_one = threading.Lock()  # threads write side by side; the mask can only be read by setting it
+TMP = ".kvbench-tmp-"  # begins the names of files that are being written
 
 
 @contextmanager
-def write_whole(path: Path, *, forced: bool = True) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes ``path``'s place when the block ends without an error.
+def atomic_write(path: Path, *, fsync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; it replaces ``path`` when the block ends without an error.
 
-    What a killed process left aside in the same folder is removed. ``forced``: wait until it is on the disk.
+    Temporary files that killed processes left in the same folder are removed.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        fsync: wait until the contents are on the disk.
 
     Raises:
         UserError: the file cannot be written: the folder is no folder or read-only, or the disk is full.
+
+    Example:
+        >>> with atomic_write(Path("table.csv")) as tmp:
+        ...     frame.to_csv(tmp)
     """
-    aside: Path | None = None
+    tmp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.stem}-{_machine()}-{os.getpid()}-"
-        with _one:
-            sweep(path.parent)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-            os.close(handle)
-            aside = Path(name)
-            _writing.add(aside.name)
-        yield aside
-        if forced:
-            with aside.open("rb") as written:
-                os.fsync(written.fileno())
-        with _one:
-            umask = os.umask(0)
-            os.umask(umask)
-        aside.chmod(0o666 & ~umask)  # mkstemp's files are private; this one is not
-        aside.replace(path)
+        _remove_abandoned(path.parent)
+        tmp, fd = _create_locked(path)
+        try:
+            yield tmp
+            if fsync:
+                os.fsync(fd)
+            tmp.replace(path)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-            _writing.discard(aside.name)
+        if tmp is not None:
+            tmp.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what `write_whole` left aside in ``folder`` when its process was killed."""
-    for path in folder.glob(".*"):
-        made = ASIDE.fullmatch(path.name)
-        if made is None or path.name in _writing:
-            continue
-        with suppress(OSError):  # another run may sweep, too
-            dead = made[1] == _machine() and not _alive(int(made[2]))
-            if dead or time.time() - path.stat().st_mtime > OLD:
-                path.unlink()
+def _create_locked(path: Path) -> tuple[Path, int]:
+    """Create a temporary file beside ``path``, locked for as long as it is open."""
+    while True:
+        tmp = path.parent / f"{TMP}{secrets.token_hex(6)}{path.suffix}"
+        fd = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks
+            flock(fd, LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return tmp, fd
+        os.close(fd)  # before it was locked, another process took it for abandoned
 
 
-def _machine() -> str:
-    """Names this machine in a file's name: a process number says nothing on another."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
-
-
-def _alive(process: int) -> bool:
-    """Whether another process of this number is there."""
-    if process == os.getpid():
-        return False  # in a container the numbers soon come again
-    if os.name != "posix":
-        return True  # there, asking by a signal would end it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes that are no more: nobody holds their locks."""
+    for tmp in folder.glob(f"{TMP}*"):
+        with suppress(OSError):  # in use, or another process removed it
+            fd = os.open(tmp, os.O_RDWR)
+            try:
+                flock(fd, LOCK_EX | LOCK_NB)
+                tmp.unlink()
+            finally:
+                os.close(fd)
 
 
 def need_writable(folder: Path) -> None:
@@ -182,8 +168,8 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def check_name(name: str, what: str) -> str:
     """Return a name that can be a folder's or a file's; raises `UserError` for one that would lead elsewhere."""
-    odd = not name.isprintable() or name.strip(" .") != name.rstrip(" ") or len(name) > LONGEST_NAME
-    if odd or not name or any(char in name for char in '/\\:*?"<>|'):
+    invalid = not name.isprintable() or name.strip(" .") != name.rstrip(" ") or len(name) > LONGEST_NAME
+    if invalid or not name or any(char in name for char in '/\\:*?"<>|'):
         raise UserError(
             f"{what} is {name[:LONGEST_NAME]!r}; valid is a name that can be a folder's: up to {LONGEST_NAME} visible"
             " characters without slashes, colons and the like, not beginning or ending with a dot."

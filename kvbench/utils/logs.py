@@ -56,7 +56,7 @@ def log_warnings() -> Iterator[None]:
             logging.getLogger(LOGGER).warning("%s (%s)", message, category.__name__)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 

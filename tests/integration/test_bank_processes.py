@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from kvbench.features.cache import open_bank
-from kvbench.utils import files
-from kvbench.utils.files import write_whole
 from kvbench.utils.locks import locked
 from kvbench.utils.progress import Progress
 from tests.support import ROOT
@@ -126,27 +124,3 @@ def test_memory_stays_bounded_however_large_the_bank(tmp_path: Path) -> None:
     grown, size = map(int, told.stdout.split())
     assert size > 300e6
     assert grown < size / 2, f"{grown:,} of {size:,} bytes"
-
-
-def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    mine = files._machine()
-    other = "000000" if mine != "000000" else "111111"
-    names = {
-        f".table-{mine}-{dead.pid}-abcd1234.csv": "dead",
-        f".table-{mine}-{os.getpid()}-abcd1234.csv": "an earlier process of this number",
-        f".table-{mine}-{os.getppid()}-abcd1234.csv": "alive",
-        f".table-{other}-{dead.pid}-abcd1234.csv": "another machine's",
-        f".table-{other}-{dead.pid}-dcba4321.csv": "another machine's, old",
-        ".hidden": "the user's",
-    }
-    for name, text in names.items():
-        (tmp_path / name).write_text(text)
-    long_ago = time.time() - 2 * 24 * 3600
-    os.utime(tmp_path / f".table-{other}-{dead.pid}-dcba4321.csv", (long_ago, long_ago))
-    with write_whole(tmp_path / "first"), write_whole(tmp_path / "second"):
-        pass  # the second does not take the first's for forgotten
-    left = {path.read_text() for path in tmp_path.iterdir()}
-    assert left == {"", "alive", "another machine's", "the user's"}
-    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"first", "second"}

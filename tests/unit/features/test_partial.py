@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -134,17 +133,3 @@ def test_other_settings_do_not_go_on_with_it(tmp_path: Path) -> None:
     assert_equal(open_bank(other, tmp_path, "a", CPU), in_memory(other))
     assert left(tmp_path) == [".journal", ".partial", ".safetensors"]
     assert resume(tmp_path / "elsewhere")[1] == 5
-
-
-def test_what_dead_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    # made on another machine, where nothing tells whether the process lives
-    old, young = tmp_path / ".a-000000-1-abcd1234.safetensors", tmp_path / ".b-000000-1-abcd1234.md"
-    other = tmp_path / "notes.md"
-    for path in (old, young, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (time.time() - 2 * 86400,) * 2)
-    open_bank(tiny_settings(), tmp_path, "a", CPU)
-    assert not old.exists()
-    assert young.exists()
-    assert other.exists()
