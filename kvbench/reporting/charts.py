@@ -98,11 +98,7 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
         seeds = history.seeds(histories)
         bands = f"mean over {len(seeds)} seeds, band from the lowest to the highest" if len(seeds) > 1 else "one seed"
         figure.suptitle(f"{shown(workload)}: {bands}", parse_math=False)
-<<<<<<< HEAD
-        with write_whole(output) as tmp:
-=======
         with atomic_write(output) as tmp:
->>>>>>> 6c1a0c8 (Temporary files are locked while they are written, so that abandoned ones are known; safetensors writes itself)
             figure.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
 
 
