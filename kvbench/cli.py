@@ -172,9 +172,9 @@ def students(
     rows = []
     for row in [student(name) for name in names or STUDENTS]:
         row.need_taps(taps)
-        made = cost(row, taps, classes)
+        computed = cost(row, taps, classes)
         reads = "last tap" if row.reads == 1 else f"last {row.reads} taps"
-        counts = (made.parameters, made.trainable, made.flops_per_sample)
+        counts = (computed.parameters, computed.trainable, computed.flops_per_sample)
         numbers = ["unknown" if count is None else f"{count:,}" for count in counts]
         rows.append([row.name, reads, row.summary, *numbers])
     headers = ["student", "reads", "made of", "parameters", "trainable", "FLOPs a sample"]

@@ -85,8 +85,9 @@ def find_layouts(module: nn.Module, taps: Sequence[str], image: Tensor) -> list[
     the layers inside the tap do: convolutions have their channels second, linear layers last. A tap may also name its
     axes (`split_tap`).
 
-    >>> find_layouts(swin_t, ["features.5", "features.7"], torch.rand(3, 224, 224))
-    [Layout(batch=0, channel=3), Layout(batch=0, channel=3)]
+    Example:
+        >>> find_layouts(swin_t, ["features.5", "features.7"], torch.rand(3, 224, 224))
+        [Layout(batch=0, channel=3), Layout(batch=0, channel=3)]
 
     Raises:
         UserError: a tap is not a module, does not run exactly once, runs after a tap that is named behind it, gives

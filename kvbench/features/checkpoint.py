@@ -42,8 +42,9 @@ SIGNATURES = {  # how a file begins that is something else
 def read_tensors(path: Path) -> States:
     """Read every dictionary with tensors in a safetensors or ``torch.save`` file, whatever its suffix.
 
-    >>> read_tensors(Path("checkpoint.pt")).keys()  # {"epoch": 3, "model": {"fc.weight": ...}}
-    dict_keys(['model'])
+    Example:
+        >>> read_tensors(Path("checkpoint.pt")).keys()  # {"epoch": 3, "model": {"fc.weight": ...}}
+        dict_keys(['model'])
 
     Raises:
         UserError: there is no such file, it cannot be read, or it holds no such dictionary.
@@ -165,9 +166,10 @@ def fitting(
 
 
 def _prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the first expected layer's name; last, nothing."""
-    first = next(iter(expected))
-    return [*sorted(key[: -len(first)] for key in tensors if key.endswith(f".{first}")), ""]
+    """What stands before the first expected layer's name, or the last one's; at the end, nothing."""
+    names = [*expected]
+    ends = (names[0], names[-1])
+    return [*sorted({key[: -len(end)] for key in tensors for end in ends if key.endswith(f".{end}")}), ""]
 
 
 def _behind(prefix: str, tensors: Mapping[str, Tensor], unused: Sequence[str]) -> dict[str, Tensor]:
@@ -198,12 +200,14 @@ def describe_misfit(
         for prefix in _prefixes(tensors, expected)
     ]
     missing, surplus, wrong = min(candidates, key=lambda one: len(one[0]) + len(one[1]))
+    problem = f"The checkpoint {shown(path)} does not fit {arch}"
+    classifier = [*expected][-1].rpartition(".")[0]
+    train = "name weights that were trained on this data with a classifier, or train some with kvbench teacher train"
+    if missing and not surplus and {name.rpartition(".")[0] for name in missing} == {classifier}:
+        return UserError(f"{problem}: it has no classifier, {shorten(missing)}. Teachers need one: {train}.")
     if missing or surplus:
         return UserError(
-            f"The checkpoint {shown(path)} does not fit {arch}: it lacks {shorten(missing) or 'nothing'} and has"
-            f" {shorten(surplus) or 'nothing'} too many. Name its architecture with --kvbench-teacher."
+            f"{problem}: it lacks {shorten(missing) or 'nothing'} and has {shorten(surplus) or 'nothing'} too many."
+            " Name its architecture with --kvbench-teacher."
         )
-    return UserError(
-        f"The checkpoint {shown(path)} does not fit {arch} with the data's {classes:,} classes: {'; '.join(wrong[:3])}."
-        " Name one that was trained on this data, or train it with kvbench teacher train."
-    )
+    return UserError(f"{problem} with the data's {classes:,} classes: {'; '.join(wrong[:3])}. Instead, {train}.")

@@ -55,8 +55,9 @@ class Teacher:
     def outputs_for(self, classes: tuple[str, ...]) -> tuple[int, ...] | None:
         """The outputs that are the data's ``classes``, by name; None where all of them are, in their order.
 
-        >>> Teacher("mine", my_module, ("ant", "bee", "cat"), "").outputs_for(("ant", "cat"))
-        (0, 2)
+        Example:
+            >>> Teacher("mine", my_module, ("ant", "bee", "cat"), "").outputs_for(("ant", "cat"))
+            (0, 2)
 
         Raises:
             UserError: the teacher does not know one of the classes.
@@ -220,15 +221,22 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
     `kvbench teacher train` left their names in a .json beside the file, or they are ImageNet's 1000 and ``classes`` are
     WordNet ids. ``size`` is that of `build`.
 
-    >>> from_checkpoint(Path("teachers/folder.safetensors"), "resnet18", ("cat", "dog")).classes
-    ('cat', 'dog')
+    Example:
+        >>> from_checkpoint(Path("teachers/folder.safetensors"), "resnet18", ("cat", "dog")).classes
+        ('cat', 'dog')
 
     Raises:
         UserError: the file is missing or holds no state dict, or its layers or its number of outputs do not fit.
     """
     check_arch(arch)
     found = read_tensors(path)
-    recorded, known = _recorded_classes(path), wnids()
+    facts, known = _record(path), wnids()
+    recorded = tuple(map(str, facts.get("classes") or ())) or None
+    if facts.get("arch", arch) != arch:
+        raise UserError(
+            f"The checkpoint {path} is of {facts['arch']}, by the record beside it, not of {arch}: name its"
+            f" architecture with --kvbench-teacher {facts['arch']}."
+        )
     unused = AUXILIARY.get(arch, ())
     # ImageNet's weights serve data of some of its classes; those for images of another size are refused when they run.
     names = [recorded or classes] + ([known] if not recorded and {*classes} <= {*known} else [])
@@ -248,11 +256,11 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
     return teacher
 
 
-def _recorded_classes(path: Path) -> tuple[str, ...] | None:
-    """The class names in the provenance file beside a checkpoint, or None where there is none."""
+def _record(path: Path) -> dict[str, Any]:
+    """What `kvbench teacher train` left beside a checkpoint; empty where there is nothing of the kind."""
     try:
         facts = read_json(path.with_suffix(".json"))
     except UserError:
-        return None
-    classes = facts.get("classes") if isinstance(facts, dict) else None
-    return tuple(map(str, classes)) if isinstance(classes, list) and classes else None
+        return {}
+    usable = isinstance(facts, dict) and isinstance(facts.get("classes"), list)
+    return facts if usable and isinstance(facts.get("arch", ""), str) else {}

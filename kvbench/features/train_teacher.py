@@ -57,9 +57,10 @@ def train_teacher(
     Goes on from ``out`` with suffix ``.checkpoint`` where an interrupted training of the same task left one. A batch is
     the whole split where that is smaller. ``command`` is kept in the record.
 
-    >>> task = TeacherTask("resnet18", train, val, TeacherRecipe(epochs=10), seed=0)
-    >>> train_teacher(task, Path("teachers/mine.safetensors"), torch.device("cpu"), "by hand")["val_accuracy"]
-    0.831
+    Example:
+        >>> task = TeacherTask("resnet18", train, val, TeacherRecipe(epochs=10), seed=0)
+        >>> train_teacher(task, Path("teachers/mine.safetensors"), torch.device("cpu"), "by hand")["val_accuracy"]
+        0.831
 
     Raises:
         UserError: the checkpoint belongs to another task, the validation split has other classes, the architecture does
@@ -73,10 +74,11 @@ def train_teacher(
         check_repeatable(images)
     recipe = replace(task.recipe, batch_size=min(task.recipe.batch_size, len(task.train)))
     task = replace(task, recipe=recipe)
+    data = task.train.fingerprint  # once: it looks at every file
     first = next(batches(task.train, 1, [0], workers=0))[0]
     what = f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}"
     with enough_memory(what, OTHER_PLACE), random_state_kept(device):
-        module = _fit(task, first, out.with_suffix(".checkpoint"), device, on_progress)
+        module = _fit(task, first, data, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in module.cpu().state_dict().items()}
     out.with_suffix(".json").unlink(missing_ok=True)  # it names the classes of the weights that were there
     with atomic_write(out) as path:
@@ -91,7 +93,7 @@ def train_teacher(
         "images_seen": _steps(task) * task.recipe.batch_size,
         **accuracy(teacher, task.val, device),
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
-        "data": task.train.fingerprint,
+        "data": data,
         **environment(device),
         "classes": list(task.train.classes),
     }
@@ -106,9 +108,14 @@ def _steps(task: TeacherTask) -> int:
 
 
 def _fit(
-    task: TeacherTask, first: Tensor, checkpoint: Path, device: torch.device, on_progress: OnProgress
+    task: TeacherTask,
+    first: Tensor,
+    data: dict[str, Any],
+    checkpoint: Path,
+    device: torch.device,
+    on_progress: OnProgress,
 ) -> nn.Module:
-    """Train a module; ``first`` is the first image (1, 3, size, size)."""
+    """Train a module; ``first`` is the first image (1, 3, size, size), ``data`` the fingerprint of all."""
     recipe = task.recipe
     seed_everything(task.seed, device)
     module = build(task.arch, len(task.train.classes), first.shape[-1])
@@ -122,7 +129,7 @@ def _fit(
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=total, pct_start=0.2 if total != 5 else 0.25
     )
-    identity = json.dumps([task.arch, asdict(recipe), task.seed, task.train.fingerprint], sort_keys=True)
+    identity = json.dumps([task.arch, asdict(recipe), task.seed, data], sort_keys=True)
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
     step = _resume(checkpoint, identity, parts, total)
     per_epoch = total // recipe.epochs
@@ -147,10 +154,10 @@ def _fit(
             on_progress(Progress(f"teacher, epoch {epoch + 1}, loss {loss.item():.3f}", step, total, "step"))
             if step % CHECKPOINT_EVERY == 0 or step % per_epoch == 0:
                 states = {name: part.state_dict() for name, part in parts.items()}
-                whole = io.BytesIO()  # into a file, torch tells a full disk by an error like any other
-                torch.save({"identity": identity, "step": step, **states}, whole)
+                buffer = io.BytesIO()  # into a file, torch reports a full disk by an error like any other
+                torch.save({"identity": identity, "step": step, **states}, buffer)
                 with atomic_write(checkpoint) as path:
-                    path.write_bytes(whole.getbuffer())
+                    path.write_bytes(buffer.getbuffer())
                 logger.info("step %d of %d, loss %.3f", step, total, loss.item())
     return module
 
@@ -196,7 +203,7 @@ def _fits(saved: dict[str, Any], step: int, parts: dict[str, Any]) -> bool:
     """Whether saved states have the names, types and shapes that these parts have after ``step`` steps."""
     module, optimizer, scheduler = (parts[name].state_dict() for name in ("module", "optimizer", "scheduler"))
     weights = [p for group in parts["optimizer"].param_groups for p in group["params"]]
-    momenta = {place: {"momentum_buffer": value} for place, value in enumerate(weights)}
+    momenta = {index: {"momentum_buffer": value} for index, value in enumerate(weights)}
     return (
         _outline(saved.get("module")) == _outline(dict(module))
         and _outline(saved.get("optimizer")) == _outline({**optimizer, "state": momenta})

@@ -40,16 +40,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_taps(text: str) -> tuple[str, ...]:
-    """Parse module paths separated by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Parse module paths separated by commas. Raises `UserError` where one is there twice."""
+    taps = tuple(part.strip() for part in text.split(",") if part.strip())
+    for tap in taps:
+        if taps.count(tap) > 1:
+            raise UserError(f"The tap {tap!r} is named {taps.count(tap)} times: name each once, shallow to deep.")
+    return taps
 
 
 def parse_size(text: str) -> int | None:
     """Parse a number of pixels; empty text gives None. Raises `UserError` for anything else."""
     if not text.strip():
         return None
-    if not (text.strip().isascii() and text.strip().isdigit() and 1 <= int(text[:10]) <= LARGEST_SIZE):
-        raise UserError(f"Cannot read the size {text!r}: give pixels from 1 to {LARGEST_SIZE}, such as 224.")
+    if not (text.strip().isascii() and text.strip().isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST_SIZE):
+        raise UserError(f"Cannot read the size {text[:20]!r}: give pixels from 1 to {LARGEST_SIZE}, such as 224.")
     return int(text)
 
 

@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 def resolve_device(name: str) -> torch.device:
     """Turn ``auto`` or a device's name (``cuda``, ``cuda:1``) into a device that can be used here.
 
-    >>> resolve_device("cpu")
-    device(type='cpu')
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
 
     Raises:
         UserError: the name is not known, or this machine or this build of torch has no such device.
@@ -63,7 +64,7 @@ def resolve_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Banks:
-    """The banks of both splits on the device, and what they were made of."""
+    """The banks of both splits on the device, and what they were computed from."""
 
     train: FeatureBank
     val: FeatureBank
@@ -138,7 +139,7 @@ class Settings:
 
     @default_numerics()
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
-        """Open the banks of both splits, computing those that the cache lacks."""
+        """Open the banks of both splits, computing those that are missing from the cache."""
         images = {split: self.images(split) for split in SPLITS}
         check_splits(images["train"], images["val"], self.root)
         notes = []
@@ -147,7 +148,7 @@ class Settings:
                 images[split], note = scan.readable(part, split, self.cache, self.workload.name, on_progress)
                 notes.append(note)
         chosen = self.teacher(images["train"].classes)
-        made = {}
+        banks = {}
         settings = {}
         here = provenance.built_with(self.device)
         for split, part in images.items():
@@ -156,20 +157,22 @@ class Settings:
             name = f"{self.workload.name}-{split}"
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
                 opened = cache.open_bank(settings[split], self.cache, name, self.device, on_progress, fresh=self.fresh)
-                made[split] = opened.to(self.device)
+                banks[split] = opened.to(self.device)
             warn_missing_classes(opened.labels, part.classes, split)
-            if odd := differences(opened.built_with, here):
-                notes.append(f"The {split} features were made elsewhere; what could change them: {', '.join(odd)}")
+            if changed := differences(opened.built_with, here):
+                notes.append(
+                    f"The {split} features were computed elsewhere; what could change them: {', '.join(changed)}"
+                )
                 logger.warning("%s.", notes[-1])
         if outputs := settings["val"].outputs:
             every = len(chosen.classes or ())
             notes.append(f"{len(outputs):,} of the teacher's {every:,} outputs are used, chosen by the classes' names")
             logger.info("%s.", notes[-1])
-        if note := at_chance(chosen.name, made["val"], images["val"].classes):
+        if note := at_chance(chosen.name, banks["val"], images["val"].classes):
             notes.append(note)
             logger.warning("%s.", note)
         notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name))
-        return Banks(made["train"], made["val"], fingerprints(settings), tuple(filter(None, notes)))
+        return Banks(banks["train"], banks["val"], fingerprints(settings), tuple(filter(None, notes)))
 
 
 def at_chance(name: str, bank: FeatureBank, classes: tuple[str, ...]) -> str:
@@ -192,12 +195,12 @@ def at_chance(name: str, bank: FeatureBank, classes: tuple[str, ...]) -> str:
 
 def fingerprints(settings: dict[str, BankSettings]) -> dict[str, Any]:
     """What must agree for two runs to be comparable: short texts, for provenance files."""
-    made = settings["train"].fingerprint
+    train = settings["train"].fingerprint
     data = {split: json.dumps(one.fingerprint["data"], sort_keys=True).encode() for split, one in settings.items()}
     return {
         **{f"{split} images": hashlib.sha256(text).hexdigest()[:16] for split, text in data.items()},
-        "teacher": f"{made['teacher']['name']} {made['teacher']['sha256'][:16]}",
-        "taps": " ".join(made["taps"]),
-        "pooling": made["pooling"],
-        "precision": made["precision"],
+        "teacher": f"{train['teacher']['name']} {train['teacher']['sha256'][:16]}",
+        "taps": " ".join(train["taps"]),
+        "pooling": train["pooling"],
+        "precision": train["precision"],
     }

@@ -295,8 +295,8 @@ def test_layers_that_are_too_many_are_not_left_out(tiny_state: dict[str, Tensor]
 
 
 def test_the_nearest_dictionary_is_the_one_that_is_told_of(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
-    cut = {k: v for k, v in prefixed(tiny_state, "module.").items() if k != "module.fc.bias"}
-    with pytest.raises(UserError, match=r"lacks fc\.bias and has nothing too many"):
+    cut = {k: v for k, v in prefixed(tiny_state, "module.").items() if k != "module.conv1.0.weight"}
+    with pytest.raises(UserError, match=r"lacks conv1\.0\.weight and has nothing too many"):
         load_tiny({"model": cut, "other": {"w": torch.ones(1)}}, tmp_path)
 
 
@@ -410,6 +410,32 @@ def test_recorded_classes_serve_data_of_some_of_them(tiny_state: dict[str, Tenso
     assert load_tiny(tiny_state, tmp_path).outputs_for(("cat", "dog")) == (1, 0)
     with pytest.raises(UserError, match=r"trained on 2 classes; 1 of the data's 2 are not among them: horse"):
         load_tiny(tiny_state, tmp_path, ("cat", "horse"))
+
+
+def test_a_checkpoint_whose_record_names_another_architecture_says_so(
+    tiny_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"classes": ["cat", "dog"], "arch": TINY}))
+    torch.save(tiny_state, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=rf"a\.pt is of {TINY}, .* not of squeezenet1_1: .* --kvbench-teacher {TINY}"):
+        from_checkpoint(tmp_path / "a.pt", "squeezenet1_1", ("cat", "dog"))
+    assert_same(from_checkpoint(tmp_path / "a.pt", TINY, ("cat", "dog")), tiny_state)
+
+
+@pytest.mark.parametrize("record", ["[]", "{", '{"classes": 3}', '{"classes": ["cat"], "arch": 3}', '"x"'])
+def test_a_json_file_that_is_no_record_is_passed_over(
+    record: str, tiny_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(record)
+    assert load_tiny(tiny_state, tmp_path).classes == ("cat", "dog")
+
+
+def test_weights_without_a_classifier_are_told_apart_from_another_architecture(
+    tiny_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    features = {k: v for k, v in tiny_state.items() if not k.startswith("fc.")}
+    with pytest.raises(UserError, match=r"it has no classifier, fc\.weight, fc\.bias\. .*kvbench teacher train"):
+        load_tiny(prefixed(features, "backbone."), tmp_path)
 
 
 # Modules of other shapes

@@ -237,7 +237,7 @@ def test_features_that_were_made_elsewhere_are_noted(
     with logged() as messages:
         notes = small_settings(tmp_path, small_checkpoint).open_banks().notes
     assert notes == tuple(
-        f"The {split} features were made elsewhere; what could change them: instructions AVX2 (recorded: ABACUS)"
+        f"The {split} features were computed elsewhere; what could change them: instructions AVX2 (recorded: ABACUS)"
         for split in ("train", "val")
     )
     assert messages == [f"{note}." for note in notes]
