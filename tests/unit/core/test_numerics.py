@@ -20,6 +20,8 @@ from kvbench.core.trainer import Run, Training
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
 from tests.support.trainer import WIDTHS, config, history, random_bank
 
+MKLDNN: Any = torch.backends.mkldnn  # stubs lack its matmul
+
 
 @contextmanager
 def switched(switch: Callable[[Any], object], to: Any, back: Any) -> Iterator[None]:
@@ -36,7 +38,7 @@ def dtype() -> Any:
 
 def set_reduced(on: bool) -> None:
     if hasattr(torch.backends, "fp32_precision"):
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16" if on else "none"
+        MKLDNN.matmul.fp32_precision = "bf16" if on else "none"
     else:
         torch.backends.cuda.matmul.allow_tf32 = on
 
@@ -74,7 +76,7 @@ def switches() -> list[Any]:
         torch.is_autocast_enabled("cpu"), torch.are_deterministic_algorithms_enabled(), torch.is_anomaly_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.mkldnn.enabled, tiny == 0, np.geterr(),
         list(warnings.filters),
-        getattr(torch.backends.mkldnn.matmul, "fp32_precision", torch.get_float32_matmul_precision),
+        getattr(MKLDNN.matmul, "fp32_precision", torch.get_float32_matmul_precision),
         getattr(torch.backends.cuda.matmul, "fp32_precision", None),
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.backends.cudnn.enabled,
         torch.backends.cudnn.allow_tf32,

@@ -61,6 +61,7 @@ class Warming(nn.Module):
     """Counts its steps in an extra state, and follows them in a buffer that no state dict has."""
 
     steps: int
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class Newton(torch.optim.LBFGS):
     """LBFGS without a closure, a step on the gradient that is there."""
 
     def step(self, closure: Any = None) -> Any:
-        return super().step(lambda: torch.zeros(()))
+        return super().step(lambda: torch.zeros(()))  # type: ignore[no-untyped-call]
 
 
 def over(make: Callable[..., torch.optim.Optimizer], **options: Any) -> Optimizer:
@@ -165,7 +166,8 @@ def over(make: Callable[..., torch.optim.Optimizer], **options: Any) -> Optimize
 
 def two_groups(run: Run) -> torch.optim.Optimizer:
     first, *rest = [p for p in run.module.parameters() if p.requires_grad]
-    return torch.optim.Adam([{"params": [first], "lr": 3e-2}, {"params": rest, "betas": (0.5, 0.9)}], 1e-2, fused=True)
+    groups: list[dict[str, Any]] = [{"params": [first], "lr": 3e-2}, {"params": rest, "betas": (0.5, 0.9)}]
+    return torch.optim.Adam(groups, 1e-2, fused=True)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -197,7 +199,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Make, Optimizer], Run]:
     def begin(make: Make, optimizer: Optimizer) -> Run:
         monkeypatch.setitem(STUDENTS, "Mine", Student("Mine", 1, "mine", lambda *_: make()))
         run = Run(config("Mine", epochs=3, batch_size=32, step_size=2), banks[0], banks[1], 3)
-        run.optimizer = optimizer(run)
+        run.optimizer = optimizer(run)  # type: ignore[assignment]  # whichever: a run only steps it
         run.scheduler = torch.optim.lr_scheduler.StepLR(run.optimizer, 2, 0.5)
         return run
 
