@@ -63,21 +63,21 @@ class FeatureBank:
         """A copy as another platform might have left it: each feature and logit times 1 + `ROUNDING` * N(0, 1)."""
         noise = torch.Generator().manual_seed(seed)
 
-        def moved(x: Tensor) -> Tensor:
+        def rounded(x: Tensor) -> Tensor:
             factor = 1 + ROUNDING[x.dtype] * torch.randn(x.shape, generator=noise)
             return (x * factor.to(x.device)).to(x.dtype)
 
-        return FeatureBank(tuple(moved(tap) for tap in self.taps), moved(self.logits), self.labels)
+        return FeatureBank(tuple(rounded(tap) for tap in self.taps), rounded(self.logits), self.labels)
 
     @property
     def digest(self) -> str:
         """Names the contents, bit by bit."""
-        made = hashlib.sha256()
+        hashed = hashlib.sha256()
         for tensor in (*self.taps, self.logits, self.labels):
-            made.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            for rows in torch.split(tensor, 65536):  # whole, a bank on an accelerator may not fit here a second time
-                made.update(memory(rows))
-        return made.hexdigest()[:16]
+            hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            for rows in torch.split(tensor, 65536):  # a copy of all of it may not fit in the CPU's memory
+                hashed.update(bytes_of(rows))
+        return hashed.hexdigest()[:16]
 
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,).
@@ -89,7 +89,7 @@ class FeatureBank:
         return taps, self.logits[rows].to(torch.float32, copy=view), self.labels[rows]
 
 
-def memory(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor (of any shape, on any device), contiguous; those of one on the CPU are no copy."""
     # Through bytes, since numpy has no bfloat16.
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kvbench.core.bank import FeatureBank, memory
+from kvbench.core.bank import FeatureBank, bytes_of
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
 from kvbench.core.recipe import EVALUATION_BATCH
 from kvbench.utils.errors import UserError, describe
@@ -59,7 +59,7 @@ def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def attributes(module: nn.Module) -> dict[str, object]:
-    """What a module and those in it hold beside parameters and buffers, by name, as something to compare.
+    """What a module and those in it hold apart from parameters and buffers, by name, as something to compare.
 
     Modules that have a ``get_extra_state`` of their own tell what they hold.
     """
@@ -76,7 +76,7 @@ def _content(value: object, depth: int = 4) -> object:  # noqa: PLR0911 (a table
     """What plain data, tensors and generators hold, and objects that consist of them; of others, the type."""
     if isinstance(value, Tensor):
         strided = value.layout == torch.strided and not value.is_meta
-        content = hashlib.sha256(memory(value)).digest() if strided else b""
+        content = hashlib.sha256(bytes_of(value)).digest() if strided else b""
         return str(value.dtype), tuple(value.shape), content
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()
@@ -129,7 +129,7 @@ def check_student(trial: Run, run: Run) -> list[str]:
         trial.random_state.restore()
         repeats = _train(name, trial)
         _evaluate(name, trial)
-        moved = RandomState(run.device) != run.random_state
+        draws = RandomState(run.device) != run.random_state
     if [path for path, _ in state(module)] != names:
         raise UserError(
             f"The student {name} makes parameters in its forward pass, which are not trained: make them in __init__,"
@@ -140,10 +140,10 @@ def check_student(trial: Run, run: Run) -> list[str]:
             f"The student {name} shares parameters or buffers between seeds: its make must return a module of its own"
             " at each call."
         )
-    run.draws = moved
+    run.draws = draws
     if not repeats:
         return [f"{name} gives other logits when it is called again with the same state: {UNREPEATABLE}"]
-    if moved:
+    if draws:
         return [f"{name} draws random numbers while it is trained: each seed has its own, and seeds take turns"]
     return []
 

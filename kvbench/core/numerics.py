@@ -114,7 +114,7 @@ class RandomState:
     """The states of all global random number generators: Python's, numpy's, torch's on the CPU and on a device.
 
     Args:
-        device: whose generator counts beside the CPU's.
+        device: whose generator counts, in addition to the CPU's.
     """
 
     def __init__(self, device: torch.device):
@@ -129,10 +129,10 @@ class RandomState:
     def from_tuple(cls, device: torch.device, states: tuple[Any, Any, list[Tensor]]) -> RandomState:
         """The states that `as_tuple` gave; raises whatever the generators raise at something else."""
         with random_state_kept(device):
-            made = cls(device)
-            made.python, made.numpy, made.torch = states
-            made.restore()
-        return made
+            state = cls(device)
+            state.python, state.numpy, state.torch = states
+            state.restore()
+        return state
 
     def as_tuple(self) -> tuple[Any, Any, list[Tensor]]:
         """The states as plain data and tensors."""

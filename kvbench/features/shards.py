@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvbench.core.bank import memory
+from kvbench.core.bank import bytes_of
 from kvbench.utils.environment import processors
 
 SHARD = 1024  # rows, a multiple of a pass's batch; raise `kvbench.core.bank.FORMAT` with it
@@ -200,7 +200,7 @@ class Filler:
             return
         made = hashlib.sha256()
         for column, first, _ in self.layout.extents(rows):
-            whole = memory(torch.cat([one[column.name] for one in self.waiting]))
+            whole = bytes_of(torch.cat([one[column.name] for one in self.waiting]))
             _write(self.fd, whole, first)
             made.update(whole)
         os.fsync(self.fd)

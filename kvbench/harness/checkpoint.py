@@ -15,7 +15,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from kvbench.core.bank import memory
+from kvbench.core.bank import bytes_of
 from kvbench.core.contract import attributes, state
 from kvbench.core.numerics import RandomState
 from kvbench.core.trainer import Run
@@ -179,7 +179,7 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
     hashed = hashlib.sha256(facts.encode())
     for name, value in sorted(tensors.items()):
         hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        hashed.update(memory(value))
+        hashed.update(bytes_of(value))
     return hashed.hexdigest()
 
 

@@ -53,7 +53,7 @@ class Resuming:
         theirs = hasattr(self.config, "workerinput") or self.config.getoption("usepdb")
         self._open.enter_context(on_signals(end, signal.SIGTERM, *([] if theirs else [signal.SIGINT])))
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
@@ -113,7 +113,7 @@ class Resuming:
         resume = f"the same command goes on with what {count} left"
         then = resume if self.states else "nothing was kept, the same command starts over"
         if stopped:
-            self.say(f"stopped by {stopped}; {then}.")
+            self.write_line(f"stopped by {stopped}; {then}.")
         if stopped or not self.selected or not self.selected <= self.ended:
             if self.states and not stopped:
                 self.unfinished = f"UNFINISHED: {resume}, or anew with {FRESH}."
@@ -121,7 +121,7 @@ class Resuming:
         try:
             result = yield  # the run is saved first
         except pytest.exit.Exception as stop:
-            self.say(f"stopped by {stop.msg}; {then}.")
+            self.write_line(f"stopped by {stop.msg}; {then}.")
             raise
         if self.states:
             from kvbench.harness.resume import clear

@@ -15,7 +15,7 @@ from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, read_json
 
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
-BROKEN_OFF = "broken_off"  # there, the records of trainings that ended in an error
+BROKEN_OFF = "broken_off"  # there, the records of trainings of which nothing was timed: they failed, or were reused
 OWN = (  # of one benchmark
     "configuration",
     "history",
