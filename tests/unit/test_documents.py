@@ -83,3 +83,9 @@ def test_every_room_is_in_the_tree(name: str) -> None:
     rooms = sorted(path.parent.name for path in (ROOT / "kvbench").glob("*/__init__.py"))
     assert len(rooms) >= 10
     assert [room for room in rooms if f"{room}/" not in (ROOT / name).read_text()] == []
+
+
+def test_the_readme_has_one_command_for_the_benchmark_and_one_for_the_tests() -> None:
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert [command.endswith("pytest") for command in commands] == [False, True]  # CI runs the one that ends so
+    assert "pytest benchmarks/" in commands[0]
