@@ -182,21 +182,17 @@ def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
     """Every epoch of either side and every metric but seconds, as ``obtained / expected``."""
     metrics = [m for m in history.RESULTS if not all(np.isnan(side[m].to_numpy()).all() for side in (old, new))]
     tolerated = {tolerance.metric for tolerance in TOLERANCES}
-    every = sorted({*history.epochs(old), *history.epochs(new)})
+    means = [{int(epoch): rows[metrics].to_numpy().mean(axis=0) for epoch, rows in side.groupby("epoch")}
+             for side in (new, old)]  # fmt: skip
+    every = sorted({*means[0], *means[1]})
     rows = []
     for epoch in every:
-        cells = [
-            " / ".join(_mean(side.loc[side["epoch"] == epoch, metric].to_numpy()) for side in (new, old))
-            + (" *" if metric in tolerated and epoch == every[-1] else "")
-            for metric in metrics
-        ]
-        rows.append([str(epoch), *cells])
+        marks = [" *" if metric in tolerated and epoch == every[-1] else "" for metric in metrics]
+        sides = [side.get(epoch, np.full(len(metrics), np.nan)) for side in means]
+        cells = [" / ".join(number(float(mean), missing="-") for mean in pair) for pair in zip(*sides, strict=True)]
+        rows.append([str(epoch), *(cell + mark for cell, mark in zip(cells, marks, strict=True))])
     table = tabulate(rows, ["epoch", *metrics], tablefmt="simple", disable_numparse=True)
     return f"{table}\n* has a tolerance; -: not measured, or no number for some seed"
-
-
-def _mean(values: Floats) -> str:
-    return number(float(values.mean()), missing="-") if len(values) else "-"
 
 
 def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str]:

@@ -52,7 +52,6 @@ class Saved:
         outcome: how the session ended.
         reasons: why it failed or is incomplete, one sentence each.
         costs: FLOPs per sample of each configuration; those whose cost is unknown are left out.
-        parameters: ``(all, trainable)`` of each configuration; those whose number is unknown are left out.
         info: ``date``, ``processor``, ``commit`` and the facts that all benchmarks share.
     """
 
@@ -61,7 +60,6 @@ class Saved:
     outcome: RunOutcome
     reasons: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
-    parameters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,17 +98,14 @@ def read(path: Path) -> Saved:
     if not isinstance(reasons, list):
         raise UserError(f"{path}: reasons is {reasons!r}; valid is a list of sentences.")
     rows = [row for record in records for row in record["history"]]
-    counts = {name: _counts(records, name, path) for name in ("flops_per_sample", "parameters", "trainable")}
     return Saved(
         workloads[0],
         history.check(history.frame(rows, str(path)), str(path), finite=False),
         RunOutcome(outcome),
         tuple(map(str, reasons)),
-        counts["flops_per_sample"],
-        {name: (n, counts["trainable"][name]) for name, n in counts["parameters"].items()
-         if name in counts["trainable"]},
+        _costs(records, path),
         _info(top, records, path),
-    )  # fmt: skip
+    )
 
 
 def _record(benchmark: object, path: Path) -> Mapping[str, Any] | None:
@@ -129,20 +124,16 @@ def _record(benchmark: object, path: Path) -> Mapping[str, Any] | None:
     return record
 
 
-def _counts(records: Iterable[Mapping[str, Any]], name: str, path: Path) -> dict[str, int]:
-    """A number of each configuration whose record has it; null is unknown."""
-    counts = {}
+def _costs(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, float]:
+    """FLOPs per sample of each configuration whose record has them; null is unknown."""
+    costs: dict[str, float] = {}
     for record in records:
-        value = record.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise UserError(
-                f"{path}: {name} of {record['configuration']} is {value!r}; valid is a number from 0, or null if it is"
-                " unknown."
-            )
-        counts[str(record["configuration"])] = value
-    return counts
+        name, value = record["configuration"], record.get("flops_per_sample")
+        if value is not None and (type(value) is not int or not 0 <= value < 2**63):
+            valid = "a number from 0, or null if it is unknown"
+            raise UserError(f"{path}: flops_per_sample of {name} is {value!r}; valid is {valid}.")
+        costs |= {} if value is None else {name: value}
+    return costs
 
 
 def _info(top: Mapping[str, Any], records: list[Mapping[str, Any]], path: Path) -> dict[str, Any]:

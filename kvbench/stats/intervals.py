@@ -79,28 +79,6 @@ def log_area(times: ArrayLike, losses: ArrayLike) -> float:
     return float(np.sum(np.diff(at) * (logs[1:] + logs[:-1]) / 2) / (at[-1] - at[0]))
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and its two-sided Student t interval.
-
-    Args:
-        values: (n,) at least one value.
-        level: confidence, such as 0.95.
-
-    Returns:
-        ``(mean, low, high)``: from minus to plus infinity for one value, which tells nothing about the spread; of no
-        width if all values are equal; all NaN if a value is.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    assert sample.size > 0
-    mean = float(sample.mean())
-    if math.isnan(mean):
-        return math.nan, math.nan, math.nan
-    if sample.size == 1:
-        return mean, -math.inf, math.inf
-    half = _quantile(sample.size - 1, level) * deviation(sample) / math.sqrt(sample.size)
-    return mean, mean - half, mean + half
-
-
 def shift_interval(replicas: ArrayLike, fresh_count: int, level: float = 0.95) -> tuple[float, float]:
     """Where the mean of ``fresh_count`` new differences is expected, given differences whose mean is known to be 0.
 

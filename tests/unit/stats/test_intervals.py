@@ -10,7 +10,6 @@ from kvbench.stats.intervals import (
     FLOOR,
     log_area,
     log_losses,
-    mean_interval,
     prediction_interval,
     shift_interval,
     spearman,
@@ -97,21 +96,6 @@ def test_log_losses_have_a_floor() -> None:
     assert log_losses([0.0, math.e])[0] == pytest.approx(math.log(FLOOR))
     assert log_losses([0.0, math.e])[1] == pytest.approx(1.0)
     assert math.isnan(log_losses([math.nan])[0])
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.9998])
-def test_mean_interval_is_students(level: float) -> None:
-    values = [1.0, 2.0, 4.0, 4.5]
-    expected = stats.t.interval(level, 3, loc=np.mean(values), scale=stats.sem(values))
-    mean, low, high = mean_interval(values, level)
-    assert mean == pytest.approx(2.875)
-    assert (low, high) == pytest.approx(expected)
-
-
-def test_mean_interval_of_one_value_of_equal_values_and_of_nan() -> None:
-    assert mean_interval([3.0], 0.95) == (3.0, -math.inf, math.inf)
-    assert mean_interval([0.5, 0.5, 0.5], 0.95) == (0.5, 0.5, 0.5)
-    assert all(math.isnan(value) for value in mean_interval([1.0, math.nan], 0.95))
 
 
 def test_prediction_interval_by_hand() -> None:
