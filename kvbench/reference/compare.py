@@ -182,8 +182,10 @@ def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
     """Every epoch of either side and every metric but seconds, as ``obtained / expected``."""
     metrics = [m for m in history.RESULTS if not all(np.isnan(side[m].to_numpy()).all() for side in (old, new))]
     tolerated = {tolerance.metric for tolerance in TOLERANCES}
-    means = [{int(epoch): rows[metrics].to_numpy().mean(axis=0) for epoch, rows in side.groupby("epoch")}
-             for side in (new, old)]  # fmt: skip
+    means = [
+        {epoch: side[metrics].to_numpy()[side["epoch"] == epoch].mean(axis=0) for epoch in history.epochs(side)}
+        for side in (new, old)
+    ]
     every = sorted({*means[0], *means[1]})
     rows = []
     for epoch in every:
