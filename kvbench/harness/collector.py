@@ -256,7 +256,14 @@ class Collector:
         replicates = history.frame(row for record in records for row in record["replicate_history"])
         try:
             changed = updating.update(
-                self.expected, self.workload, histories(records), provenance, full=full, replicates=replicates
+                self.expected,
+                self.workload,
+                histories(records),
+                provenance,
+                full=full,
+                replicates=replicates,
+                seeds=self.seeds,
+                epochs=int(first["recipe"]["epochs"]),
             )
         except UserError as error:
             return f"References NOT updated: {error}"
