@@ -48,9 +48,9 @@ def restored() -> Iterator[None]:
     torch.autograd.set_detect_anomaly(False)
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)
-    torch.set_printoptions(profile="default")
+    torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
     torch.set_grad_enabled(True)
-    np.seterr(**errors)  # type: ignore[arg-type]
+    np.seterr(**errors)
     np.set_printoptions(precision=8)
 
 
