@@ -97,8 +97,8 @@ def systems(classes: int) -> tuple[Tensor, Tensor, Tensor]:
     mean = points.mean(1)
     radius = (points - mean[:, None]).square().sum(-1).mean(1).sqrt().clamp(min=1e-3)
     # In coordinates z = (x - mean) / radius the map x -> A x + b becomes z -> A z + (A mean + b - mean) / radius.
-    moved = torch.einsum("kmij,kj->kmi", matrices, mean) + offsets - mean[:, None]
-    return matrices, moved / radius[:, None, None], cumulative
+    shifted = torch.einsum("kmij,kj->kmi", matrices, mean) + offsets - mean[:, None]
+    return matrices, shifted / radius[:, None, None], cumulative
 
 
 def chaos_game(

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def need_folder(root: Path | None, workload: str, layout: str) -> Path:
-    """Return ``root`` if it is a folder; raise a `UserError` that tells the expected ``layout`` otherwise."""
+    """Return ``root`` if it is a folder; raise a `UserError` that names the expected ``layout`` otherwise."""
     if root is None:
         raise UserError(f"Workload {workload} reads images from a folder ({layout}): name it with --kvbench-root DIR.")
     if not root.is_dir():
@@ -55,12 +55,12 @@ def _class_folders(folder: Path, leave_out: str = "") -> tuple[Samples, tuple[st
     """List ``folder/<class>/**``, as `image_folder` does, without the folder ``leave_out``."""
     names, files = _entries(folder)
     names = [name for name in names if name != leave_out]
-    beside = sum(name.lower().endswith(IMG_EXTENSIONS) for name in files)
+    stray = sum(name.lower().endswith(IMG_EXTENSIONS) for name in files)
     if not names:
-        found = f": {beside:,} images lie in it, put them into one folder for each class" if beside else ""
+        found = f": {stray:,} images lie in it, put them into one folder for each class" if stray else ""
         raise UserError(f"No images in {shown(folder)} in folders of classes: expected one for each class{found}.")
-    if beside:
-        logger.warning("%s: %s images lie beside the class folders and are passed over.", shown(folder), f"{beside:,}")
+    if stray:
+        logger.warning("%s: %s images lie beside the class folders and are passed over.", shown(folder), f"{stray:,}")
     samples: Samples = []
     passed_over: dict[str, Counter[str]] = {}
     empty = []
@@ -112,7 +112,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _where_instead(root: Path, split: str, there: Sequence[str], named: Sequence[str]) -> str:
-    """What was found in ``root`` in the place of a split's folder, and what to do."""
+    """What was found in ``root`` instead of a split's folder, and what to do."""
     splits = {name for names in SPLIT_NAMES.values() for name in names}
     tests = [name for name in there if name.lower() in TEST_NAMES]
     inner = [name for name in there if any((root / name / one).is_dir() for one in splits)]
@@ -149,7 +149,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
             if _hidden(entry.name):
                 continue
             if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-                raise UserError(f"The link {shown(entry.path)} leads to nothing: mend or remove it.")
+                raise UserError(f"The link {shown(entry.path)} leads to nothing: correct or remove it.")
             (names if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise _unlistable(error) from error

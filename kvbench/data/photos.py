@@ -34,7 +34,7 @@ BITS_PER_SAMPLE: Final = 258  # TIFF's tag
 FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # as Pillow names them; MPO is read as JPEG
 # What the file itself is the reason for; any other failure of the system may be gone the next time.
 # How files that are no images begin, in lower case, and what to do about them.
-WEB_PAGE: Final = "as servers send in the place of a file: download it again"
+WEB_PAGE: Final = "as servers send instead of a file: download it again"
 KNOWN: Final = {
     (b"version https://git-lfs", b"version https://hawser"): "a Git LFS pointer, not the image: run `git lfs pull`",
     (b"/annex/objects/",): "a git-annex pointer, not the image: run `git annex get`",
@@ -121,7 +121,7 @@ class PhotoImages:
 
     @property
     def mtime_digest(self) -> str:
-        """Times of change of all files: a bank is made again when a file was written since."""
+        """Times of change of all files: a bank is computed again when a file was written since."""
         return self.readable_survey.mtimes
 
     @property

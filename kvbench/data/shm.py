@@ -24,10 +24,10 @@ class Packed:
 
     def __init__(self, images: Tensor, labels: Tensor):
         array = np.ascontiguousarray(images.numpy())
-        held: Any = array
+        content: Any = array
         with suppress(OSError):  # where such files are forbidden: through the pipe
-            held = _filed(array)
-        self.parts = held, array.shape, array.dtype, labels.numpy()
+            content = _filed(array)
+        self.parts = content, array.shape, array.dtype, labels.numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self.parts
@@ -48,12 +48,12 @@ def _filed(array: npt.NDArray[Any]) -> Any:
 
 
 def _unpacked(
-    held: Any, shape: tuple[int, ...], dtype: np.dtype[Any], labels: npt.NDArray[Any]
+    content: Any, shape: tuple[int, ...], dtype: np.dtype[Any], labels: npt.NDArray[Any]
 ) -> tuple[Tensor, Tensor]:
-    if isinstance(held, np.ndarray):
-        images = held
+    if isinstance(content, np.ndarray):
+        images = content
     else:
-        fd = held.detach()
+        fd = content.detach()
         try:
             images = np.frombuffer(mmap.mmap(fd, 0), dtype).reshape(shape)
         finally:

@@ -1,6 +1,6 @@
 """Looking through the files of photographs before they are used: those that cannot be read, and those in both splits.
 
-What is found is kept in the cache as places in the listing, so that a file there can name no other image.
+What is found is kept in the cache as indices into the listing, so that a file there can name no other image.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def readable(
         return images, ""
     listed = cache / f"{name}-{split}-{key[:16]}.unreadable.txt"
     lines = [f"{shown(images.name(i))}: {shown(found[i])}\n" for i in sorted(found)]
-    if not (known and listed.exists()):  # as it is beside whole banks, where nothing has to be writable
+    if not (known and listed.exists()):  # beside complete banks nothing has to be writable
         with atomic_write(listed) as tmp:
             tmp.write_text("".join(lines), encoding="utf-8")
     note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
@@ -80,7 +80,7 @@ def readable(
 
 
 def _look(images: PhotoImages, description: str, on_progress: OnProgress) -> tuple[dict[int, str], bool]:
-    """Decode every file; returns why some cannot be read, by their places, and whether that is going to stay so."""
+    """Decode every file; returns why some cannot be read, by their indices, and whether that will stay so."""
     found: dict[int, str] = {}
     lasting, done = True, 0
     for tried in in_batches(partial(_try, images), range(len(images)), BATCH):
@@ -119,7 +119,7 @@ def in_both(train: Images, val: Images, cache: Path, name: str) -> str:
     pairs = _read(path, key, partial(_pairs, counts=(len(train), len(val))))
     if pairs is None:
         pairs = _same(train, chosen, val, val_chosen)
-        with suppress(UserError):  # beside whole banks nothing has to be writable
+        with suppress(UserError):  # beside complete banks nothing has to be writable
             _write(path, key, pairs)
     if not pairs:
         return ""
@@ -131,7 +131,7 @@ def in_both(train: Images, val: Images, cache: Path, name: str) -> str:
 
 
 def _alike(sizes: npt.NDArray[np.int64], val_sizes: npt.NDArray[np.int64]) -> tuple[list[int], list[int], bool]:
-    """Places in both splits of files whose size both have, rare sizes first, and whether those are all of them."""
+    """Indices in both splits of files whose size both have, rare sizes first, and whether those are all of them."""
     common = np.intersect1d(sizes[sizes > 0], val_sizes[val_sizes > 0])
     counts = np.array([0] * len(common))
     for part in (sizes, val_sizes):
@@ -144,7 +144,7 @@ def _alike(sizes: npt.NDArray[np.int64], val_sizes: npt.NDArray[np.int64]) -> tu
 
 
 def _same(train: PhotoImages, chosen: Sequence[int], val: PhotoImages, val_chosen: Sequence[int]) -> list[list[int]]:
-    """Pairs of places (train, val) of files with the same content, one for each file of the validation split."""
+    """Pairs of indices (train, val) of files with the same content, one for each file of the validation split."""
     ends = _digests(train, chosen, TAIL), _digests(val, val_chosen, TAIL)
     both = {*ends[0].values()} & {*ends[1].values()}
     close = [[i for i, end in part.items() if end in both] for part in ends]
@@ -158,21 +158,21 @@ def _digests(images: PhotoImages, chosen: Sequence[int], tail: int = 0) -> dict[
     """A digest of each chosen file, or of its size and its last ``tail`` bytes; none of what cannot be read."""
 
     def digest(index: int) -> bytes:
-        made = hashlib.blake2b()
+        checksum = hashlib.blake2b()
         try:
             with Path(images.samples[index][0]).open("rb") as file:
                 if tail:
                     size = os.fstat(file.fileno()).st_size
-                    made.update(b"%d " % size)
+                    checksum.update(b"%d " % size)
                     file.seek(max(0, size - tail))
                 while block := file.read(1 << 20):
-                    made.update(block)
+                    checksum.update(block)
         except OSError:
             return b""
-        return made.digest()
+        return checksum.digest()
 
     with ThreadPoolExecutor(READERS) as pool:
-        return {i: made for i, made in zip(chosen, pool.map(digest, chosen), strict=True) if made}
+        return {i: found for i, found in zip(chosen, pool.map(digest, chosen), strict=True) if found}
 
 
 def _state(images: PhotoImages) -> str:
@@ -196,15 +196,15 @@ def _read(path: Path, key: str, check: Callable[[Iterable[Any]], Any]) -> Any:
 
 
 def _reasons(found: Iterable[Any], count: int) -> dict[int, str]:
-    return {_place(index, count): str(reason) for index, reason in found}
+    return {_index(index, count): str(reason) for index, reason in found}
 
 
 def _pairs(found: Iterable[Any], counts: tuple[int, int]) -> list[list[int]]:
-    return [[_place(i, counts[0]), _place(j, counts[1])] for i, j in found]
+    return [[_index(i, counts[0]), _index(j, counts[1])] for i, j in found]
 
 
-def _place(index: object, count: int) -> int:
-    """``index`` if it is a place among ``count``; raises `ValueError` otherwise."""
+def _index(index: object, count: int) -> int:
+    """``index`` if it is one of ``count`` images; raises `ValueError` otherwise."""
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
         raise ValueError(index)
     return index

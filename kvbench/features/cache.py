@@ -1,4 +1,4 @@
-"""The cache of banks: a bank is opened where it is whole, and made, gone on with or mended where it is not."""
+"""The cache of banks: a complete bank is opened; any other is computed, resumed or repaired first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from kvbench.core.bank import FeatureBank
 from kvbench.core.numerics import default_numerics
 from kvbench.features import extract as extraction
-from kvbench.features.partial import Unfinished, discard, shard_names
+from kvbench.features.partial import PartialBank, discard, shard_names
 from kvbench.features.shards import NAMES, DamagedError, Filler, Layout, damaged, read_header, spans
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import built_with
@@ -56,12 +56,12 @@ class Entry:
         return self.settings.path(self.cache, self.name)
 
     def open(self, *, fresh: bool = False) -> FeatureBank:
-        """Open the bank, memory-mapped, made or mended first where need be; only then the folder must be writable.
+        """Open the bank, memory-mapped; it is computed or repaired first where it must be, and the folder written to.
 
-        ``fresh`` throws away what an interrupted pass left, instead of going on with it.
+        ``fresh`` discards what an interrupted pass left, instead of resuming it.
 
         Raises:
-            UserError: it was made by other settings, cannot be read or written, or the pass fails.
+            UserError: it was computed with other settings, cannot be read or written, or the pass fails.
         """
         opened, wrong = self._look()
         if opened is None:
@@ -73,44 +73,45 @@ class Entry:
             with _written(self.path):
                 self.cache.mkdir(parents=True, exist_ok=True)
                 with locked(self.path.with_suffix(".lock"), self.name):
-                    opened = self._look()[0]  # whoever held the lock may have made it
+                    opened = self._look()[0]  # whoever held the lock may have computed it
                     if opened is None:
                         self._repair(fresh)
                         opened, wrong = self._look()
         if opened is None:
-            raise UserError(f"{self.path} cannot be used right after it was made: {wrong}. Is the disk failing?")
+            raise UserError(f"{self.path} cannot be used right after it was computed: {wrong}. Is the disk failing?")
         return opened
 
     def _look(self) -> tuple[FeatureBank | None, str]:
-        """Open the bank if it is whole; else say what is wrong (nothing where there is none)."""
+        """Open the bank if it is complete; else return what is wrong (an empty text where there is none)."""
         try:
             with _reading(self.path) as fd:
                 layout, digests = self._header(fd)
-                odd = damaged(fd, layout, dict(enumerate(digests)))
-            if odd:
-                return None, f"{shard_names(layout, odd)} is damaged"
+                invalid = damaged(fd, layout, dict(enumerate(digests)))
+            if invalid:
+                return None, f"{shard_names(layout, invalid)} is damaged"
             with suppress(OSError):  # a process that died after its last step
                 self.path.with_suffix(".journal").unlink(missing_ok=True)
             with safe_open(self.path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         except (DamagedError, SafetensorError) as error:
-            return None, f"it is no whole bank ({error})"
+            return None, f"it is not a complete bank ({error})"
         except FileNotFoundError:
             return None, ""
         except OSError as error:
             why = error.strerror or error
-            raise UserError(f"Cannot read {self.path}: {why}. Remove it, and it is made again.") from error
+            raise UserError(f"Cannot read {self.path}: {why}. Remove it, and it is computed again.") from error
         taps = tuple(tensors[f"tap{i}"] for i in range(len(self.settings.taps)))
         return FeatureBank(taps, tensors["logits"], tensors["labels"], json.loads(layout.built_with)), ""
 
     def _header(self, fd: int) -> tuple[Layout, list[str]]:
         """Read an open bank's header; raises `DamagedError` where it is none of these settings' columns."""
         layout, digests = read_header(fd)
-        made, wanted = json.loads(layout.fingerprint), self.settings.fingerprint
-        differing = [key for key in sorted({*made, *wanted}) if made.get(key) != wanted.get(key)]
+        recorded, wanted = json.loads(layout.fingerprint), self.settings.fingerprint
+        differing = [key for key in sorted({*recorded, *wanted}) if recorded.get(key) != wanted.get(key)]
         if differing:
             raise UserError(
-                f"{self.path} was made with other settings ({', '.join(differing)}): remove it, and it is made again."
+                f"{self.path} was computed with other settings ({', '.join(differing)}): remove it, and it is computed"
+                " again."
             )
         dtype = NAMES[self.settings.dtype]
         names = [f"tap{i}" for i in range(len(self.settings.taps))]
@@ -122,68 +123,68 @@ class Entry:
         return layout, digests
 
     def _repair(self, fresh: bool) -> None:
-        """Make the bank whole: its damaged shards alone where all else is in order, else from the beginning."""
+        """Compute the damaged shards alone where all else is in order, else the complete bank."""
         if self.path.exists():
             try:
-                self._mend()
+                self._repair_shards()
                 return
             except _OtherBitsError:
                 logger.warning("%s: another machine or version wrote %s; it is computed again.", self.name, self.path)
             except DamagedError as error:
                 logger.warning("%s: %s is not a complete bank (%s); it is computed again.", self.name, self.path, error)
             self.path.unlink()
-        self._make(fresh)
+        self._compute(fresh)
 
-    def _mend(self) -> None:
-        """Make damaged shards again, in place: whoever has the bank open sees the same bits as before the damage."""
+    def _repair_shards(self) -> None:
+        """Compute damaged shards again, in place: whoever has the bank open sees the same bits as before the damage."""
         fd = os.open(self.path, os.O_RDWR)
         try:
             layout, digests = self._header(fd)
-            odd = damaged(fd, layout, dict(enumerate(digests)))
-            logger.warning("%s: %s: %s damaged; computed again.", self.name, self.path, shard_names(layout, odd))
+            invalid = damaged(fd, layout, dict(enumerate(digests)))
+            logger.warning("%s: %s: %s damaged; computed again.", self.name, self.path, shard_names(layout, invalid))
 
-            def compare(shard: int, told: str) -> None:
-                if told != digests[shard]:
+            def compare(shard: int, digest: str) -> None:
+                if digest != digests[shard]:
                     raise _OtherBitsError
 
-            self._fill(odd, lambda _: Filler(fd, layout, odd, compare))
+            self._fill(invalid, lambda _: Filler(fd, layout, invalid, compare))
         finally:
             os.close(fd)
 
-    def _make(self, fresh: bool) -> None:
-        """Make the bank, going on with what an interrupted pass left unless ``fresh``."""
-        made_by = json.dumps(built_with(self.device), sort_keys=True)
+    def _compute(self, fresh: bool) -> None:
+        """Compute the bank, resuming what an interrupted pass left unless ``fresh``."""
+        computed_with = json.dumps(built_with(self.device), sort_keys=True)
         rows = len(self.settings.images)
         fingerprint = json.dumps(self.settings.fingerprint, sort_keys=True)
         missing = [*range(len(spans(rows)))]
-        unfinished = None if fresh else Unfinished.find(self.path, fingerprint, made_by, rows)
-        if unfinished is None:
+        partial = None if fresh else PartialBank.find(self.path, fingerprint, computed_with, rows)
+        if partial is None:
             if discard(self.path) and not fresh:
                 logger.info("%s: what an interrupted pass left cannot be resumed here; starting over.", self.name)
         else:
-            odd = unfinished.check()
-            missing = unfinished.missing
-            if odd:
-                names = shard_names(unfinished.layout, odd)
+            invalid = partial.discard_damaged()
+            missing = partial.missing
+            if invalid:
+                names = shard_names(partial.layout, invalid)
                 logger.warning("%s: unfinished, %s damaged; computed again.", self.name, names)
-            if unfinished.done:
-                logger.info("%s: resuming after %s of %s images.", self.name, f"{unfinished.done:,}", f"{rows:,}")
+            if partial.done:
+                logger.info("%s: resuming after %s of %s images.", self.name, f"{partial.done:,}", f"{rows:,}")
 
         def filler(batch: extraction.Rows) -> Filler:
-            nonlocal unfinished
-            unfinished = unfinished or Unfinished.begin(self.path, Layout.of(fingerprint, made_by, rows, batch))
-            return unfinished.filler()
+            nonlocal partial
+            partial = partial or PartialBank.begin(self.path, Layout.of(fingerprint, computed_with, rows, batch))
+            return partial.filler()
 
         try:
             self._fill(missing, filler)
-            assert unfinished is not None, "there are images"
-            unfinished.finish()
+            assert partial is not None, "there are images"
+            partial.finish()
         finally:
-            if unfinished is not None:
-                unfinished.close()
+            if partial is not None:
+                partial.close()
 
     def _fill(self, missing: Sequence[int], filler: Callable[[extraction.Rows], Filler]) -> None:
-        """Pass the images of the ``missing`` shards through the teacher; ``filler`` is made of the first batch."""
+        """Pass the images of the ``missing`` shards through the teacher; ``filler`` is called with the first batch."""
         if not missing:
             return
         shards = spans(len(self.settings.images))
@@ -213,7 +214,7 @@ def open_bank(
     *,
     fresh: bool = False,
 ) -> FeatureBank:
-    """Open the bank of ``settings`` in ``cache``, made or mended first where need be; see `Entry.open`."""
+    """Open the bank of ``settings`` in ``cache``, computed or repaired first where it must be; see `Entry.open`."""
     return Entry(settings, cache, name, device, on_progress).open(fresh=fresh)
 
 
@@ -228,10 +229,10 @@ def _reading(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Tell in a sentence that a bank cannot be written."""
+    """Raise a sentence where a bank cannot be written."""
     try:
         yield
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
-    except DamagedError as error:  # the teacher's output changed its shape under way
+    except DamagedError as error:  # the teacher's output changed its shape during the pass
         raise UserError(f"Cannot write {path}: {error}. Start over with --kvbench-fresh.") from error

@@ -1,4 +1,4 @@
-"""A bank under way: a file of full size beside its place, and a journal of the shards that are done."""
+"""A bank that is being computed: a file of full size, and a journal of the shards that are done."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kvbench.features.shards import LONGEST_HEADER, Column, Filler, Layout, dama
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import fsync_folder
 
-# What a file system says that cannot reserve space, or not for this file.
+# The errors of file systems that cannot reserve space, or not for this file.
 NO_RESERVING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
-class Unfinished:
-    """The unfinished bank of ``path``, begun or found; whoever has one holds the bank's lock.
+class PartialBank:
+    """The partial bank of ``path``, begun or found; whoever has one holds the bank's lock.
 
     Args:
         path: where the finished bank will lie.
@@ -33,14 +33,14 @@ class Unfinished:
         self._fd, self._notes = fd, notes
 
     @classmethod
-    def begin(cls, path: Path, layout: Layout) -> Unfinished:
+    def begin(cls, path: Path, layout: Layout) -> PartialBank:
         """Lay the file out in full, with no shard done.
 
         Raises:
-            UserError: the disk has not the room; tells how much is needed and free.
+            UserError: the disk has too little room; says how much is needed and free.
             OSError: it cannot be written.
         """
-        partial, journal = places(path)
+        partial, journal = paths(path)
         with ExitStack() as opened:
             opened.callback(discard, path)
             fd = _open(partial, os.O_CREAT | os.O_EXCL, opened)
@@ -52,13 +52,13 @@ class Unfinished:
         return cls(path, layout, fd, notes, {})
 
     @classmethod
-    def find(cls, path: Path, fingerprint: str, built_with: str, rows: int) -> Unfinished | None:
-        """Open what an earlier process left of the same bank; None where that is nothing to go on with here.
+    def find(cls, path: Path, fingerprint: str, built_with: str, rows: int) -> PartialBank | None:
+        """Open what an earlier process left of the same bank; None where that cannot be resumed here.
 
         Raises:
             OSError: it cannot be read.
         """
-        partial, journal = places(path)
+        partial, journal = paths(path)
         with ExitStack() as opened:
             try:
                 fd, notes = _open(partial, 0, opened), _open(journal, 0, opened)
@@ -76,14 +76,14 @@ class Unfinished:
             os.truncate(notes, sum(map(len, lines[: 1 + len(records)])))
             os.lseek(notes, 0, os.SEEK_END)
             opened.pop_all()
-        return cls(path, layout, fd, notes, dict(records))  # of a shard made twice, the later
+        return cls(path, layout, fd, notes, dict(records))  # of a shard computed twice, the later
 
-    def check(self) -> list[int]:
-        """Forget the shards that are not as recorded, and return them."""
-        odd = damaged(self._fd, self.layout, self.digests)
-        for shard in odd:
+    def discard_damaged(self) -> list[int]:
+        """Take shards that are not as recorded for missing, and return them."""
+        invalid = damaged(self._fd, self.layout, self.digests)
+        for shard in invalid:
             del self.digests[shard]
-        return odd
+        return invalid
 
     @property
     def missing(self) -> list[int]:
@@ -100,9 +100,9 @@ class Unfinished:
         return Filler(self._fd, self.layout, self.missing, self._record)
 
     def finish(self) -> None:
-        """Write the header, and put the whole bank in its place."""
+        """Write the header, and rename the file to the bank's."""
         write_header(self._fd, self.layout, [self.digests[shard] for shard in range(len(self.layout.shards))])
-        partial, journal = places(self.path)
+        partial, journal = paths(self.path)
         partial.replace(self.path)
         fsync_folder(self.path.parent)
         journal.unlink(missing_ok=True)
@@ -114,21 +114,21 @@ class Unfinished:
         if not self.digests:
             discard(self.path)
 
-    def _record(self, shard: int, told: str) -> None:
-        _append(self._notes, json.dumps([shard, told]).encode() + b"\n")
-        self.digests[shard] = told
+    def _record(self, shard: int, digest: str) -> None:
+        _append(self._notes, json.dumps([shard, digest]).encode() + b"\n")
+        self.digests[shard] = digest
 
 
-def places(path: Path) -> tuple[Path, Path]:
-    """Where the unfinished bank of ``path`` and its journal lie."""
+def paths(path: Path) -> tuple[Path, Path]:
+    """The partial bank of ``path`` and its journal."""
     return path.with_suffix(".partial"), path.with_suffix(".journal")
 
 
 def discard(path: Path) -> bool:
-    """Remove the unfinished bank of ``path``; True if there was one."""
-    found = [place for place in places(path) if place.exists()]
-    for place in found:
-        place.unlink()
+    """Remove the partial bank of ``path``; True if there was one."""
+    found = [file for file in paths(path) if file.exists()]
+    for file in found:
+        file.unlink()
     return bool(found)
 
 
@@ -154,12 +154,12 @@ def _records(lines: Sequence[bytes], shards: int) -> Iterator[tuple[int, str]]:
     """What a journal's lines record, up to the first that cannot be read."""
     for line in lines:
         try:
-            shard, told = json.loads(line)
+            shard, digest = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             return
-        if not line.endswith(b"\n") or type(shard) is not int or shard not in range(shards) or type(told) is not str:
+        if not line.endswith(b"\n") or type(shard) is not int or shard not in range(shards) or type(digest) is not str:
             return
-        yield shard, told
+        yield shard, digest
 
 
 def _append(notes: int, line: bytes) -> None:
@@ -199,6 +199,6 @@ def reserve(fd: int, size: int, path: Path) -> None:
 def shard_names(layout: Layout, shards: Sequence[int]) -> str:
     """Name shards for a user: their numbers and rows, from 1."""
     spans = [(shard, layout.shards[shard]) for shard in shards[:3]]
-    told = ", ".join(f"{n + 1} (images {rows.start + 1:,} to {rows.stop:,})" for n, rows in spans)
+    names = ", ".join(f"{n + 1} (images {rows.start + 1:,} to {rows.stop:,})" for n, rows in spans)
     more = f" and {len(shards) - 3:,} more" if len(shards) > 3 else ""
-    return f"shard{'s' if len(shards) > 1 else ''} {told}{more} of {len(layout.shards):,}"
+    return f"shard{'s' if len(shards) > 1 else ''} {names}{more} of {len(layout.shards):,}"

@@ -1,7 +1,7 @@
 """A bank's file: columns in one safetensors file, written and checked shard by shard.
 
 A shard is a fixed number of rows in all columns. The file's header holds every shard's checksum and one of its own, so
-that damage is found wherever it is, and made good where it is.
+that damage is found wherever it is, and repaired there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
 class DamagedError(Exception):
-    """A file is no whole bank, as told."""
+    """A file is not a complete bank, for the reason given."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Bytes of the file."""
         return self.start + self.rows * sum(column.row for column in self.columns)
 
     def extents(self, rows: range) -> Iterator[tuple[Column, int, int]]:
@@ -118,7 +118,7 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
     """Read the layout and the shards' checksums of an open file.
 
     Raises:
-        DamagedError: it is no bank, its header is not as it was written, or the file has another size than it tells.
+        DamagedError: it is no bank, its header is not as it was written, or the file has another size than it says.
         OSError: it cannot be read.
     """
     size = os.fstat(fd).st_size
@@ -135,14 +135,14 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
         digests = facts["shards"].split()
         rows = int(next(iter(described.values()))["shape"][0])
         layout = Layout(facts["fingerprint"], facts["built_with"], rows, columns)
-        # Sizes first: made-up ones would ask for much memory below.
+        # Sizes first: forged ones would ask for much memory below.
         total = layout.rows * sum(column.row for column in columns)
-        whole = total == size - len(raw) and len(digests) == -(-layout.rows // SHARD)
-        told = json.loads(layout.fingerprint), json.loads(layout.built_with)
+        complete = total == size - len(raw) and len(digests) == -(-layout.rows // SHARD)
+        facts_read = json.loads(layout.fingerprint), json.loads(layout.built_with)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError, OverflowError) as error:
         raise DamagedError("its header cannot be read") from error
-    if not (whole and all(isinstance(one, dict) for one in told)):
-        raise DamagedError(f"{size:,} bytes do not hold what its header tells")
+    if not (complete and all(isinstance(one, dict) for one in facts_read)):
+        raise DamagedError(f"{size:,} bytes do not hold what its header says")
     if layout.header(digests) != raw:
         raise DamagedError("its header is not as it was written")
     return layout, digests
@@ -150,15 +150,15 @@ def read_header(fd: int) -> tuple[Layout, list[str]]:
 
 def digest(fd: int, layout: Layout, rows: range) -> str:
     """Checksum of some rows in all columns of an open file. Raises `OSError` where it cannot be read or ends early."""
-    made = hashlib.sha256()
+    checksum = hashlib.sha256()
     for _, first, length in layout.extents(rows):
         for at in range(first, first + length, CHUNK):
             wanted = min(CHUNK, first + length - at)
             chunk = _read(fd, wanted, at)
             if len(chunk) < wanted:
                 raise OSError(EIO, "the file ends early")
-            made.update(chunk)
-    return made.hexdigest()
+            checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def damaged(fd: int, layout: Layout, digests: Mapping[int, str]) -> list[int]:
@@ -176,7 +176,7 @@ class Filler:
         fd: of a file that has its full size.
         layout: the file's.
         missing: the shards to fill, in the order in which their rows come.
-        done: told each shard and its checksum once its data are on the disk.
+        done: called with each shard and its checksum once its data are on the disk.
     """
 
     def __init__(self, fd: int, layout: Layout, missing: Sequence[int], done: Callable[[int, str], object]):
@@ -198,15 +198,15 @@ class Filler:
         rows = self.layout.shards[shard]
         if sum(len(one["labels"]) for one in self.waiting) < len(rows):
             return
-        made = hashlib.sha256()
+        checksum = hashlib.sha256()
         for column, first, _ in self.layout.extents(rows):
-            whole = bytes_of(torch.cat([one[column.name] for one in self.waiting]))
-            _write(self.fd, whole, first)
-            made.update(whole)
+            data = bytes_of(torch.cat([one[column.name] for one in self.waiting]))
+            _write(self.fd, data, first)
+            checksum.update(data)
         os.fsync(self.fd)
         self.waiting = []
         self.missing.pop(0)
-        self.done(shard, made.hexdigest())
+        self.done(shard, checksum.hexdigest())
 
 
 def write_header(fd: int, layout: Layout, digests: Sequence[str]) -> None:
@@ -217,10 +217,10 @@ def write_header(fd: int, layout: Layout, digests: Sequence[str]) -> None:
 
 def _read(fd: int, length: int, at: int) -> bytes:
     """``length`` bytes from ``at`` on; fewer only where the file ends: a read may give less than it is asked for."""
-    whole = os.pread(fd, length, at)
-    while len(whole) < length and (more := os.pread(fd, length - len(whole), at + len(whole))):
-        whole += more
-    return whole
+    data = os.pread(fd, length, at)
+    while len(data) < length and (more := os.pread(fd, length - len(data), at + len(data))):
+        data += more
+    return data
 
 
 def _write(fd: int, data: memoryview, at: int) -> None:

@@ -63,15 +63,15 @@ def numerics() -> dict[str, str]:
     """What of this machine and of torch's switches decides the last digits of numbers, beyond the hardware class."""
     import torch
 
-    made = {
+    found = {
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": "on" if torch.backends.mkldnn.is_available() else "off",  # type: ignore[no-untyped-call]
         "deterministic algorithms": "on" if torch.are_deterministic_algorithms_enabled() else "off",
         "float32 products": torch.get_float32_matmul_precision(),
     }
     if torch.cuda.is_available():
-        made |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
-    return made | {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return found | {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
 
 
 def code(folders: Iterable[Path]) -> str:
@@ -86,14 +86,14 @@ def code(folders: Iterable[Path]) -> str:
         path = Path(getattr(module, "__file__", None) or "")
         if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
             files.add(path.resolve())
-    told = sorted(f"{path.name} {_content(path)}" for path in files)
-    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()[:16]
+    contents = sorted(f"{path.name} {_content(path)}" for path in files)
+    return hashlib.sha256("\n".join(contents).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _content(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:  # a broken link, say
+    except OSError:  # such as a broken link
         return "cannot be read"
 
 

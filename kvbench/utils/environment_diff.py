@@ -10,7 +10,7 @@ UNTOUCHED = ("kvbench", "pytest-benchmark")  # versions that change no number by
 
 
 def differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What could change results and is not as it was recorded, a phrase each; what one side does not tell is left out.
+    """What could change results and is not as it was recorded, a phrase each; what one side does not know is left out.
 
     Args:
         recorded: a reference's provenance.

@@ -1,4 +1,4 @@
-"""What a user can get wrong, told in a sentence."""
+"""Errors that a user can correct, in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvbench.utils.text import line, shown
 
-TOLD = 5  # names in a message
+SHOWN = 5  # names in a message
 LONGEST = 4000  # characters of a sentence that anyone would read
 
 
@@ -27,14 +27,14 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        said = line(message[:LONGEST])
-        super().__init__(said if len(message) <= LONGEST else f"{said} ... ({len(message):,} characters)")
+        text = line(message[:LONGEST])
+        super().__init__(text if len(message) <= LONGEST else f"{text} ... ({len(message):,} characters)")
 
 
 def shorten(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
-    return ", ".join(shown(name) for name in names[:TOLD]) + more
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(shown(name) for name in names[:SHOWN]) + more
 
 
 def describe(error: BaseException) -> str:

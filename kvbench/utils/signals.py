@@ -20,8 +20,8 @@ DEFAULTS: dict[signal.Signals, Handler] = {signal.SIGINT: signal.default_int_han
 def on_signals(end: Callable[[signal.Signals], NoReturn], *signals: signal.Signals) -> Iterator[None]:
     """Call ``end``, which raises, at the first of ``signals`` that comes inside the block.
 
-    What comes within `ECHO` seconds of it is ignored: a terminal and tox, say, both pass the same Ctrl-C on. What comes
-    later acts as if this block were not there, so that an end that hangs can be ended.
+    What comes within `ECHO` seconds of it is ignored: a terminal and tox, for example, both pass the same Ctrl-C on.
+    What comes later acts as if this block were not there, so that an end that hangs can be ended.
 
     Does nothing for signals that have another handler than Python gives them, or outside the main thread.
 

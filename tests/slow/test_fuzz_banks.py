@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kvbench.core.bank import FeatureBank
 from kvbench.features.cache import open_bank
-from kvbench.features.partial import places
+from kvbench.features.partial import paths
 from kvbench.features.shards import ALIGNMENT
 from kvbench.utils.progress import Progress
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
@@ -52,7 +52,7 @@ def halted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
         patch.setattr("kvbench.features.shards.SHARD", 128)
         with pytest.raises(KeyboardInterrupt):
             open_bank(tiny_settings(COUNT), folder, "a", CPU, stop)
-    partial, journal = places(tiny_settings(COUNT).path(folder, "a"))
+    partial, journal = paths(tiny_settings(COUNT).path(folder, "a"))
     return partial.read_bytes(), journal.read_bytes()
 
 
@@ -117,7 +117,7 @@ def test_what_an_interrupted_pass_left_is_gone_on_with_whatever_befell_it(
     changes: list[Any],
 ) -> None:
     folder = tmp_path_factory.mktemp("halted")
-    partial, journal = places(tiny_settings(COUNT).path(folder, "a"))
+    partial, journal = paths(tiny_settings(COUNT).path(folder, "a"))
     partial.write_bytes(spoil(halted[0], changes if which == "partial" else []))
     journal.write_bytes(spoil(halted[1], changes if which == "journal" else []))
     found = opened(folder)
@@ -131,7 +131,7 @@ def test_any_journal(
     tmp_path_factory: pytest.TempPathFactory, halted: tuple[bytes, bytes], expected: FeatureBank, lines: list[Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
-    partial, journal = places(tiny_settings(COUNT).path(folder, "a"))
+    partial, journal = paths(tiny_settings(COUNT).path(folder, "a"))
     partial.write_bytes(halted[0])
     head = halted[1].splitlines(keepends=True)[0]
     journal.write_bytes(head + b"".join(json.dumps(line).encode() + b"\n" for line in lines))

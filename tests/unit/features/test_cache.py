@@ -75,7 +75,7 @@ def test_a_bank_of_other_settings_names_what_differs(tmp_path: Path) -> None:
     wanted = replace(settings, pooling="pyramid", taps=("second", "first"))
     settings.path(tmp_path, "a").rename(wanted.path(tmp_path, "a"))
     with pytest.raises(
-        UserError, match=r"a-\w+\.safetensors was made with other settings \(pooling, taps\): remove it"
+        UserError, match=r"a-\w+\.safetensors was computed with other settings \(pooling, taps\): remove it"
     ):
         open_bank(wanted, tmp_path, "a", CPU)
     assert left(tmp_path) == [".safetensors"], "a user's file is not removed for them"
@@ -109,5 +109,5 @@ def test_a_bank_that_is_bad_right_after_it_was_made_is_not_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "damaged", lambda *_: [0])
-    with pytest.raises(UserError, match=r"right after it was made: shard 1 .* is damaged\. Is the disk failing\?"):
+    with pytest.raises(UserError, match=r"right after it was computed: shard 1 .* is damaged\. Is the disk failing\?"):
         open_bank(tiny_settings(), tmp_path, "a", CPU)

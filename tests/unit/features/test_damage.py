@@ -130,7 +130,7 @@ def test_a_file_that_goes_on_behind_its_end_is_made_again(path: Path) -> None:
     whole = content(path.parent)
     with path.open("ab") as file:
         file.write(b"\0")
-    assert "bytes do not hold what its header tells" in mended(path, whole)[0][0]
+    assert "bytes do not hold what its header says" in mended(path, whole)[0][0]
 
 
 HUGE = (2**63).to_bytes(8, "little")
