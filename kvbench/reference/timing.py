@@ -69,8 +69,9 @@ def _logs(histories: pd.DataFrame) -> dict[str, Floats]:
     timed = {}
     for name in history.configurations(histories):
         rows = history.of(histories, name)
-        medians = rows.groupby("seed")["seconds"].median().to_numpy(dtype=np.float64)
-        medians = medians[~np.isnan(medians)]
+        rows = rows[~np.isnan(rows["seconds"].to_numpy())]
+        cells, seeds = rows["seconds"].to_numpy(), rows["seed"].to_numpy()
+        medians = np.array([np.median(cells[seeds == seed]) for seed in np.unique(seeds)])
         if len(medians) and ((medians > 0) & np.isfinite(medians)).all():
             timed[name] = np.log(medians)
     return timed

@@ -98,7 +98,7 @@ def test_what_decides_the_numbers_decides_what_is_reused(
     assert len(states(pytester.path)) == 4, "what was left by the other one stays"
 
 
-def test_twins_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
+def test_replicates_are_resumed_too(run: Project, pytester: pytest.Pytester, interruption: Interruption) -> None:
     one = ("-k", "[Model3]", "--kvbench-update-expected", "--kvbench-seeds", "6")
     replicates = pytester.path / "expected" / "small" / "replicates.csv"
     before = [line.split(",")[:7] for line in replicates.read_text().splitlines()]

@@ -219,7 +219,7 @@ def test_an_epoch_pauses_between_chunks_and_gives_the_same_history(monkeypatch: 
     assert list(run.chunks()) == [], "after the last epoch"
 
 
-def test_twins_are_trained_alongside_and_told_apart() -> None:
+def test_replicates_are_trained_alongside_and_told_apart() -> None:
     bank, val = random_bank(), random_bank(40, seed=1)
     moved = bank.perturbed(1), val.perturbed(2)
     training = Training(config(), bank, val, [0, 1], replicates=[Run(config(), *moved, 1)])

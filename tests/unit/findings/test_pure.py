@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,17 @@ def test_the_order_of_rows_and_configurations_decides_nothing(reference: Referen
     assert everything(reference, twice) == expected
 
 
+def set_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Set options of pandas, of which not every version has each; returns what they were."""
+    earlier = {}
+    for name, value in values.items():
+        with suppress(KeyError, ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some are deprecated
+            earlier[name] = pd.get_option(name)
+            pd.set_option(name, value)
+    return earlier
+
+
 @contextmanager
 def strict_world() -> Iterator[None]:
     """Settings that a conftest may make."""
@@ -82,10 +94,7 @@ def strict_world() -> Iterator[None]:
     }
     earlier = locale.setlocale(locale.LC_ALL)
     with ExitStack() as stack:
-        for name, value in options.items():
-            with suppress(KeyError, ImportError), warnings.catch_warnings():  # not every pandas has each
-                warnings.simplefilter("ignore")
-                stack.enter_context(pd.option_context(name, value))
+        stack.callback(set_options, set_options(options))
         stack.enter_context(np.errstate(all="raise"))
         stack.enter_context(np.printoptions(precision=1, sign=" "))
         stack.enter_context(warnings.catch_warnings())

@@ -75,7 +75,7 @@ def test_seeds_are_compared_with_themselves_only_if_all_are_known_and_draw_the_s
     assert wide == (note != [PAIRED])
 
 
-def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded: Reference) -> None:
+def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_replicates(recorded: Reference) -> None:
     paired = compare(recorded, memory_runs(), "Model3", rng_fingerprint=STREAM)
     assert all(deviation.paired for deviation in paired.deviations)
     assert paired.describe().count("same seeds  ") == len(TOLERANCES)
@@ -83,7 +83,7 @@ def test_a_paired_gate_says_so_in_its_row_and_the_note_counts_the_twins(recorded
     assert not any(deviation.paired for deviation in compare(recorded, memory_runs(), "Model3").deviations)
 
 
-def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
+def test_without_replicates_nothing_is_paired(recorded: Reference) -> None:
     without = replace(recorded, replicates=recorded.replicates.iloc[:0])
     comparison = compare(without, memory_runs(), "Model3", rng_fingerprint=STREAM)
     assert told(comparison) == []
@@ -91,7 +91,7 @@ def test_without_twins_nothing_is_paired(recorded: Reference) -> None:
     assert "only 5 reference seeds" in comparison.describe()
 
 
-def test_a_configuration_without_twins_is_compared_as_new_and_the_others_are_paired(recorded: Reference) -> None:
+def test_a_configuration_without_replicates_is_compared_as_new_and_the_others_are_paired(recorded: Reference) -> None:
     some = replace(recorded, replicates=recorded.replicates[recorded.replicates["configuration"] != "Model4"])
     assert [told(compare(some, memory_runs(), name, rng_fingerprint=STREAM)) for name in MEMORY] == [
         [PAIRED],
@@ -122,7 +122,7 @@ def test_a_small_step_of_each_other_metric_is_seen_in_its_gate_alone(
     assert moved(compare(recorded, fresh, "Model4", rng_fingerprint="other")) == []
 
 
-def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
+def test_the_allowed_shift_is_that_of_the_replicates_over_all_gates_widened_by_the_floor(recorded: Reference) -> None:
     every = memory_runs()
     fresh = every[every["seed"].isin([1, 4])]
     deviations = {o.tolerance.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).deviations}
@@ -143,7 +143,7 @@ def test_the_allowed_shift_is_that_of_the_twins_over_all_gates_widened_by_the_fl
     assert found.expected - found.low == pytest.approx(shift + SHARE_FLOOR)
 
 
-def test_a_run_that_is_rounded_as_the_twins_are_passes_and_a_shift_of_ten_times_that_does_not() -> None:
+def test_a_run_that_is_rounded_as_the_replicates_are_passes_and_a_shift_of_ten_times_that_does_not() -> None:
     alarms = {0.0: 0, 0.005: 0}
     known = {"random_numbers": STREAM}
     for trial in range(40):

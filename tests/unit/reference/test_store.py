@@ -125,7 +125,7 @@ def test_verdicts_of_a_file_without_tests_are_refused(folder: Path) -> None:
         reference.load(folder, "fractals")
 
 
-def test_a_reference_holds_its_twins_its_random_numbers_and_its_judgements(folder: Path) -> None:
+def test_a_reference_holds_its_replicates_its_random_numbers_and_its_judgements(folder: Path) -> None:
     loaded = reference.load(folder, "fractals")
     assert history.seeds(loaded.replicates) == [0, 1, 2, 3]
     assert history.configurations(loaded.replicates) == history.configurations(loaded.histories)
@@ -134,7 +134,7 @@ def test_a_reference_holds_its_twins_its_random_numbers_and_its_judgements(folde
     assert loaded.judgements is loaded.judgements  # judged once
 
 
-def test_a_reference_without_twins_has_an_empty_frame_of_them(folder: Path) -> None:
+def test_a_reference_without_replicates_has_an_empty_frame_of_them(folder: Path) -> None:
     (folder / "fractals" / "replicates.csv").unlink()
     edit(folder / "fractals" / "provenance.json", '"random_numbers": "abc",', "")
     loaded = reference.load(folder, "fractals")
@@ -143,7 +143,7 @@ def test_a_reference_without_twins_has_an_empty_frame_of_them(folder: Path) -> N
     assert loaded.rng_fingerprint == ""
 
 
-def test_a_row_that_vanished_from_the_twins_is_named(folder: Path) -> None:
+def test_a_row_that_vanished_from_the_replicates_is_named(folder: Path) -> None:
     path = folder / "fractals" / "replicates.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("Model4,3,2,")))

@@ -110,7 +110,7 @@ def test_one_reference_seed_is_shown_and_not_judged() -> None:
 # The same seeds
 
 
-def test_the_same_seeds_are_held_against_what_rounding_moved_the_twins() -> None:
+def test_the_same_seeds_are_held_against_what_rounding_moved_the_replicates() -> None:
     reference = np.array([0.1, 0.5, 0.3, 0.9])
     moves = np.array([1e-3, -2e-3, 2e-3])
     fresh = reference[1:3] + np.array([0.004, 0.010])
@@ -192,7 +192,7 @@ def test_clean_runs_raise_no_more_alarms_than_the_level_lets(level: float) -> No
         assert count <= stats.binom.ppf(1 - 1e-4, trials, 1 - level)
 
 
-def test_where_runs_repeat_in_nothing_twins_seldom_look_as_if_they_did() -> None:
+def test_where_runs_repeat_in_nothing_replicates_seldom_look_as_if_they_did() -> None:
     draw = np.random.default_rng(4)
     paired = 0
     for _ in range(1000):
@@ -223,7 +223,7 @@ def test_a_metric_that_one_side_did_not_measure_is_not_compared_if_it_is_optiona
         assert measure(ACCURACY, EPOCHS, Sample(fresh, reference), LEVEL).status == Status.NO_NUMBER
 
 
-def test_twins_that_did_not_measure_an_optional_metric_accuse_no_run() -> None:
+def test_replicates_that_did_not_measure_an_optional_metric_accuse_no_run() -> None:
     reference = shares([0.5, 0.6, 0.7])
     nothing = np.full((3, 3), math.nan)
     deviation = measure(AGREEMENT, EPOCHS, Sample(reference[:2], reference, reference[:2], nothing, reference), LEVEL)

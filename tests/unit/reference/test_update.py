@@ -109,7 +109,7 @@ def test_an_update_that_would_not_fit_writes_nothing(
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
 
-# Twins
+# Replicates
 
 
 def with_replicates(
@@ -125,7 +125,7 @@ def replicates_of(folder: Path) -> list[str]:
     return history.configurations(load(folder, "fractals").replicates)
 
 
-def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
+def test_replicates_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
     assert not (folder / "fractals" / "replicates.csv").exists()
     with_replicates(folder)
     after = load(folder, "fractals")
@@ -136,7 +136,7 @@ def test_twins_are_written_beside_the_histories_as_a_file_holds_them(folder: Pat
     assert (folder / "fractals" / "replicates.csv").read_bytes() == written
 
 
-def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Path) -> None:
+def test_a_partial_update_replaces_its_own_replicates_and_keeps_the_others(folder: Path) -> None:
     with_replicates(folder)
     before = load(folder, "fractals").replicates
     fresh = memory_runs(["Model5"], shift=0.9)
@@ -151,26 +151,26 @@ def test_a_partial_update_replaces_its_own_twins_and_keeps_the_others(folder: Pa
         )
 
 
-def test_a_new_configuration_brings_its_twins_with_it(folder: Path) -> None:
+def test_a_new_configuration_brings_its_replicates_with_it(folder: Path) -> None:
     with_replicates(folder)
     with_replicates(folder, ["Model9"])
     assert replicates_of(folder) == [*MEMORY, "Model9"]
 
 
-def test_a_full_update_without_twins_removes_them(folder: Path) -> None:
+def test_a_full_update_without_replicates_removes_them(folder: Path) -> None:
     with_replicates(folder)
     update(folder, "fractals", memory_runs(), {"fingerprints": PRINTS}, full=True)
     assert not (folder / "fractals" / "replicates.csv").exists()
     assert load(folder, "fractals").replicates.empty
 
 
-def test_a_full_update_removes_the_twins_of_what_was_not_run(folder: Path) -> None:
+def test_a_full_update_removes_the_replicates_of_what_was_not_run(folder: Path) -> None:
     with_replicates(folder)
     with_replicates(folder, ["Model3", "Model4"], full=True)
     assert replicates_of(folder) == ["Model3", "Model4"]
 
 
-def test_a_partial_update_without_twins_leaves_those_of_the_others(folder: Path) -> None:
+def test_a_partial_update_without_replicates_leaves_those_of_the_others(folder: Path) -> None:
     with_replicates(folder)
     update(folder, "fractals", memory_runs(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
     assert replicates_of(folder) == ["Model3", "Model4", "Model6"]
@@ -192,7 +192,7 @@ def test_configurations_that_draw_other_random_numbers_can_not_join_the_referenc
         (perturbed(memory_runs(epochs=4)), "epoch"),
     ],
 )
-def test_twins_that_do_not_fit_are_refused_and_nothing_is_written(
+def test_replicates_that_do_not_fit_are_refused_and_nothing_is_written(
     folder: Path, replicates: pd.DataFrame, said: str
 ) -> None:
     home = folder / "fractals"

@@ -187,7 +187,7 @@ def test_what_a_saved_run_reused_is_told_where_its_record_can_be_understood(
     assert saved.read(path).info.get("resumed") == told
 
 
-def test_twins_in_a_saved_run_are_not_taken_for_its_history(tmp_path: Path) -> None:
+def test_replicates_in_a_saved_run_are_not_taken_for_its_history(tmp_path: Path) -> None:
     replicates = rows("Model1", [0.8, 0.3], [0.3, 0.5], seed=0)
     path = save(tmp_path / "run.json", content(benchmark(perturbed=replicates)))
     np.testing.assert_array_equal(saved.read(path).histories["train_loss"], [0.9, 0.4])
