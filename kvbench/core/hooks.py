@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -98,15 +98,16 @@ def find_layouts(module: nn.Module, taps: Sequence[str], image: Tensor) -> list[
     for path in paths:
         _find(module, path)
     first = _observe(module, image.expand(LOOKS[0], -1, -1, -1))
-    try:
-        large = F.interpolate(image[None], scale_factor=2.0)
-        second = _observe(module, large.expand(LOOKS[1], -1, -1, -1))
-    except Exception:  # it takes one size alone
-        second = _observe(module, image.expand(LOOKS[1], -1, -1, -1))
-    ran = list(first)
     for path in paths:
         _check_runs(module, path, first)
-    in_order = sorted(paths, key=ran.index)
+    second: Runs = {}
+    with suppress(Exception):  # it takes one size alone
+        second = _observe(module, F.interpolate(image[None], scale_factor=2.0).expand(LOOKS[1], -1, -1, -1))
+    if any(len(second.get(path, [])) != 1 for path in paths):
+        second = _observe(module, image.expand(LOOKS[1], -1, -1, -1))
+        for path in paths:
+            _check_runs(module, path, second)
+    in_order = sorted(paths, key=list(first).index)
     if in_order != paths:
         raise UserError(f"The taps run in another order than they are named: give {','.join(in_order)}.")
     return [_layout(tap, module, first, second) for tap in taps]

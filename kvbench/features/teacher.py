@@ -231,7 +231,7 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
     check_arch(arch)
     found = read_tensors(path)
     facts, known = _record(path), wnids()
-    recorded = tuple(map(str, facts.get("classes") or ())) or None
+    recorded = tuple(facts.get("classes", ())) or None
     if facts.get("arch", arch) != arch:
         raise UserError(
             f"The checkpoint {path} is of {facts['arch']}, by the record beside it, not of {arch}: name its"
@@ -262,5 +262,6 @@ def _record(path: Path) -> dict[str, Any]:
         facts = read_json(path.with_suffix(".json"))
     except UserError:
         return {}
-    usable = isinstance(facts, dict) and isinstance(facts.get("classes"), list)
-    return facts if usable and isinstance(facts.get("arch", ""), str) else {}
+    classes, arch = (facts.get("classes"), facts.get("arch", "")) if isinstance(facts, dict) else (None, "")
+    usable = isinstance(classes, list) and all(isinstance(name, str) for name in [*classes, arch])
+    return facts if usable else {}

@@ -84,3 +84,22 @@ def test_another_way_with_unreadable_images_is_unknown(project: pytest.Pytester)
     result = run(project, "--kvbench-unreadable", "mend")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*Unknown way with unreadable images 'mend'. Valid: stop, skip."])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--kvbench-taps", "layer4.0,layer4.1.relu"], "Tap 'layer4.1.relu' runs 2 times in a forward pass"),
+        (["--kvbench-taps", "layer4.1,layer4.0"], "give layer4.0,layer4.1."),
+        (["--kvbench-taps", "layer4.1@BHWC"], "The axes of the tap 'layer4.1@BHWC' do not fit its output"),
+    ],
+)
+def test_a_tap_that_cannot_be_used_ends_the_session_once_before_the_pass(
+    options: list[str], sentence: str, project: pytest.Pytester
+) -> None:
+    (project.path / "photographs" / "train" / "c3" / "1.png").unlink()
+    result = project.runpytest_inprocess("benchmarks", "-p", "no:cacheprovider", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stdout.str().count(sentence) == 1
+    assert "Traceback" not in result.stdout.str()
+    assert not [*project.path.glob(".kvbench/*.safetensors")]

@@ -236,6 +236,18 @@ def test_one_size_alone_tells_no_channels_but_the_axes_letters_do() -> None:
     assert find_layouts(module, ["conv"], IMAGE) == [(0, 1)], "the layer's type tells"
 
 
+def test_a_tap_that_runs_for_images_of_one_size_alone_is_known_by_that_size() -> None:
+    class Branching(Shaped):
+        def forward(self, x: Tensor) -> Any:
+            maps = self.conv(x)
+            return self.tap(maps) if x.shape[-1] == 32 else maps
+
+    module = Branching(lambda x: x.permute(0, 2, 3, 1))
+    with pytest.raises(UserError, match=r"Tap 'tap' gives \(3, 8, 8, 8\) for 3 images, and nothing tells"):
+        find_layouts(module, ["tap"], IMAGE)
+    assert find_layouts(module, ["tap@BHWC"], IMAGE) == [(0, 3)]
+
+
 @pytest.mark.parametrize("letters", ["BCHW", "HBWC", "BHC", "BNTHC"])
 def test_axes_letters_that_do_not_fit_are_a_sentence(letters: str) -> None:
     with pytest.raises(UserError, match=r"do not fit its output: \(3, 8, 8, 8\) for 3 images, \(2, 16, 16, 8\) for 2"):

@@ -422,7 +422,18 @@ def test_a_checkpoint_whose_record_names_another_architecture_says_so(
     assert_same(from_checkpoint(tmp_path / "a.pt", TINY, ("cat", "dog")), tiny_state)
 
 
-@pytest.mark.parametrize("record", ["[]", "{", '{"classes": 3}', '{"classes": ["cat"], "arch": 3}', '"x"'])
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        "{",
+        '{"classes": 3}',
+        '{"classes": [{"id": 0}, {"id": 1}]}',
+        '{"classes": []}',
+        '{"classes": ["cat"], "arch": 3}',
+        '"x"',
+    ],
+)
 def test_a_json_file_that_is_no_record_is_passed_over(
     record: str, tiny_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
