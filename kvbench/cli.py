@@ -234,21 +234,17 @@ def teacher_train(
     Writes fp16 weights and, beside them, a .json file that says where they come from. An interrupted training is
     resumed.
     """
-    from kvbench.data.validate import readable
     from kvbench.features.train_teacher import TeacherTask, train_teacher
     from kvbench.harness.setup import Settings
 
     settings = Settings.of(values)
-    row, root = settings.workload, settings.root
+    row = settings.workload
     path = out or Path("teachers") / f"{row.name}.safetensors"
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"Got --lr {lr:g}: valid is a number above 0.")
     usual = row.teacher_recipe
     recipe = replace(usual, epochs=epochs or usual.epochs, batch_size=batch_size or usual.batch_size, lr=lr or usual.lr)
-    images = {"train": row.images("train", root, recipe.count), "val": row.images("val", root, row.val_count)}
-    if settings.unreadable == "skip":
-        for split, part in images.items():
-            images[split], _ = readable(part, split, settings.cache, row.name, bar.show)
+    images, _ = settings.images(recipe.count, bar.show)
     # Without the paths, which decide nothing: the record is for readers on other machines.
     command = f"kvbench teacher train --workload {row.name} --epochs {recipe.epochs} --seed {seed}"
     given = {"arch": arch, "size": values["size"], "batch-size": batch_size, "lr": lr}

@@ -19,6 +19,10 @@ from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.text import shown
 
 States = dict[str, dict[str, Tensor]]  # the dictionaries of tensors in a file, by the keys that lead to each
+MEND = (
+    "train a teacher on this data with kvbench teacher train (and --workload, --root), or name weights of one with"
+    " --kvbench-checkpoint"
+)
 DEPTH = 3  # of dictionaries in dictionaries
 # What trainings leave beside the weights, and what can be made again from a file without running code from it.
 SETTINGS: list[Any] = [
@@ -202,12 +206,11 @@ def describe_misfit(
     missing, surplus, wrong = min(candidates, key=lambda one: len(one[0]) + len(one[1]))
     problem = f"The checkpoint {shown(path)} does not fit {arch}"
     classifier = [*expected][-1].rpartition(".")[0]
-    train = "name weights that were trained on this data with a classifier, or train some with kvbench teacher train"
     if missing and not surplus and {name.rpartition(".")[0] for name in missing} == {classifier}:
-        return UserError(f"{problem}: it has no classifier, {shorten(missing)}. Teachers need one: {train}.")
+        return UserError(f"{problem}: it has no classifier, {shorten(missing)}. Teachers need one: {MEND}.")
     if missing or surplus:
         return UserError(
             f"{problem}: it lacks {shorten(missing) or 'nothing'} and has {shorten(surplus) or 'nothing'} too many."
             " Name its architecture with --kvbench-teacher."
         )
-    return UserError(f"{problem} with the data's {classes:,} classes: {'; '.join(wrong[:3])}. Instead, {train}.")
+    return UserError(f"{problem} with the data's {classes:,} classes: {'; '.join(wrong[:3])}. Instead, {MEND}.")

@@ -12,6 +12,7 @@ from kvbench.core.hooks import capture, channels_second, pool
 from kvbench.core.numerics import default_numerics
 from kvbench.data.contract import check_repeatable
 from kvbench.data.loader import batches
+from kvbench.features.checkpoint import MEND
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import check_logits
 from kvbench.utils.errors import UserError
@@ -94,8 +95,7 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
         logits = logits[:, list(settings.outputs)]
     if logits.shape[1] != len(classes):
         raise UserError(
-            f"The data has {len(classes)} classes, the teacher {teacher.name} {logits.shape[1]} outputs:"
-            " give a checkpoint trained on this data with --kvbench-checkpoint."
+            f"The data has {len(classes)} classes, the teacher {teacher.name} {logits.shape[1]} outputs: {MEND}."
         )
     if not torch.isfinite(logits).all():
         raise UserError(f"The teacher {teacher.name} gives logits that are not finite: is its checkpoint damaged?")

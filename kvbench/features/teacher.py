@@ -18,7 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from kvbench.features.checkpoint import describe_misfit, fitting, read_tensors
+from kvbench.features.checkpoint import MEND, describe_misfit, fitting, read_tensors
 from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.files import read_json
 
@@ -68,8 +68,7 @@ class Teacher:
         if missing := [name for name in classes if name not in index]:
             raise UserError(
                 f"The teacher {self.name} was trained on {len(self.classes):,} classes; {len(missing):,} of the data's"
-                f" {len(classes):,} are not among them: {shorten(missing)}. Train one on this data with kvbench teacher"
-                " train, or name its weights with --kvbench-checkpoint."
+                f" {len(classes):,} are not among them: {shorten(missing)}. Instead, {MEND}."
             )
         return tuple(index[name] for name in classes)
 
@@ -194,8 +193,7 @@ def pretrained(arch: str, classes: tuple[str, ...]) -> Teacher:
     elif len(classes) != len(known):
         raise UserError(
             f"torchvision's {arch} knows the {len(known):,} classes of ImageNet, and the data's {len(classes):,} are"
-            f" not named by their WordNet ids, such as {known[0]}: {shorten(classes)}. Train a teacher on this data"
-            " with kvbench teacher train, or name its weights with --kvbench-checkpoint."
+            f" not named by their WordNet ids, such as {known[0]}: {shorten(classes)}. Instead, {MEND}."
         )
     try:
         weights = torchvision.models.get_model_weights(arch).DEFAULT

@@ -120,10 +120,20 @@ class Settings:
             fresh,
         )
 
-    def images(self, split: str) -> Images:
-        """Open what the students see of a split."""
-        row = self.workload
-        return row.images(split, self.root, row.train_count if split == "train" else row.val_count)
+    def images(self, train_count: int | None, on_progress: OnProgress = ignore) -> tuple[dict[str, Images], list[str]]:
+        """Open both splits, with ``train_count`` images to train on (None: all).
+
+        Returns them by the name of the split, and a note for each that files are left out of.
+        """
+        counts = {"train": train_count, "val": self.workload.val_count}
+        images = {split: self.workload.images(split, self.root, counts[split]) for split in SPLITS}
+        check_splits(images["train"], images["val"], self.root)
+        notes = []
+        if self.unreadable == "skip":
+            for split, part in images.items():
+                images[split], note = scan.readable(part, split, self.cache, self.workload.name, on_progress)
+                notes.append(note)
+        return images, notes
 
     def teacher(self, classes: tuple[str, ...]) -> teacher.Teacher:
         """Load the teacher; ``classes`` are the data's, which a checkpoint is taken to have been trained on."""
@@ -140,13 +150,7 @@ class Settings:
     @default_numerics()
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
         """Open the banks of both splits, computing those that are missing from the cache."""
-        images = {split: self.images(split) for split in SPLITS}
-        check_splits(images["train"], images["val"], self.root)
-        notes = []
-        if self.unreadable == "skip":
-            for split, part in images.items():
-                images[split], note = scan.readable(part, split, self.cache, self.workload.name, on_progress)
-                notes.append(note)
+        images, notes = self.images(self.workload.train_count, on_progress)
         chosen = self.teacher(images["train"].classes)
         banks = {}
         settings = {}

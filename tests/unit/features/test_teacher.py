@@ -380,7 +380,10 @@ def test_data_of_some_of_imagenets_classes_take_these_outputs() -> None:
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        (("cat", "dog"), r"data's 2 are not named by their WordNet ids, such as n01440764: cat, dog\. Train a teacher"),
+        (
+            ("cat", "dog"),
+            r"data's 2 are not named by their WordNet ids, such as n01440764: cat, dog\. Instead, train a teacher",
+        ),
         (("n01440764", "dog"), r"1 of the data's 2 are not among them: dog"),
     ],
 )
