@@ -136,7 +136,6 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: the data set raised an error, or what it returned is something else; names the image.
     """
-    name = type(images).__name__
     try:
         batch = images.__getitems__([*indices])
     except UserError:
@@ -146,9 +145,15 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{name}.__getitems__ failed for the images {shorten([*map(str, indices)])}: {type(error).__name__}:"
-            f" {error} ({frame.filename}, line {frame.lineno})."
+            f"{type(images).__name__}.__getitems__ failed for the images {shorten([*map(str, indices)])}:"
+            f" {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})."
         ) from error
+    return check_batch(images, indices, batch)
+
+
+def check_batch(images: Images, indices: Sequence[int], batch: object) -> tuple[Tensor, Tensor]:
+    """Check what a data set returned for some indices; see `read_checked`."""
+    name = type(images).__name__
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         length = f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else ""
         raise UserError(
@@ -166,7 +171,7 @@ def _tensor(name: str, what: str, value: object) -> Tensor:
     return value.detach().as_subclass(Tensor)
 
 
-def _check_pixels(name: str, indices: list[int], value: object) -> Tensor:
+def _check_pixels(name: str, indices: Sequence[int], value: object) -> Tensor:
     pixels = _tensor(name, "images", value)
     shape = tuple(pixels.shape)
     wanted = f"(B, 3, size, size), here B = {len(indices)}"
@@ -192,7 +197,7 @@ def _check_pixels(name: str, indices: list[int], value: object) -> Tensor:
     return pixels
 
 
-def _check_labels(name: str, indices: list[int], value: object, classes: int) -> Tensor:
+def _check_labels(name: str, indices: Sequence[int], value: object, classes: int) -> Tensor:
     labels = _tensor(name, "labels", value)
     valid = f"valid are whole numbers from 0 to {classes - 1:,}, the {classes:,} classes"
     if labels.ndim == 2 and labels.shape == (len(indices), classes):
@@ -218,7 +223,7 @@ def _check_labels(name: str, indices: list[int], value: object, classes: int) ->
     return labels
 
 
-def _range(indices: list[int]) -> str:
+def _range(indices: Sequence[int]) -> str:
     return str(indices[0]) if len(indices) == 1 else f"{indices[0]} to {indices[-1]}"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -17,9 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kvbench.data.base import Images
-from kvbench.data.contract import read_checked
+from kvbench.data.contract import check_batch, read_checked
 from kvbench.data.photos import PhotoImages
-from kvbench.data.shm import Packing
 from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import enough_memory
@@ -97,28 +94,28 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 def batches(
     images: Images, batch_size: int, order: Sequence[int] | None = None, workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images in batches, in ``order`` (default: as they stand), decoded by ``workers`` processes.
+    """Yield all images in batches, in ``order`` (default: as they stand).
 
-    Default: as many as `in_batches` for files; none for generated images, whose rendering uses all threads.
+    Photographs are decoded by ``workers`` processes (default: as many as `in_batches`), which hand bytes over through
+    pipes: torch would put tensors into ``/dev/shm``, which is small in a container. Other images are read here.
 
     Raises:
         UserError: an image cannot be read, or a batch is not what `Images` promises.
     """
-    if workers is None and not isinstance(images, PhotoImages):
-        workers = 0
-    read: Callable[[list[int]], Any] = partial(read_checked, images)
     order = range(len(images)) if order is None else order
+    read: Callable[[list[int]], Any] = partial(read_checked, images)
+    if isinstance(images, PhotoImages):
+        read = images.decode
+    else:
+        workers = 0
     size = None
-    with ExitStack() as opened:
-        if workers != 0 and hasattr(os, "memfd_create"):
-            folder = None
-            with suppress(OSError):  # a full disk: the pipe needs no folder
-                sockets = tempfile.TemporaryDirectory(prefix="kvbench-", ignore_cleanup_errors=True)
-                folder = opened.enter_context(sockets)
-            read = Packing(read, folder)
-        for pixels, labels in in_batches(read, order, batch_size, workers):
-            size = size or pixels.shape[2]
-            if pixels.shape[2] != size:
-                name = type(images).__name__
-                raise UserError(f"{name}: images of {size} and of {pixels.shape[2]} pixels; valid is one size.")
-            yield pixels, labels
+    for number, batch in enumerate(in_batches(read, order, batch_size, workers)):
+        if isinstance(images, PhotoImages):
+            first = number * batch_size
+            batch = check_batch(images, order[first : first + batch_size], images.normalize(*batch))
+        pixels, labels = batch
+        size = size or pixels.shape[2]
+        if pixels.shape[2] != size:
+            name = type(images).__name__
+            raise UserError(f"{name}: images of {size} and of {pixels.shape[2]} pixels; valid is one size.")
+        yield pixels, labels

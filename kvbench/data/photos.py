@@ -94,11 +94,20 @@ class PhotoImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    @default_numerics()
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        transform = photo_transform(self.size)
-        images = torch.stack([transform(decode(self.samples[i][0], self.size)) for i in indices])
-        return images, torch.tensor([self.samples[i][1] for i in indices])
+        return self.normalize(*self.decode(indices))
+
+    def decode(self, indices: list[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Pixels (B, 3, size, size) from 0 to 255 and labels (B,): a quarter of the bytes of normalized images."""
+        crop = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+        pixels = [np.asarray(crop(decode(self.samples[i][0], self.size))) for i in indices]
+        return np.stack(pixels).transpose(0, 3, 1, 2), np.array([self.samples[i][1] for i in indices])
+
+    @default_numerics()
+    def normalize(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """What `decode` returned, as tensors, normalized."""
+        scaled = v2.functional.to_dtype(torch.from_numpy(np.ascontiguousarray(pixels)), torch.float32, scale=True)
+        return v2.functional.normalize(scaled, [*IMAGENET_MEAN], [*IMAGENET_STD]), torch.from_numpy(labels)
 
     def name(self, index: int) -> str:
         """The path of an image below the root, the same on every machine."""
@@ -154,19 +163,6 @@ class PhotoImages:
             known = facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_mode
             state.update(b"%b%d %d %d %d\n" % (name, *known))
         return Survey(listing.hexdigest(), mtimes.hexdigest(), state.hexdigest(), sizes, problem)
-
-
-def photo_transform(size: int) -> v2.Compose:
-    """PIL image -> normalised (3, size, size) float32."""
-    return v2.Compose(
-        [
-            v2.Resize(size, antialias=True),
-            v2.CenterCrop(size),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
 
 
 def check_file(path: str) -> None:
