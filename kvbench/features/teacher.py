@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from kvbench.data.contract import name_differences
 from kvbench.features.checkpoint import MEND, describe_misfit, fitting, read_tensors
 from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.files import read_json
@@ -62,15 +63,20 @@ class Teacher:
         Raises:
             UserError: the teacher does not know one of the classes.
         """
-        if self.classes is None or self.classes == classes:
-            return None
-        index = {name: output for output, name in enumerate(self.classes)}
-        if missing := [name for name in classes if name not in index]:
-            raise UserError(
-                f"The teacher {self.name} was trained on {len(self.classes):,} classes; {len(missing):,} of the data's"
-                f" {len(classes):,} are not among them: {shorten(missing)}. Instead, {MEND}."
-            )
-        return tuple(index[name] for name in classes)
+        return None if self.classes is None else _outputs(self.name, self.classes, classes)
+
+
+def _outputs(teacher: str, known: tuple[str, ...], classes: tuple[str, ...]) -> tuple[int, ...] | None:
+    if known == classes:
+        return None
+    index = {name: output for output, name in enumerate(known)}
+    if missing := [name for name in classes if name not in index]:
+        difference = name_differences(classes, known, ("the data", "the teacher"))
+        raise UserError(
+            f"The teacher {teacher} was trained on {len(known):,} classes, and {len(missing):,} of the data's"
+            f" {len(classes):,} are not among them; {difference}. Otherwise, {MEND}."
+        )
+    return tuple(index[name] for name in classes)
 
 
 def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Teacher:
@@ -189,7 +195,7 @@ def pretrained(arch: str, classes: tuple[str, ...]) -> Teacher:
     check_arch(arch)
     known = wnids()
     if {*classes} & {*known}:
-        Teacher(arch, nn.Identity(), known, "").outputs_for(classes)  # before anything is downloaded
+        _outputs(arch, known, classes)  # before anything is downloaded
     elif len(classes) != len(known):
         raise UserError(
             f"torchvision's {arch} knows the {len(known):,} classes of ImageNet, and the data's {len(classes):,} are"
@@ -249,9 +255,8 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
         assert misfit is not None
         raise misfit
     module.load_state_dict({k: state[k].to(v.dtype) if k in state else v for k, v in module.state_dict().items()})
-    teacher = frozen(arch, module, outputs)
-    teacher.outputs_for(classes)
-    return teacher
+    _outputs(arch, outputs, classes)
+    return frozen(arch, module, outputs)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -198,6 +198,18 @@ def test_teacher_train_writes_weights_and_their_record_that_extract_can_use(call
     assert f"teacher's accuracy {facts['val_accuracy']:.1%}" in told.out.splitlines()[1]
 
 
+@pytest.mark.parametrize(("flags", "shown"), [([], True), (["-v"], True), (["-q"], False), (["--quiet"], False)])
+def test_a_command_logs_on_standard_error_unless_it_is_quiet(
+    flags: list[str], shown: bool, call: Call, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    told = call(*flags, "teacher", "train", "--workload", tiny, "--device", "cpu")
+    assert told.code == 0, told.err
+    assert ("step 2 of 2, loss" in told.err) == shown
+    assert "step" not in told.out
+    assert "\x1b" not in told.out + told.err
+
+
 def test_teacher_train_takes_architecture_size_batch_and_learning_rate(call: Call, tiny: str) -> None:
     arguments = ["--arch", "squeezenet1_1", "--size", 48, "--batch-size", 1000, "--lr", 0.01, "--out", "a.safetensors"]
     told = call("teacher", "train", "--workload", tiny, "--device", "cpu", *arguments)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
@@ -198,6 +200,47 @@ def test_a_layout_is_found_from_two_sizes_of_images(shape: Callable[[Tensor], Te
     assert len(pooled) == 5
     if pooled.shape == (5, 8):
         assert torch.allclose(pooled.float(), maps.mean((2, 3)), atol=1e-6)
+
+
+class Drawn(nn.Module):
+    """Maps of some channels at a fraction of the side, their axes in an order, and their module ``tap``."""
+
+    def __init__(self, channels: int, stride: int, order: tuple[int, ...], flat: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, stride, stride)
+        self.tap = Lambda(lambda x: (x.flatten(2) if flat else x).permute([i for i in order if i < 4 - flat]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.conv(x)
+        self.tap(maps)
+        return maps.mean((2, 3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 20),
+    side=st.integers(4, 24),
+    stride=st.integers(1, 4),
+    order=st.permutations(range(4)),
+    flat=st.booleans(),
+)
+def test_whatever_the_lengths_and_the_order_of_axes_a_layout_is_right_or_refused(
+    channels: int, side: int, stride: int, order: list[int], flat: bool
+) -> None:
+    module = Drawn(channels, stride, tuple(order), flat)
+    axes = [i for i in order if i < 4 - flat]
+    images = torch.rand(5, 3, side, side)
+    try:
+        layout = find_layouts(module, ["tap"], images[0])[0]
+    except UserError as error:
+        assert "nothing tells" in str(error)  # noqa: PT017
+        assert 1 in {channels, side // stride}, "it is clear unless an axis has one place"
+        return
+    with capture(module, ["tap"]) as captured:
+        module(images)
+    (features,) = pool([channels_second(captured["tap"], layout)], "global")
+    expected = module.conv(images).mean((2, 3))
+    assert torch.allclose(features, expected, atol=1e-5), (layout, axes)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_what_makes_no_pass_leaves_nothing(tmp_path: Path) -> None:
     for settings, told in [
         (tiny_settings(taps=("first", "third")), r"No tap 'third'"),
         (tiny_settings(taps=("second", "first")), r"give first,second"),
-        (tiny_settings(teacher=tiny_teacher(names=(*TEN[:9], "cat"))), r"not among them: ifs0009"),
+        (tiny_settings(teacher=tiny_teacher(names=(*TEN[:9], "cat"))), r"not among them; only in the data: ifs0009"),
     ]:
         with pytest.raises(UserError, match=told):
             open_bank(settings, tmp_path / "cache", "a", CPU)

@@ -76,7 +76,8 @@ def test_data_with_another_number_of_classes_than_the_teacher_is_told() -> None:
 
 def test_a_class_that_the_teacher_does_not_know_is_named() -> None:
     with pytest.raises(
-        UserError, match=r"trained on 10 classes; 1 of the data's 10 are not among them: ifs0009\. .*train"
+        UserError,
+        match=r"trained on 10 classes, and 1 of the data's 10 are not among them; only in the data: ifs0009; .*train",
     ):
         check(tiny_settings(count=5, teacher=tiny_teacher(names=(*TEN[:9], "cat"))))
 

@@ -373,7 +373,10 @@ def test_data_of_some_of_imagenets_classes_take_these_outputs() -> None:
     teacher = Teacher("resnet18", nn.Identity(), known, "")
     assert teacher.outputs_for(SOME) == (0, 1, known.index("n02102040"))
     assert teacher.outputs_for(known) is None
-    with pytest.raises(UserError, match=r"trained on 1,000 classes; 1 of the data's 2 are not among them: n99999999"):
+    with pytest.raises(
+        UserError,
+        match=r"trained on 1,000 classes, and 1 of the data's 2 are not among them; only in the data: n99999999",
+    ):
         teacher.outputs_for(("n01440764", "n99999999"))
 
 
@@ -384,7 +387,7 @@ def test_data_of_some_of_imagenets_classes_take_these_outputs() -> None:
             ("cat", "dog"),
             r"data's 2 are not named by their WordNet ids, such as n01440764: cat, dog\. Instead, train a teacher",
         ),
-        (("n01440764", "dog"), r"1 of the data's 2 are not among them: dog"),
+        (("n01440764", "dog"), r"1 of the data's 2 are not among them; only in the data: dog"),
     ],
 )
 def test_classes_that_are_not_imagenets_are_told_before_any_download(
@@ -411,8 +414,16 @@ def test_a_checkpoint_of_imagenet_serves_data_of_some_of_its_classes(tmp_path: P
 def test_recorded_classes_serve_data_of_some_of_them(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"classes": ["dog", "cat"]}))
     assert load_tiny(tiny_state, tmp_path).outputs_for(("cat", "dog")) == (1, 0)
-    with pytest.raises(UserError, match=r"trained on 2 classes; 1 of the data's 2 are not among them: horse"):
+    with pytest.raises(
+        UserError, match=r"trained on 2 classes, and 1 of the data's 2 are not among them; only in the data: horse"
+    ):
         load_tiny(tiny_state, tmp_path, ("cat", "horse"))
+
+
+def test_names_that_look_alike_are_explained(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"classes": ["cafe\u0301", "dog"]}))
+    with pytest.raises(UserError, match=r"look alike and are not: .*two Unicode forms.*Rename one of each pair"):
+        load_tiny(tiny_state, tmp_path, ("caf\u00e9", "dog"))
 
 
 def test_a_checkpoint_whose_record_names_another_architecture_says_so(
