@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kvbench.data import fractals
 from kvbench.features import extract as extraction
 from kvbench.mutation.faults import FAULTS, fault
 from kvbench.utils.errors import UserError
+from tests.support.trainer import history, random_bank
 
 PATCHED: list[tuple[Any, str]] = [
     (Run, "__init__"),
@@ -52,6 +54,29 @@ def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
         assert any(a is not b for a, b in zip(before, inside, strict=True)), "what it patches is not in the list"
         raise KeyError("stop")
     assert all(a is b for a, b in zip(before, patched(), strict=True))
+
+
+def trained(name: str) -> list[dict[str, Any]] | str:
+    """The history of a configuration on random features, or the sentence with which it is refused."""
+    rows = {row.id: row for row in configurations(list(STUDENTS), Recipe(epochs=3, lr=1e-2, batch_size=64))}
+    try:
+        return history(Run(rows[name], random_bank(128, 10), random_bank(40, 10, seed=1), 1))
+    except UserError as error:
+        return str(error)
+
+
+undisturbed = functools.cache(trained)
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if not row.teacher])
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # what a fault does
+def test_a_fault_changes_what_is_trained_unless_it_is_equivalent(name: str) -> None:
+    probe = FAULTS[name].probes[0]
+    expected = undisturbed(probe)
+    with FAULTS[name].inject():
+        obtained = trained(probe)
+    assert (repr(obtained) == repr(expected)) == bool(FAULTS[name].equivalent)
+    assert repr(trained(probe)) == repr(expected), "nothing is left of it"
 
 
 def test_rows_name_configurations_that_exist_and_say_what_goes_wrong() -> None:
