@@ -257,7 +257,8 @@ class Training:
         self.on_epoch: Callable[[Run], object] = lambda _: None
         self.reused = [0 for _ in self.runs]
         self.notes: list[str] = []
-        for note in check_student(Run(configuration, train, val, seeds[0]), self.runs[0]):
+        trial, again = (Run(configuration, train, val, seeds[0]) for _ in range(2))
+        for note in check_student(trial, again, self.runs[0]):
             self._note(note)
         for run in self.everyone:
             run.draws = self.runs[0].draws

@@ -351,7 +351,7 @@ def test_numbers_that_cannot_be_repeated_are_noticed_once(caplog: pytest.LogCapt
     fresh = np.random.default_rng()
     training = train(lambda *_: Head(lambda h, xs: h(xs[-1]) + float(fresh.random())))
     assert training.notes == [
-        "Mine gives other logits when it is called again with the same state: its numbers do not repeat"
+        "Mine gives other logits when it is trained again from the same seed: its numbers do not repeat"
     ]
 
     late = count()
@@ -360,6 +360,16 @@ def test_numbers_that_cannot_be_repeated_are_noticed_once(caplog: pytest.LogCapt
     training.finish()
     assert training.notes == ["Mine draws random numbers in some of its steps: its numbers do not repeat"]
     assert len([r for r in caplog.records if "do not repeat" in r.message]) == 2
+
+
+def test_state_that_a_forward_pass_changes_is_no_random_number() -> None:
+    def spectral() -> nn.Module:
+        module = Head()
+        nn.utils.parametrizations.spectral_norm(module.head)  # a step of an iteration in every forward pass
+        return module
+
+    for make in (spectral, normalised):
+        assert train(lambda *_, make=make: make()).notes == []
 
 
 @pytest.mark.parametrize("name", [f"Model{i}" for i in range(1, 8)])

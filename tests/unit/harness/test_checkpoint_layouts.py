@@ -131,6 +131,18 @@ def lazy() -> nn.Module:
     return Function(lambda p, x: p["head"](torch.tanh(p["lazy"](x))), lazy=nn.LazyLinear(7), head=nn.LazyLinear(K))
 
 
+def recurrent() -> nn.Module:
+    return Function(
+        lambda p, x: p["head"](p["lstm"](x[:, None])[0][:, 0]),
+        lstm=nn.LSTM(D, 4, batch_first=True),
+        head=nn.Linear(4, K),
+    )
+
+
+def spectral() -> nn.Module:
+    return Function(lambda p, x: p["head"](x), head=nn.utils.parametrizations.spectral_norm(nn.Linear(D, K)))
+
+
 MODULES: dict[str, Make] = {
     "contiguous": lambda: Head(randn(D, K)),
     "transposed": lambda: Head(randn(K, D).t()),
@@ -148,6 +160,8 @@ MODULES: dict[str, Make] = {
     "normalised": normalised,
     "frozen": frozen,
     "lazy": lazy,
+    "recurrent": recurrent,
+    "spectral": spectral,
     "extra state": Warming,
     "random numbers": Noisy,
 }
