@@ -89,9 +89,10 @@ def echo(text: str, *, err: bool = False) -> None:
 def show(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every log record.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone, no progress.")] = False,
 ) -> None:
     """Show logs and progress on standard error."""
+    bar.quiet = quiet
     context.with_resource(show_logs(bar, verbose - quiet))
     context.with_resource(log_warnings())
     context.call_on_close(bar.close)

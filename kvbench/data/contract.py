@@ -58,6 +58,14 @@ def _check_names(images: Images, split: str) -> None:
     if len(set(classes)) < len(classes):
         twice = sorted({one for one in classes if classes.count(one) > 1})
         raise UserError(f"{name}.classes of the {split} split names a class twice: {shorten(twice)}.")
+    alike: dict[str, str] = {}
+    for one in classes:
+        other = alike.setdefault(unicodedata.normalize("NFC", one).strip(), one)
+        if other != one:
+            raise UserError(
+                f"Two classes of the {split} split look the same: {other!a} and {one!a} ({_why(one, other)}): put their"
+                " images into one, or rename one."
+            )
 
 
 def name_differences(ours: Sequence[str], theirs: Sequence[str], sides: tuple[str, str]) -> str:

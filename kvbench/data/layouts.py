@@ -236,7 +236,10 @@ def imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
         found = ImageNet(str(root), split)
     except Exception as error:  # a damaged meta.bin meets torch's unpickler with almost any error
         message = f"torchvision cannot open ImageNet ({split}) in {shown(root)}: {shown(error) or type(error).__name__}"
-        if not (root / "meta.bin").exists() and (root / split).is_dir():
+        if not (root / split).is_dir() and not any(root.glob("ILSVRC2012_*")):
+            there = [entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name)]
+            message += f"; {_where_instead(root, split, there, [])}"
+        elif not (root / "meta.bin").exists() and (root / split).is_dir():
             message += (
                 ". What lists the classes is missing: put ILSVRC2012_devkit_t12.tar.gz beside train/ and val/, or take"
                 " these folders as --kvbench-workload folder"

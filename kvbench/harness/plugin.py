@@ -125,8 +125,9 @@ class KvbenchPlugin:
             from kvbench.utils.logs import show_logs
             from kvbench.utils.progress import ProgressBar
 
-            progress = ProgressBar(functools.partial(uncaptured, self.config))
-            self._logs.enter_context(show_logs(progress, self.config.get_verbosity()))
+            verbosity = self.config.get_verbosity()
+            progress = ProgressBar(functools.partial(uncaptured, self.config), quiet=verbosity < 0)
+            self._logs.enter_context(show_logs(progress, verbosity))
             update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
             with usage_errors():
                 values = {row.name: self.value(row) for row in OPTIONS}

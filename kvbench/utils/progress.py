@@ -71,15 +71,18 @@ class ProgressBar:
 
     Args:
         uncaptured: gives a context in which standard error is not captured.
+        quiet: draw nothing.
     """
 
-    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]] = nullcontext):
-        self.terminal = Terminal(uncaptured)
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[object]] = nullcontext, *, quiet: bool = False):
+        self.terminal, self.quiet = Terminal(uncaptured), quiet
         self.bar: Bar | None = None
         self.shown: Progress | None = None
 
     def show(self, progress: Progress) -> None:
         """Draw the progress with the time left; a new bar where the unit or the total changes, or ``done`` falls."""
+        if self.quiet:
+            return
         last = self.shown
         if last is None or last[2:] != progress[2:] or progress.done < last.done:
             self.close()

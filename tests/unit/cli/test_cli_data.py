@@ -66,3 +66,14 @@ def test_another_way_with_unreadable_images_is_unknown(command: tuple[str, ...],
     assert told.code == 2
     assert told.err == "Error: Unknown way with unreadable images 'mend'. Valid: stop, skip.\n"
     assert list(Path().iterdir()) == []
+
+
+def test_quiet_shows_warnings_alone_and_verbose_all(call: Call, photographs: Path, small_checkpoint: Path) -> None:
+    (photographs / "train" / "stray.png").write_bytes(b"")
+    arguments = ("extract", "--workload", "folder", "--root", photographs, "--checkpoint", small_checkpoint)
+    skip = ("--unreadable", "skip", "--device", "cpu")
+    quiet, loud = call("-q", *arguments, *skip), call("-v", *arguments, *skip)
+    assert quiet.code == loud.code == 0
+    assert "Warning: 1 of 40 train images are left out" in quiet.err
+    assert all(line.startswith("Warning: ") for line in quiet.err.splitlines())
+    assert {*quiet.err.splitlines()} <= {*loud.err.splitlines()}

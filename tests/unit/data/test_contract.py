@@ -168,6 +168,16 @@ def test_classes_that_are_no_different_names_are_refused(classes: Any, sentence:
         check_splits(images, images, None)
 
 
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("cat", "cat ")])
+def test_two_classes_of_one_split_that_look_the_same_are_refused(one: str, other: str) -> None:
+    images = Noise()
+    images.classes = (one, "dog", other)
+    with pytest.raises(UserError, match=r"Two classes of the train split look the same: .*put their images into one"):
+        check_splits(images, images, None)
+    images.classes = ("Cat", "cat", "dog")  # a difference that can be seen
+    check_splits(images, images, None)
+
+
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(UserError, match=r"^The val split in /data \(Noise\) is empty"):
         check_splits(Noise(), Noise(count=0), Path("/data"))

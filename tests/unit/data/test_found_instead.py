@@ -161,6 +161,12 @@ def test_an_imagenet_without_its_class_list_names_what_is_missing(tmp_path: Path
         imagenet(root, "val")
 
 
+def test_an_imagenet_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
+    draw_imagenet(tmp_path / "ILSVRC")
+    with pytest.raises(UserError, match=rf"found ILSVRC: did you mean --kvbench-root {tmp_path}/ILSVRC\?"):
+        imagenet(tmp_path, "train")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -47,6 +47,15 @@ def test_the_clock_goes_on_when_the_bar_made_room(monkeypatch: pytest.MonkeyPatc
     assert progress.bar is not first
 
 
+def test_a_quiet_bar_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress = ProgressBar(quiet=True)
+    progress.show(Progress("Model1", 1, 10, "epoch"))
+    progress.close()
+    assert screen.getvalue() == ""
+
+
 def test_elsewhere_it_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = io.StringIO()
     monkeypatch.setattr(sys, "stderr", quiet)
