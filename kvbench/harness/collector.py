@@ -17,7 +17,7 @@ from kvbench.harness.result import Check, Result, State
 from kvbench.reference import store as reference
 from kvbench.reference import update as updating
 from kvbench.reference.compare import compare
-from kvbench.reference.verdicts import verdict_changes
+from kvbench.reference.verdicts import Change, verdict_changes
 from kvbench.results import history, saved
 from kvbench.results.saved import RunOutcome
 from kvbench.utils.environment import FACTS
@@ -60,7 +60,9 @@ class Collector:
         self.result: Result | None = None  # once the session has ended
         self._records: dict[str, dict[str, Record]] = {}  # configuration -> digest of a history -> its record
         self._checks: dict[str, Check] = {}  # digest of a complete history -> its comparison
-        self._judged: tuple[frozenset[str], list[findings.Judgement]] = (frozenset(), [])
+        # What was last judged, with the digests of the complete histories that it was judged on.
+        self._judged: tuple[frozenset[str] | None, list[findings.Judgement]] = (None, [])
+        self._findings: tuple[frozenset[str] | None, dict[str, Check]] = (None, {})
 
     def select(self, name: str, test: str) -> None:
         """A test is to compare a configuration or to judge a finding."""
@@ -110,12 +112,15 @@ class Collector:
             for name, tests in self.selected.items()
         )
 
+    @property
+    def _known(self) -> frozenset[str]:
+        """The complete histories, by their digests."""
+        return frozenset(digest(record) for record in self.complete)
+
     def judgements(self) -> list[findings.Judgement]:
         """All findings judged on all complete histories: they share one error rate, so all are judged together."""
-        records = self.complete
-        known = frozenset(digest(record) for record in records)
-        if self._judged[0] != known:
-            self._judged = known, findings.judge(histories(records), self.costs)
+        if self._judged[0] != self._known:
+            self._judged = self._known, findings.judge(histories(self.complete), self.costs)
         return self._judged[1]
 
     def check_configuration(self, record: Record) -> Check:
@@ -144,29 +149,35 @@ class Collector:
         """Judge a finding on the complete histories and compare its verdict with the recorded one."""
         if self.update:
             return Check(State.PASSED)
-        finding = findings.finding(name)
-        if missing := findings.missing(finding, histories(self.complete)):
-            needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in missing.items())
-            return Check(
-                State.MISSING,
-                f"{name} was not judged, as the session lacks complete trainings of {needed}."
-                f" Train them in the same session: {self.run}",
-            )
-        judged = [judgement for judgement in self.judgements() if judgement.finding is finding]
+        if self._findings[0] != self._known:
+            self._findings = self._known, self._check_findings()
+        return self._findings[1][name]
+
+    def _check_findings(self) -> dict[str, Check]:
+        judged = self.judgements()
+        changes: list[Change] = []
+        problem = ""
         try:
-            changes = verdict_changes(self.reference, judged, [record["configuration"] for record in self.complete])
+            if judged:
+                changes = verdict_changes(self.reference, judged, [record["configuration"] for record in self.complete])
         except UserError as error:
-            return Check(State.FAILED, str(error))
-        failed = [change for change in changes if change.failed]
-        unconfirmed = [change for change in changes if change.unconfirmed]
-        noted = [change for change in changes if not (change.failed or change.unconfirmed or change.repeated)]
-        lines = [change.describe() for change in (*failed, *unconfirmed, *noted)]
-        return Check(
-            State.FAILED if failed else State.UNSETTLED if unconfirmed else State.PASSED,
-            "\n".join([*lines, "", *(judgement.describe() for judgement in judged)]),
-            repeated=sum(change.repeated for change in changes),
-            notes=tuple(change.describe() for change in noted),
-        )
+            problem = str(error)
+        checks = {}
+        for name, finding in findings.FINDINGS.items():
+            mine = [judgement for judgement in judged if judgement.finding is finding]
+            if {judgement.recipe for judgement in mine} < set(finding.needs()):
+                missing = findings.missing(finding, histories(self.complete))
+                needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in missing.items())
+                checks[name] = Check(
+                    State.MISSING,
+                    f"{name} was not judged, as the session lacks complete trainings of {needed}."
+                    f" Train them in the same session: {self.run}",
+                )
+            elif problem:
+                checks[name] = Check(State.FAILED, problem)
+            else:
+                checks[name] = _check_verdict(mine, [change for change in changes if change.finding == name])
+        return checks
 
     def check(self, name: str) -> Check:
         """Compare what was selected under a name, on the complete histories that there are; never raises."""
@@ -294,6 +305,20 @@ class Collector:
         if self.result:
             reasons += [*self.unreported(), *self.result.reasons]
         return {"workload": self.workload, "outcome": outcome.value, "reasons": reasons}
+
+
+def _check_verdict(judged: Sequence[findings.Judgement], changes: Sequence[Change]) -> Check:
+    """Conclude from the judgements of one finding and what changed in its recorded verdicts."""
+    failed = [change for change in changes if change.failed]
+    unconfirmed = [change for change in changes if change.unconfirmed]
+    noted = [change for change in changes if not (change.failed or change.unconfirmed or change.repeated)]
+    lines = [change.describe() for change in (*failed, *unconfirmed, *noted)]
+    return Check(
+        State.FAILED if failed else State.UNSETTLED if unconfirmed else State.PASSED,
+        "\n".join([*lines, "", *(judgement.describe() for judgement in judged)]),
+        repeated=sum(change.repeated for change in changes),
+        notes=tuple(change.describe() for change in noted),
+    )
 
 
 def histories(records: Iterable[Record]) -> pd.DataFrame:

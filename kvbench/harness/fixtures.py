@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvbench.harness.interrupts import Resuming
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.text import plain
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         _set(benchmark, group=f"{session.workload.name}: an epoch of {len(session.seeds)} seeds")
     nothing_to_time = not training.epochs_left
     yield training
-    stats = getattr(benchmark, "stats", None)
-    if nothing_to_time and stats:
-        stats.stats.data.clear()  # of an epoch after the last one, which did nothing: not to be shown or saved
-    session.progress.clear()
+    with best_effort("tidy up what was shown of the training"):
+        if nothing_to_time and getattr(benchmark, "stats", None):
+            benchmark.stats.stats.data.clear()  # of an epoch after the last one, which did nothing: not to be shown
+        session.progress.clear()
 
 
 @pytest.fixture

@@ -96,7 +96,8 @@ class Session:
         except UserError as error:
             raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
         banks = self.settings.open_banks(self._show)
-        self.progress.close()
+        with best_effort("remove the progress bar"):
+            self.progress.close()
         return banks
 
     @property

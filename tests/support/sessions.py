@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from kvbench.findings.registry import FINDINGS, judge
+from kvbench.harness import resume, session, summary
 from kvbench.harness.fixtures import PLUGIN
 from kvbench.harness.result import Result, State
 from kvbench.reference.compare import compare
@@ -25,6 +27,7 @@ from tests.support import ROOT
 from tests.support.synthetic import ALL
 from tests.support.tiny import register
 
+KEPT = (resume, session, summary)  # imported here: pytester forgets what a session in this process imports first
 MORE_TESTS = """\
 import pytest
 
@@ -78,9 +81,11 @@ def pytest_collection_finish(session):
     if DRAWN["order"] == "late":  # behind the back of whoever orders tests
         order(session.items)
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_machine_info():  # the usual ones take a second
     return {{}}
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_commit_info():
     return {{}}
 
@@ -193,6 +198,23 @@ def draw(seed: int, *, workers: int = 0) -> Drawn:
     )
 
 
+class Log(logging.Handler):
+    """Keeps what kvbench logs meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        logging.getLogger("kvbench").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("kvbench").removeHandler(self)
+
+
 class Grab:
     """A plugin that keeps the session's result."""
 
@@ -251,20 +273,28 @@ class TinyProject:
     def reference(self) -> Reference:
         return load(self.path / "expected", "tiny")
 
-    def run(self, drawn: Drawn, *arguments: str, plugins: Sequence[object] = ()) -> tuple[int, Result | None]:
-        """Run a session; its exit status and result."""
+    def run(
+        self,
+        drawn: Drawn,
+        *arguments: str,
+        plugins: Sequence[object] = (),
+        disturb: Callable[[pytest.MonkeyPatch], object] = lambda _: None,
+    ) -> tuple[int, Result | None]:
+        """Run a session; its exit status and result. ``disturb`` patches what it runs on."""
         remembers = any(argument in {"--lf", "--ff", "--stepwise", "--cache-show"} for argument in arguments)
         self._disturb(drawn)
         (self.path / "drawn.json").write_text(json.dumps(asdict(drawn)))
-        grab = Grab()
-        with pytest.MonkeyPatch.context() as patch:
+        grab, kept = Grab(), Log()
+        with pytest.MonkeyPatch.context() as patch, kept:
             register(patch)
             for program in ("plugin.get_tag", "session.get_machine_id"):  # what pytest-benchmark would start
                 patch.setattr(f"pytest_benchmark.{program}", lambda *_: "here")
+            disturb(patch)
             ended = self.pytester.runpytest_inprocess(
                 "benchmarks", *(() if remembers else ("-p", "no:cacheprovider")), "-p", "no:hypothesispytest",
                 "-p", "no:cov", *drawn.arguments, *arguments, plugins=[grab, *plugins], no_reraise_ctrlc=True,
             )  # fmt: skip
+        self.logged = kept.messages
         self.stdout = ended.stdout.str()
         self.stderr = ended.stderr.str()
         return int(ended.ret), grab.result
