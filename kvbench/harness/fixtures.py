@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -70,7 +70,7 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     """
     __tracebackhide__ = True
     session, resuming = request.config.stash[PLUGIN].session, request.config.stash[RESUMING]
-    benchmark = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
+    benchmark: Any = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
     resuming.listen()
     problem = ""
     try:
@@ -93,8 +93,8 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     nothing_to_time = not training.epochs_left
     yield training
     with best_effort("tidy up what was shown of the training"):
-        if nothing_to_time and getattr(benchmark, "stats", None):
-            benchmark.stats.stats.data.clear()  # of an epoch after the last one, which did nothing: not to be shown
+        if nothing_to_time and (stats := getattr(benchmark, "stats", None)):
+            stats.stats.data.clear()  # of an epoch after the last one, which did nothing: not to be shown
         session.progress.clear()
 
 
