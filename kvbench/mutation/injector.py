@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 from kvbench.core.models import STUDENTS
@@ -59,9 +60,14 @@ class FaultResult:
         return bool(self.error or self.verdicts) or any(comparison.failed for comparison in self.unpaired)
 
     def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Deviation] | None:
-        """The configuration and the tolerance with the largest excess; above 1 it lies outside what is allowed."""
+        """The configuration and the tolerance with the largest excess; above 1 it lies outside what is allowed.
+
+        A number that is missing or not finite counts as farthest outside.
+        """
         found = [(c.configuration, deviation) for c in comparisons for deviation in c.deviations]
-        return max(found, key=lambda pair: (pair[1].status.failed, pair[1].excess), default=None)
+        return max(
+            found, key=lambda pair: (pair[1].status.failed, np.nan_to_num(pair[1].excess, nan=np.inf)), default=None
+        )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,15 +62,19 @@ def detection_table(results: Sequence[FaultResult]) -> str:
         assert paired is not None and unpaired is not None  # noqa: PT018
         configuration, deviation = paired
         name = "no result changed" if not result.changed else f"{configuration}: {deviation.tolerance.name}"
-        excess = f"{deviation.excess:.3g}x"
+        excess, as_new = _times(deviation.excess, ".3g"), _times(unpaired[1].excess, ".2g")
         rows.append([
             result.fault.id,
             name.replace(" epoch", "").replace("whole ", ""),
-            f"{number(deviation.obtained)} / {number(deviation.expected)}",
+            " / ".join(number(side, missing="no number") for side in (deviation.obtained, deviation.expected)),
             excess if result.detected or not result.changed else Marked(f"**{excess}**"),
-            f"{unpaired[1].excess:.2g}x",
+            as_new,
         ])  # fmt: skip
     return markdown_table(["fault", "tolerance", "obtained / expected", "excess", "as new seeds"], rows)
+
+
+def _times(excess: float, spec: str) -> str:
+    return "no number" if math.isnan(excess) else f"{number(excess, spec)}x"
 
 
 def controls(results: Sequence[FaultResult]) -> str:
