@@ -37,10 +37,16 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Returns:
         A scalar in nats, the mean over B.
 
+    Raises:
+        UserError: the shapes differ; torch would repeat the smaller ones.
+
     Example:
         >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
         tensor(0.)
     """
+    if student_logits.shape != teacher_logits.shape:
+        shapes = tuple(student_logits.shape), tuple(teacher_logits.shape)
+        raise UserError(f"The student's logits have the shape {shapes[0]}, the teacher's {shapes[1]}: both are (B, K).")
     return F.kl_div(
         F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1), log_target=True, reduction="batchmean"
     )

@@ -19,7 +19,7 @@ from kvbench.core.bank import FeatureBank
 from kvbench.core.contract import state
 from kvbench.core.models import STUDENTS, Student
 from kvbench.core.numerics import RandomState
-from kvbench.core.trainer import Run, Training
+from kvbench.core.trainer import Run, Training, distillation_loss
 from kvbench.utils.errors import UserError
 from tests.support.trainer import WIDTHS, config, history, random_bank
 
@@ -101,6 +101,16 @@ def test_what_a_student_returns_or_does_is_refused_in_a_sentence(case: str) -> N
     assert "Mine" in str(told.value)
     assert "\n" not in str(told.value)
     assert RandomState(CPU) == before
+
+
+@pytest.mark.parametrize("shape", [(1, K), (64, 1), (K,), (), (64, K, 1), (2, 64, K)])
+def test_logits_are_never_repeated_to_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"logits have the shape .*, the teacher's .*: both are \(B, K\)"):
+        distillation_loss(torch.zeros(shape), torch.zeros(64, K))
+    late = count()
+    training = train(lambda *_: Head(lambda h, xs: h(xs[-1]) if next(late) < 15 else h(xs[-1])[:1]))
+    with pytest.raises(UserError, match=r"logits have the shape \(1, 5\)"):
+        training.finish()
 
 
 def test_a_bank_is_left_alone_by_a_student_that_writes_into_its_inputs() -> None:
