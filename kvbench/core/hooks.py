@@ -39,8 +39,8 @@ def split_tap(tap: str) -> tuple[str, str]:
     path, at, letters = tap.partition("@")
     if at and (letters.count("B"), letters.count("C"), letters.isalpha()) != (1, 1, True):
         raise UserError(
-            f"Cannot read the axes of the tap {tap!r}: give a letter an axis, B for the batch and C for the channels,"
-            f" such as {path}@BCHW or {path}@BHWC."
+            f"Cannot read the axes of the tap {tap!r}: give a letter for each axis, B for the batch and C for the"
+            f" channels, such as {path}@BCHW or {path}@BHWC."
         )
     return path, letters
 
@@ -91,7 +91,7 @@ def find_layouts(module: nn.Module, taps: Sequence[str], image: Tensor) -> list[
 
     Raises:
         UserError: a tap is not a module, does not run exactly once, runs after a tap that is named behind it, gives
-            something else than a real tensor with a row an image, or its channel axis is not clear.
+            something other than a real tensor with a row for each image, or its channel axis is not clear.
         Exception: whatever ``module`` raises for images of this size.
     """
     paths = [split_tap(tap)[0] for tap in taps]
@@ -168,7 +168,7 @@ def _not_a_tensor(tap: str, output: object) -> UserError:
 
 
 def _layout(tap: str, module: nn.Module, first: Runs, second: Runs) -> Layout:
-    """The layout of a tap's output, from what ran on 2 images and on 3 images, the latter larger where possible."""
+    """The layout of a tap's output, from what ran on 3 images and on 2 images, the latter larger where possible."""
     path, letters = split_tap(tap)
     output, other = first[path][0], second[path][0]
     if not isinstance(output, Tensor):

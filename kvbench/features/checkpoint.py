@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,17 @@ MEND = (
     "train a teacher on this data with kvbench teacher train (and --workload, --root), or name weights of one with"
     " --kvbench-checkpoint"
 )
+TENSORS_ALONE = "save its tensors alone, torch.save(model.state_dict(), FILE)"
+MOST_HEADER = 2**27  # bytes of a safetensors file's header; other files' first 8 bytes are a larger number
 DEPTH = 3  # of dictionaries in dictionaries
+_SCALAR = np.float64(0).__reduce__()[0]  # makes a number from its bytes
 # What trainings leave beside the weights, and what can be made again from a file without running code from it.
 SETTINGS: list[Any] = [
     argparse.Namespace,
+    PosixPath,
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
-    np.float64(0).__reduce__()[0],  # makes a number from its bytes
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # of NumPy 1, and of NumPy 2
 ]
 SIGNATURES = {  # how a file begins that is something else
     b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for: run git lfs pull",
@@ -54,23 +58,17 @@ def read_tensors(path: Path) -> States:
         UserError: there is no such file, it cannot be read, or it holds no such dictionary.
     """
     expected = f"{shown(path)} is no readable state dict (safetensors, or torch.save of tensors)"
-    if what := _something_else(start := _start(path)):
+    start = _start(path)
+    tensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MOST_HEADER
+    if what := "" if tensors else _something_else(path, start):
         raise UserError(f"{expected}: it is {what}.")
     content: object
     try:
-        if start[8:9] == b"{":  # behind the length of its header
+        if tensors:
             content = load_file(path)
-        elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing becomes larger than the file
-                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                    raise UserError(f"{expected}: it is a compressed archive. Unpack it first.")
-                if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                    raise UserError(f"{expected}: it is an archive of other files. Unpack it first.")
-            content = _load(path, mmap=path.suffix != ".safetensors")
         else:
-            content = _load(path, mmap=False)  # the format before torch 1.6
-    except UserError:
-        raise
+            # Mapped where it can be: of files from before torch 1.6 it cannot.
+            content = _load(path, mmap=start.startswith(b"PK") and path.suffix != ".safetensors")
     except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
         raise UserError(f"{expected}: {_reason(error)}.") from error
     states = dict(_dictionaries(content, "", set()))
@@ -89,11 +87,20 @@ def _start(path: Path) -> bytes:
         raise UserError(f"Cannot read the checkpoint {shown(path)}: {error.strerror}.") from error
 
 
-def _something_else(start: bytes) -> str:
-    """What a file is that begins so, where it cannot hold tensors."""
+def _something_else(path: Path, start: bytes) -> str:
+    """What a file is, of which this is the start, if it cannot hold tensors."""
     text = start.lstrip().lower()
-    found = [what for signature, what in SIGNATURES.items() if text.startswith(signature.lower())]
-    return "empty" if not start else found[0] if found else ""
+    if found := [what for signature, what in SIGNATURES.items() if text.startswith(signature.lower())]:
+        return found[0]
+    if not start or not zipfile.is_zipfile(path):
+        return "" if start else "empty"
+    with zipfile.ZipFile(path) as archive:
+        names, kinds = archive.namelist(), {part.compress_type for part in archive.infolist()}
+    if any(name.endswith("/constants.pkl") for name in names):
+        return f"a TorchScript program: {TENSORS_ALONE}"
+    if kinds - {zipfile.ZIP_STORED}:
+        return "a compressed archive: unpack it first"  # torch stores: nothing becomes larger than the file
+    return "" if any(name.endswith("/data.pkl") for name in names) else "an archive of other files: unpack it first"
 
 
 def _load(path: Path, *, mmap: bool) -> object:
@@ -104,12 +111,11 @@ def _load(path: Path, *, mmap: bool) -> object:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError) and (refused := re.search(r"GLOBAL ([\w.]+)", str(error))):
-        return (
-            f"it holds objects of {refused[1]}, which are not read, since that could run code from the file. Save the"
-            " tensors alone: torch.save(model.state_dict(), FILE)"
-        )
-    return "it is damaged, cut short, or something else"
+    if not isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, cut short, or something else"
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it holds objects of {refused[1]}, which are not read, since that could run code; {TENSORS_ALONE}"
+    return f"it is damaged, or it holds more than can be read without running code; {TENSORS_ALONE}"
 
 
 def _dictionaries(content: object, path: str, seen: set[int]) -> Iterator[tuple[str, dict[str, Tensor]]]:

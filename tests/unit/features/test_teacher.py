@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,7 @@ def test_a_prefix_before_every_layer_is_taken_off(prefix: str, tiny_state: dict[
             "hyper_parameters": {"lr": 1},
         },
         lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, name="x")},
+        lambda s: {"model": s, "args": argparse.Namespace(out=Path("x"))},
         lambda s: {"model": s, "best": np.float64(0.7), "step": np.int64(3)},
         lambda s: {"model": s, "state_dict": dict(s)},  # the same twice
         lambda s: {k: v for k, v in s.items() if "num_batches_tracked" not in k},
@@ -310,7 +311,7 @@ def test_the_nearest_dictionary_is_the_one_that_is_told_of(tiny_state: dict[str,
         (b'{"a": 1}', "a JSON document"),
         (b"[1, 2]", "a JSON document"),
         (b"\x1f\x8b\x08\x00", "a gzip archive: unpack it first"),
-        (b"hello, this is text", "damaged, cut short, or something else"),
+        (b"hello, this is text", "it is damaged"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a"])
@@ -331,6 +332,27 @@ def test_an_archive_of_other_files_and_a_folder_are_named(tmp_path: Path) -> Non
         read_tensors(tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"Cannot read the checkpoint .*: Is a directory"):
         read_tensors(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    program = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))  # type: ignore[no-untyped-call]
+    torch.jit.save(program, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"it is a TorchScript program: save its tensors alone"):
+        read_tensors(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("length", [0x20, 0x120, 0x7B20])
+def test_safetensors_are_told_by_their_header_whatever_its_length_spells(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length).encode()
+    (tmp_path / "a.pt").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert read_tensors(tmp_path / "a.pt")[""]["w"].tolist() == [0]
+
+
+def test_what_torch_does_not_read_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+    torch.save({"model": defaultdict(dict, {"a": {}})}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"is no readable state dict .*; save its tensors alone"):
+        read_tensors(tmp_path / "a.pt")
 
 
 def test_a_whole_module_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
