@@ -34,7 +34,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Raises:
         UserError: the file cannot be written, or its file system has no locks.
     """
-    lock = lock_on(path)
+    # No soft lock: a file that stands for one would outlive a killed process.
+    lock = FileLock(path, poll_interval=POLL, thread_local=False, fallback_to_soft=False)
     try:
         try:
             lock.acquire(timeout=PATIENCE)
@@ -53,11 +54,6 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         _write(path, "")
         lock.release()
-
-
-def lock_on(path: Path) -> FileLock:
-    """A lock that its file system keeps, or none: a file that stands for one would outlive a killed process."""
-    return FileLock(path, poll_interval=POLL, thread_local=False, fallback_to_soft=False)
 
 
 def _write(path: Path, text: str) -> None:

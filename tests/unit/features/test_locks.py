@@ -10,11 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kvbench.core.bank import FeatureBank
 from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
-from kvbench.utils.locks import lock_on, locked
+from kvbench.utils.locks import locked
 from tests.support.banks import CPU, assert_equal, content, left, passes, tiny_settings
 from tests.support.logs import logged
 
@@ -39,7 +40,7 @@ def test_who_holds_a_lock_is_told_in_one_line_whatever_its_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, owner: str
 ) -> None:
     monkeypatch.setattr("kvbench.utils.locks.PATIENCE", 0.01)
-    lock = lock_on(tmp_path / "lock")
+    lock = FileLock(tmp_path / "lock")
     lock.acquire()
     (tmp_path / "lock").write_text(written)
 
