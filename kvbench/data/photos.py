@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from kvbench.core.numerics import default_numerics
 from kvbench.utils.errors import UserError
+from kvbench.utils.files import known_content
 from kvbench.utils.text import shown
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -33,16 +34,6 @@ BITS_PER_SAMPLE: Final = 258  # TIFF's tag
 # Pillow goes by content, whatever a file's name is, and for some formats (EPS) it starts another program.
 FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # as Pillow names them; MPO is read as JPEG
 # What the file itself is the reason for; any other failure of the system may be gone the next time.
-# How files that are no images begin, in lower case, and what to do about them.
-WEB_PAGE: Final = "as servers send instead of a file: download it again"
-KNOWN: Final = {
-    (b"version https://git-lfs", b"version https://hawser"): "a Git LFS pointer, not the image: run `git lfs pull`",
-    (b"/annex/objects/",): "a git-annex pointer, not the image: run `git annex get`",
-    (b"<!doctype html", b"<html"): f"a web page (HTML), {WEB_PAGE}",
-    (b"<?xml", b"<svg"): f"an SVG drawing or other XML, {WEB_PAGE}, or convert it to PNG",
-    (b"{",): f"text such as JSON, {WEB_PAGE}",
-    (b"pk\x03\x04", b"\x1f\x8b"): "an archive (zip or gzip): unpack it",
-}
 # Brands of the container that HEIC and AVIF share, at byte 8.
 BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF",
                  b"msf1": "HEIF"}  # fmt: skip
@@ -244,10 +235,8 @@ def _what_it_is(path: str) -> str:
             return "it is empty"
         if not head.strip(b"\0"):
             return "its first bytes are all zero, as an interrupted copy or a full disk leaves them: copy it again"
-        start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        for beginnings, what in KNOWN.items():
-            if start.startswith(beginnings):
-                return f"it is {what}"
+        if what := known_content(head) or ("a zip archive: unpack it first" if head.startswith(b"PK\x03\x04") else ""):
+            return f"it is {what}"
         if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
             return f"it is {BRANDS[head[8:12]]}, which is not read: convert it to JPEG or PNG"
     return f"it is none of {', '.join(FORMATS)}"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kvbench.utils.errors import UserError, shorten
+from kvbench.utils.files import known_content
 from kvbench.utils.text import shown
 
 States = dict[str, dict[str, Tensor]]  # the dictionaries of tensors in a file, by the keys that lead to each
@@ -35,16 +36,6 @@ SETTINGS: list[Any] = [
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # of NumPy 1, and of NumPy 2
 ]
-SIGNATURES = {  # how a file begins that is something else
-    b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for: run git lfs pull",
-    b"<!doctype html": "a web page: the download went wrong",
-    b"<html": "a web page: the download went wrong",
-    b"<?xml": "an XML document: the download went wrong",
-    b"{": "a JSON document",
-    b"[": "a JSON document",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"\x89HDF": "an HDF5 file, such as Keras writes",
-}
 
 
 def read_tensors(path: Path) -> States:
@@ -89,9 +80,8 @@ def _start(path: Path) -> bytes:
 
 def _something_else(path: Path, start: bytes) -> str:
     """What a file is, of which this is the start, if it cannot hold tensors."""
-    text = start.lstrip().lower()
-    if found := [what for signature, what in SIGNATURES.items() if text.startswith(signature.lower())]:
-        return found[0]
+    if what := known_content(start):
+        return what
     if not start or not zipfile.is_zipfile(path):
         return "" if start else "empty"
     with zipfile.ZipFile(path) as archive:

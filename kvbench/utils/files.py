@@ -19,6 +19,16 @@ from kvbench.utils.errors import UserError
 LARGEST = 64 * 2**20  # bytes of a text file; the largest reference here has 0.4 MiB
 DEEPEST = 100  # levels of a JSON file
 LONGEST_NAME = 200  # characters
+# How files begin, in lower case, that people have instead of the one they mean.
+SIGNATURES = {
+    (b"version https://git-lfs", b"version https://hawser"): "a Git LFS pointer, not the file itself: run git lfs pull",
+    (b"/annex/objects/",): "a git-annex pointer, not the file itself: run git annex get",
+    (b"<!doctype html", b"<html"): "a web page, as servers send instead of a file: download it again",
+    (b"<?xml",): "an XML document, as servers send instead of a file: download it again",
+    (b"{", b"["): "a JSON document",
+    (b"\x1f\x8b",): "a gzip archive: unpack it first",
+    (b"\x89hdf",): "an HDF5 file, such as Keras writes",
+}
 TMP = ".kvbench-tmp-"  # begins the names of files that are being written
 
 
@@ -100,6 +110,12 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def known_content(start: bytes) -> str:
+    """What a file is that begins with ``start``, if it is one of `SIGNATURES`; else an empty text."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for beginnings, what in SIGNATURES.items() if start.startswith(beginnings)), "")
 
 
 def read_bytes(path: Path) -> bytes:
