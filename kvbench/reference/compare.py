@@ -13,7 +13,7 @@ from tabulate import tabulate
 from kvbench.reference.status import Status
 from kvbench.reference.tolerances import HEADERS, TOLERANCES, Deviation, Sample, measure
 from kvbench.results import history
-from kvbench.stats.intervals import Floats
+from kvbench.stats.intervals import Floats, exact_mean
 from kvbench.utils.text import number
 
 if TYPE_CHECKING:
@@ -183,15 +183,18 @@ def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
     metrics = [m for m in history.RESULTS if not all(np.isnan(side[m].to_numpy()).all() for side in (old, new))]
     tolerated = {tolerance.metric for tolerance in TOLERANCES}
     means = [
-        {epoch: side[metrics].to_numpy()[side["epoch"] == epoch].mean(axis=0) for epoch in history.epochs(side)}
+        {
+            epoch: [exact_mean(cells) for cells in side[metrics].to_numpy()[side["epoch"] == epoch].T]
+            for epoch in history.epochs(side)
+        }
         for side in (new, old)
     ]
     every = sorted({*means[0], *means[1]})
     rows = []
     for epoch in every:
         marks = [" *" if metric in tolerated and epoch == every[-1] else "" for metric in metrics]
-        sides = [side.get(epoch, np.full(len(metrics), np.nan)) for side in means]
-        cells = [" / ".join(number(float(mean), missing="-") for mean in pair) for pair in zip(*sides, strict=True)]
+        sides = [side.get(epoch, [np.nan] * len(metrics)) for side in means]
+        cells = [" / ".join(number(mean, missing="-") for mean in pair) for pair in zip(*sides, strict=True)]
         rows.append([str(epoch), *(cell + mark for cell, mark in zip(cells, marks, strict=True))])
     table = tabulate(rows, ["epoch", *metrics], tablefmt="simple", disable_numparse=True)
     return f"{table}\n* has a tolerance; -: not measured, or no number for some seed"

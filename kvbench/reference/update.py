@@ -123,7 +123,7 @@ def rejudge(folder: Path, workload: str) -> str:
     Example:
         >>> print(rejudge(Path("expected"), "imagenet"))  # doctest: +SKIP
         Verdicts written to expected/imagenet/verdicts.csv:
-          clauses now: 58 holds, 22 fails
+          clauses now: 76 holds, 4 fails
     """
     home = folder / check_name(workload, "The name of a reference")
     if not (home / HISTORIES).is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from kvbench.reference.store import load
 from kvbench.results import history
 from kvbench.results.saved import OWN, RunOutcome
 from kvbench.results.saved import read as read_saved
+from kvbench.stats.intervals import exact_mean
 from kvbench.utils.text import Marked, escape, item, markdown_table, number
 from kvbench.workloads import WORKLOADS
 
@@ -204,10 +204,8 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
 def _table(histories: pd.DataFrame, metric: str) -> str:
     """One of the source's tables."""
     names, epochs = _order(histories), _epochs(histories)
-    # fmean: the same digits in any order of the seeds, and no mean where a seed has no number; scaled, as no sum of
-    # `history.MOST_SEEDS` losses may overflow
     groups = histories.groupby(["configuration", "epoch"])[metric]
-    means = {key: number(fmean(cells / 1024) * 1024, ".3f", missing="-") for key, cells in groups}
+    means = {key: number(exact_mean(cells), ".3f", missing="-") for key, cells in groups}
     best = min if metric == "train_loss" else max
     rows = []
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,16 @@ Floats = NDArray[np.float64]
 def log_losses(losses: ArrayLike) -> Floats:
     """Natural logarithm of losses (any shape, nat), each taken as at least `FLOOR`; NaN stays NaN."""
     return np.asarray(np.log(np.maximum(np.asarray(losses, dtype=np.float64), FLOOR)))
+
+
+def exact_mean(values: ArrayLike) -> float:
+    """Mean of (n,) values, rounded once: the same in any order, without overflow up to 1024 values; NaN if one is.
+
+    Example:
+        >>> exact_mean([1e308, 1e308, -1e308, -1e308, 5.0])
+        1.0
+    """
+    return fmean(np.asarray(values, dtype=np.float64) / 1024) * 1024
 
 
 def time_to_target(times: ArrayLike, losses: ArrayLike, target: float) -> float:

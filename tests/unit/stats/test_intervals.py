@@ -8,6 +8,7 @@ from scipy import stats
 
 from kvbench.stats.intervals import (
     FLOOR,
+    exact_mean,
     log_area,
     log_losses,
     prediction_interval,
@@ -90,6 +91,16 @@ def test_log_area_by_hand() -> None:
     assert log_area([1, 3, 4], np.exp([4.0, 2.0, 1.0])) == pytest.approx((2 * 3 + 1.5) / 3)
     assert log_area([7], [math.e]) == pytest.approx(1.0)
     assert math.isnan(log_area([1, 2], [1.0, math.nan]))
+
+
+def test_a_mean_is_rounded_once_in_any_order_and_does_not_overflow() -> None:
+    values = np.random.default_rng(0).normal(size=999)
+    assert len({exact_mean(np.random.default_rng(seed).permutation(values)) for seed in range(20)}) == 1
+    assert exact_mean(values) == pytest.approx(values.mean())
+    assert exact_mean([1.7e308] * 1000) == 1.7e308
+    assert exact_mean([1e308, 1e308, -1e308, -1e308, 5.0]) == 1
+    assert math.isnan(exact_mean([1.0, math.nan]))
+    assert exact_mean([1.0, math.inf]) == math.inf
 
 
 def test_log_losses_have_a_floor() -> None:
