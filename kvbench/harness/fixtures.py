@@ -85,7 +85,8 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     except UserError as error:
         problem = str(error)
     if problem:
-        _set(benchmark, skipped=True)
+        # Not "skipped", which a report of a failed setup resets: pytest-benchmark would warn that nothing was timed.
+        _set(benchmark, _mode="not timed: the test failed before")
         pytest.fail(problem, pytrace=False)
     request.node.stash[TRAINING] = training
     if not getattr(benchmark, "group", True):
