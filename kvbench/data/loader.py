@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from multiprocessing import active_children
+from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any, Final
 
 import torch
@@ -40,6 +42,13 @@ class _AsIs(Dataset[Any]):
             return error
 
 
+def _end_with_parent(_: int) -> None:
+    """End this worker when its parent does: one that was killed reads no more, and a full pipe blocks for ever."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def _identity(batch: object) -> object:
     return batch  # a function of the module: where workers are spawned, it is pickled
 
@@ -57,6 +66,7 @@ def in_batches(
     started: list[BaseProcess] = []
     loader: DataLoader[Any] = DataLoader(
         _AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_identity,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # torch's own, from which the user's numbers are drawn, stays as it is
     )  # fmt: skip
     found: Iterator[Any] = iter(())

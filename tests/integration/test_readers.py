@@ -52,6 +52,35 @@ def test_workers_hand_images_over_without_shared_memory(tmp_path: Path) -> None:
     assert told.stdout == f"{20 * 6 * 3 * 224 * 224}\n", told.stderr  # and nothing of ours is left
 
 
+KILLED = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+from kvbench.data.layouts import image_folder
+from kvbench.data.loader import batches
+from kvbench.data.photos import PhotoImages
+images = PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 224)
+for _ in batches(images, 2, workers=2):
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """A batch is larger than a pipe holds: a reader would wait for ever for somebody to take it."""
+    draw_folder(tmp_path / "photos", each=20)
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "photos")]
+    killed = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True, check=False
+    )
+    readers = [Path("/proc", pid) for pid in killed.stdout.split()]
+    assert len(readers) == 2
+    deadline = time.monotonic() + 30
+    while any(reader.exists() for reader in readers):
+        assert time.monotonic() < deadline, "readers are left"
+        time.sleep(0.1)
+
+
 SLOW = """
 import os, sys, time
 import kvbench.data.photos as p
