@@ -44,9 +44,13 @@ class _AsIs(Dataset[Any]):
 
 def _end_with_parent(_: int) -> None:
     """End this worker when its parent does: one that was killed reads no more, and a full pipe blocks for ever."""
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def follow() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _identity(batch: object) -> object:

@@ -71,7 +71,12 @@ def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     draw_folder(tmp_path / "photos", each=20)
     words = [sys.executable, "-c", KILLED, str(tmp_path / "photos")]
     killed = subprocess.run(
-        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True, check=False
+        words,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
     )
     readers = [Path("/proc", pid) for pid in killed.stdout.split()]
     assert len(readers) == 2
