@@ -64,7 +64,7 @@ def attributes(module: nn.Module) -> dict[str, object]:
     Modules that have a ``get_extra_state`` of their own say there what they hold. Parameters and buffers that are
     attributes a second time, as in ``nn.LSTM``, are left out.
     """
-    own = {tensor.data_ptr() for _, tensor in state(module)} - {0}
+    own = {tensor.data_ptr() for _, tensor in state(module) if _in_memory(tensor)} - {0}
     return {
         f"{path}.{name}".strip("."): _content(value, own)
         for path, part in module.named_modules()
@@ -74,11 +74,16 @@ def attributes(module: nn.Module) -> dict[str, object]:
     }
 
 
+def _in_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie in memory of its own: not sparse, not on the meta device."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
 def _content(value: object, own: Collection[int] = (), depth: int = 4) -> object:  # noqa: PLR0911 (a table of types)
     """What plain data, tensors and generators hold, and objects that consist of them; of others, the type."""
     if isinstance(value, Tensor):
-        strided = value.layout == torch.strided and not value.is_meta and value.data_ptr() not in own
-        content = hashlib.sha256(bytes_of(value)).digest() if strided else b""
+        changes = _in_memory(value) and value.data_ptr() not in own
+        content = hashlib.sha256(bytes_of(value)).digest() if changes else b""
         return str(value.dtype), tuple(value.shape), content
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()
