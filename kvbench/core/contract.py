@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from kvbench.core.bank import FeatureBank, bytes_of
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
 from kvbench.core.recipe import EVALUATION_BATCH
-from kvbench.utils.errors import UserError, describe
+from kvbench.utils.errors import UserError, describe, ends_session
 from kvbench.utils.oom import out_of_memory
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _call(name: str, module: nn.Module, xs: list[Tensor], mode: str) -> Tensor:
 
 def _failure(name: str, where: str, count: int, error: Exception) -> Exception:
     """What to raise for an error of a student's own code."""
-    if isinstance(error, UserError) or out_of_memory(error):
+    if isinstance(error, UserError) or out_of_memory(error) or ends_session(error):
         return error
     text = f"The student {name} fails in {where} on a batch of {count} {'sample' if count == 1 else 'samples'}"
     if count == 1 and where != "evaluation mode":

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.contract import state
-from kvbench.core.models import STUDENTS, Student
+from kvbench.core.models import STUDENTS, Student, cost
 from kvbench.core.numerics import RandomState
 from kvbench.core.trainer import Run, Training, distillation_loss
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, best_effort
 from tests.support.trainer import WIDTHS, config, history, random_bank
 
 D, K = WIDTHS[-1], 5
@@ -207,6 +207,19 @@ def test_memory_that_runs_out_is_no_fault_of_the_student() -> None:
         train(lambda *_: Head(lambda h, xs: torch.empty(2**60)))
     with pytest.raises(RuntimeError, match="allocate"):
         train(lambda *_: torch.empty(2**60))
+
+
+def test_a_signal_is_no_fault_of_the_student() -> None:
+    def stop(*_: object) -> Any:
+        pytest.exit("Ctrl-C")
+
+    for make in (stop, lambda *_: Head(stop)):
+        with pytest.raises(pytest.exit.Exception, match="Ctrl-C"):
+            train(make)
+        with pytest.raises(pytest.exit.Exception, match="Ctrl-C"):
+            cost(Student("Mine", 1, "mine", make), WIDTHS, K)
+    with pytest.raises(pytest.exit.Exception, match="Ctrl-C"), best_effort("describe"):
+        stop()
 
 
 def normalised() -> nn.Module:
