@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvbench.data.base import SPLITS, Images
-from kvbench.utils.errors import UserError, shorten
+from kvbench.utils.errors import UserError, ends_session, shorten
 from kvbench.utils.oom import out_of_memory
 from kvbench.utils.text import shown
 
@@ -149,7 +149,7 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or ends_session(error):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
