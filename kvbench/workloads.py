@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvbench.core.recipe import Recipe, TeacherRecipe
-from kvbench.utils.errors import unknown
+from kvbench.utils.errors import UserError, describe, ends_session, raised_at, unknown
 
 if TYPE_CHECKING:
     from kvbench.data.base import Images
@@ -110,7 +110,17 @@ class Workload:
 
     def images(self, split: str, root: Path | None, count: int | None) -> Images:
         """Open ``count`` images of a split (None: all); raises `UserError` where the data are not as they should be."""
-        return self.opener(self, split, root, count)
+        try:
+            return self.opener(self, split, root, count)
+        except UserError:
+            raise
+        except Exception as error:  # of someone's own opener
+            if ends_session(error):
+                raise
+            raise UserError(
+                f"The opener of the workload {self.name} fails for the {split} split: {describe(error)}"
+                f" ({raised_at(error)})."
+            ) from error
 
 
 WORKLOADS = {

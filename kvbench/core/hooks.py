@@ -119,7 +119,7 @@ def _find(module: nn.Module, path: str) -> nn.Module:
         return modules[path]
     tensors = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
     what = "it is a parameter, and taps are modules" if path in tensors else "the teacher has no such module"
-    near = difflib.get_close_matches(path, modules, n=5, cutoff=0.3) or list(modules)[1:6]
+    near = difflib.get_close_matches(path, [*modules][1:], n=5, cutoff=0.3) or [*modules][1:6]
     raise UserError(f"No tap {path!r}: {what}. Nearest names: {', '.join(near)}.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kvbench.data.base import SPLITS, Images
-from kvbench.utils.errors import UserError, ends_session, shorten
+from kvbench.utils.errors import UserError, describe, ends_session, raised_at, shorten
 from kvbench.utils.oom import out_of_memory
 from kvbench.utils.text import shown
 
@@ -32,7 +31,8 @@ def check_splits(train: Images, val: Images, root: Path | None) -> None:
     where = f" in {shown(root)}" if root else ""
     for split, images in zip(SPLITS, (train, val), strict=True):
         _check_names(images, split)
-        if len(images) < 1:
+        _ask(images, "__getitems__")
+        if _ask(images, "__len__") < 1:
             raise UserError(f"The {split} split{where} ({type(images).__name__}) is empty: it needs an image or more.")
     if train.classes != val.classes:
         difference = name_differences(train.classes, val.classes, SPLITS)
@@ -46,8 +46,23 @@ def check_splits(train: Images, val: Images, root: Path | None) -> None:
         )
 
 
+def _ask(images: Images, attribute: str) -> Any:
+    """An attribute of a data set, or its length; raises `UserError` where it has none."""
+    try:
+        return len(images) if attribute == "__len__" else getattr(images, attribute)
+    except UserError:
+        raise
+    except Exception as error:
+        if ends_session(error):
+            raise
+        raise UserError(
+            f"{type(images).__name__}.{attribute} gives {describe(error)}. A data set has classes, fingerprint,"
+            " mtime_digest, __len__ and __getitems__, as kvbench.data.base.Images says."
+        ) from error
+
+
 def _check_names(images: Images, split: str) -> None:
-    name, classes = type(images).__name__, images.classes
+    name, classes = type(images).__name__, _ask(images, "classes")
     if not isinstance(classes, tuple) or not all(isinstance(one, str) and one for one in classes):
         each = classes if isinstance(classes, tuple) else ()
         invalid = next((one for one in each if not isinstance(one, str) or not one), classes)
@@ -97,7 +112,7 @@ def _why(one: str, other: str) -> str:
 
 def check_fingerprint(images: Images) -> dict[str, Any]:
     """Return a split's fingerprint; raises `UserError` where it cannot name a bank."""
-    name, fingerprint = type(images).__name__, images.fingerprint
+    name, fingerprint = type(images).__name__, _ask(images, "fingerprint")
     try:
         text = json.dumps(fingerprint, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -106,15 +121,16 @@ def check_fingerprint(images: Images) -> dict[str, Any]:
         ) from None
     if not isinstance(fingerprint, dict) or not fingerprint:
         raise UserError(f"{name}.fingerprint must be a dictionary that says what decides the pixels; got {text[:80]}.")
-    if not isinstance(images.mtime_digest, str):
+    if not isinstance(_ask(images, "mtime_digest"), str):
         raise UserError(f"{name}.mtime_digest must be a text, empty where no files are read.")
-    return fingerprint
+    return dict(json.loads(text))  # as a bank's header holds it: tuples are lists there, names of numbers texts
 
 
 def check_repeatable(images: Images) -> None:
-    """Read the first images twice; raises `UserError` where they differ, as augmented ones do, or the fingerprint does.
+    """Read the first images twice, and backwards.
 
-    Logs a warning where they do not look normalized.
+    Raises `UserError` where they differ, as augmented ones do, or the fingerprint does. Logs a warning where they do
+    not look normalized.
     """
     if images.fingerprint != images.fingerprint:
         name = type(images).__name__
@@ -129,6 +145,13 @@ def check_repeatable(images: Images) -> None:
                 f"{type(images).__name__}, image {index}: read twice, it has {what} the second time. The same"
                 " index must give the same image: switch random augmentation off."
             )
+    backwards, labels_backwards = (part.flip(0) for part in read_checked(images, indices[::-1]))
+    same = first.shape == backwards.shape and torch.allclose(first, backwards, atol=1e-3)
+    if not same or not torch.equal(labels, labels_backwards):
+        raise UserError(
+            f"{type(images).__name__}.__getitems__ gives other images for {indices[::-1]} than for {indices} turned"
+            " round: it must return the images of the indices that it is called with, in their order."
+        )
     low, high = (float(value) for value in first.aminmax())
     if max(high, -low) > LARGEST or low >= 0:
         logger.warning(
@@ -151,10 +174,9 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
     except Exception as error:
         if out_of_memory(error) or ends_session(error):
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{type(images).__name__}.__getitems__ failed for the images {shorten([*map(str, indices)])}:"
-            f" {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})."
+            f"{type(images).__name__}.__getitems__ failed for {_range(indices)}:"
+            f" {describe(error)} ({raised_at(error)})."
         ) from error
     return check_batch(images, indices, batch)
 
@@ -189,14 +211,14 @@ def _check_pixels(name: str, indices: Sequence[int], value: object) -> Tensor:
             hint = " Channels are last: return images.permute(0, 3, 1, 2)."
         elif len(shape) == 4 and shape[1] == 1:
             hint = " Gray images need three channels: return images.expand(-1, 3, -1, -1)."
-        raise UserError(f"{name}, images {_range(indices)}: shape {shape}; valid is {wanted}.{hint}")
+        raise UserError(f"{name}, {_range(indices)}: shape {shape}; valid is {wanted}.{hint}")
     if shape[0] != len(indices):
-        raise UserError(f"{name}, images {_range(indices)}: {shape[0]} images came for {len(indices)} indices.")
+        raise UserError(f"{name}, {_range(indices)}: {shape[0]} images came for {len(indices)} indices.")
     if shape[2] != shape[3] or not shape[2]:
-        raise UserError(f"{name}, images {_range(indices)}: shape {shape}; valid is {wanted}: as high as wide.")
+        raise UserError(f"{name}, {_range(indices)}: shape {shape}; valid is {wanted}: as high as wide.")
     if pixels.dtype != torch.float32:
         hint = "return images.float()" if pixels.dtype.is_floating_point else "scale to 0 to 1, then normalize"
-        raise UserError(f"{name}, images {_range(indices)}: {pixels.dtype}; valid is torch.float32: {hint}.")
+        raise UserError(f"{name}, {_range(indices)}: {pixels.dtype}; valid is torch.float32: {hint}.")
     if not torch.isfinite(pixels.sum()):  # several times quicker than to look at each value
         finite = torch.isfinite(pixels).flatten(1).all(1)
         if not finite.all():
@@ -210,12 +232,12 @@ def _check_labels(name: str, indices: Sequence[int], value: object, classes: int
     valid = f"valid are whole numbers from 0 to {classes - 1:,}, the {classes:,} classes"
     if labels.ndim == 2 and labels.shape == (len(indices), classes):
         raise UserError(
-            f"{name}, images {_range(indices)}: labels of shape {tuple(labels.shape)}, one-hot or probabilities;"
+            f"{name}, {_range(indices)}: labels of shape {tuple(labels.shape)}, one-hot or probabilities;"
             f" {valid}: return labels.argmax(1)."
         )
     if labels.shape != (len(indices),):
         raise UserError(
-            f"{name}, images {_range(indices)}: labels of shape {tuple(labels.shape)} for {len(indices)} indices;"
+            f"{name}, {_range(indices)}: labels of shape {tuple(labels.shape)} for {len(indices)} indices;"
             " valid is one label for each, (B,)."
         )
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
@@ -226,13 +248,13 @@ def _check_labels(name: str, indices: Sequence[int], value: object, classes: int
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         at = int(wrong[0])
-        hint = ": do the labels count from 1?" if int(labels[at]) == classes else ""
-        raise UserError(f"{name}, image {indices[at]}: the label is {int(labels[at])}; {valid}{hint}.")
+        hint = " Do the labels count from 1?" if int(labels[at]) == classes else ""
+        raise UserError(f"{name}, image {indices[at]}: the label is {int(labels[at])}; {valid}.{hint}")
     return labels
 
 
 def _range(indices: Sequence[int]) -> str:
-    return str(indices[0]) if len(indices) == 1 else f"{indices[0]} to {indices[-1]}"
+    return f"image {indices[0]}" if len(indices) == 1 else f"images {indices[0]} to {indices[-1]}"
 
 
 def warn_missing_classes(labels: Tensor, classes: Sequence[str], split: str) -> None:

@@ -22,6 +22,7 @@ BATCH = 128  # images that are read, and passed on an accelerator, at a time
 # On the CPU a pass is fastest while a layer's maps stay in the caches: two cores made 1,024 images of 64 pixels 1.1
 # times as fast in passes of 128 as of 32, 128 images of 224 pixels 1.2 times as fast in passes of 16 as of 128.
 PIXELS = 2**19  # of a pass on the CPU, about
+CLOSE = 1e-3  # of the largest logit: rounding is a thousandth of it
 LEAST = 16  # images of a pass: of fewer, the last layer takes another kernel on many CPUs, which rounds otherwise
 Rows = dict[str, Tensor]  # a batch's rows of every column
 
@@ -30,10 +31,39 @@ def check(settings: BankSettings) -> None:
     """Refuse what no pass can be made with, before anything is written.
 
     Raises:
-        UserError: the teacher does not know the images' classes or does not take their size, or a tap cannot be used.
+        UserError: the teacher does not know the images' classes or does not take their size, a tap cannot be used, or
+            images or logits are not the same each time.
     """
     _ = settings.outputs, settings.layouts
     check_repeatable(settings.images)
+    _check_teacher(settings)
+
+
+@torch.no_grad()
+def _check_teacher(settings: BankSettings) -> None:
+    """Refuse a teacher whose logits of an image change from pass to pass or with the batch, or are probabilities."""
+    teacher, count = settings.teacher, min(2, len(settings.images))
+    images = next(batches(settings.images, count, range(count), workers=0))[0].to(teacher.device)
+    with enough_memory(f"the teacher {teacher.name} on {teacher.device}", OTHER_PLACE):
+        logits, again, alike = (
+            check_logits(teacher.name, teacher.module(x), count).float()
+            for x in (images, images, images[:1].expand_as(images))
+        )
+    if not logits.isfinite().all():
+        return  # `extract` names it
+    allowed = CLOSE * float(logits.abs().max())
+    if not torch.allclose(logits, again, rtol=0, atol=allowed):
+        raise UserError(
+            f"The teacher {teacher.name} gives other logits each time for the same images: it must neither draw random"
+            " numbers nor change in a pass."
+        )
+    if not torch.allclose(logits[0], alike[0], rtol=0, atol=allowed):
+        raise UserError(
+            f"The teacher {teacher.name} gives an image other logits in another batch: its normalization must use"
+            " recorded statistics (BatchNorm with track_running_stats=True), not those of the batch."
+        )
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(count), atol=1e-4):
+        raise UserError(f"The teacher {teacher.name} gives probabilities, not logits: leave its softmax out.")
 
 
 def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -> Iterator[Rows]:
@@ -64,6 +94,7 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
             for x, labels in batches(images, BATCH, rows):
                 passed: list[list[Tensor]] = []
                 for part in x.chunk(-(-len(x) // _pass_size(x, device))):
+                    captured.clear()
                     logits = _forward(settings, module, part.to(device, memory_format=torch.channels_last))
                     features = _pooled(settings, captured, len(part))
                     found = [feature.shape[1] for feature in features]
@@ -104,6 +135,8 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
 
 def _pooled(settings: BankSettings, captured: dict[str, Tensor], images: int) -> list[Tensor]:
     """What the taps captured, pooled to (B, D) each and checked."""
+    if idle := [tap for tap in settings.taps if tap not in captured]:
+        raise UserError(f"Tap {idle[0]!r} does not run for some of the images: choose another module.")
     outputs = [captured[tap] for tap in settings.taps]
     for tap, output, layout in zip(settings.taps, outputs, settings.layouts, strict=True):
         if output.ndim <= max(layout) or output.shape[layout.batch] != images:

@@ -70,11 +70,10 @@ class BankSettings:
                 take images of its size.
         """
         image = next(batches(self.images, 1, [0], workers=0))[0]
-        module = self.teacher.module
-        device = next((parameter.device for parameter in module.parameters()), image.device)
+        device = self.teacher.device
         try:
             with enough_memory(f"the teacher {self.teacher.name} on {device}", OTHER_PLACE):
-                return find_layouts(module, self.taps, image[0].to(device))
+                return find_layouts(self.teacher.module, self.taps, image[0].to(device))
         except UserError:
             raise
         except Exception as error:  # whatever a module raises on images that do not fit

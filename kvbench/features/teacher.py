@@ -53,6 +53,11 @@ class Teacher:
         """Architecture and weights."""
         return {"name": self.name, "sha256": self.sha256}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
     def outputs_for(self, classes: tuple[str, ...]) -> tuple[int, ...] | None:
         """The outputs that are the data's ``classes``, by name; None where all of them are, in their order.
 

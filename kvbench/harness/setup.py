@@ -25,6 +25,7 @@ from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 from kvbench.utils.progress import OnProgress, ignore
+from kvbench.utils.text import shown
 from kvbench.workloads import Workload
 
 ABOVE_CHANCE = 0.05  # of what lies between chance and perfection: a teacher that is right less often is suspicious
@@ -125,6 +126,12 @@ class Settings:
 
         Returns them by the name of the split, and a note for each that files are left out of.
         """
+        if self.root and not self.workload.layout:
+            logger.warning(
+                "The workload %s generates its images: %s is not read. For your own images: --kvbench-workload folder.",
+                self.workload.name,
+                shown(self.root),
+            )
         counts = {"train": train_count, "val": self.workload.val_count}
         images = {split: self.workload.images(split, self.root, counts[split]) for split in SPLITS}
         check_splits(images["train"], images["val"], self.root)
@@ -175,8 +182,21 @@ class Settings:
         if note := at_chance(chosen.name, banks["val"], images["val"].classes):
             notes.append(note)
             logger.warning("%s.", note)
-        notes.append(scan.in_both(images["train"], images["val"], self.cache, self.workload.name))
+        notes.append(
+            scan.in_both(images["train"], images["val"], self.cache, self.workload.name)
+            or same_rows(banks["train"], banks["val"])
+        )
         return Banks(banks["train"], banks["val"], fingerprints(settings), tuple(filter(None, notes)))
+
+
+def same_rows(train: FeatureBank, val: FeatureBank) -> str:
+    """Say that the first images of both splits are the same ones, and log it; empty where they are not."""
+    rows = min(len(train), len(val))
+    if not all(torch.equal(a[:rows], b[:rows]) for a, b in ((train.labels, val.labels), (train.logits, val.logits))):
+        return ""
+    note = f"The first {rows:,} images of train and val are the same: does the workload's opener use the split?"
+    logger.warning("%s", note)
+    return note
 
 
 def at_chance(name: str, bank: FeatureBank, classes: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvbench.utils.text import line, shown
@@ -48,10 +49,18 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def raised_at(error: BaseException) -> str:
+    """The file and line that raised an error, for a sentence."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
+
+
 def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
     """An error for a ``value`` that is not among the ``valid`` ones: names the nearest, then all of them."""
     names = list(valid)
-    close = difflib.get_close_matches(value[:200], names, n=3, cutoff=0.5)  # its time grows with the lengths' product
+    folded = {name.casefold(): name for name in names}
+    # The time that it takes grows with the product of the lengths.
+    close = [folded[name] for name in difflib.get_close_matches(value[:200].casefold(), folded, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return UserError(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names) or 'none'}.")
 

@@ -137,7 +137,7 @@ def test_an_error_of_the_data_set_is_a_sentence_with_its_place() -> None:
         raise KeyError("pixels")
 
     with pytest.raises(
-        UserError, match=r"Noise\.__getitems__ failed for the images 0, 1, 2, 3: KeyError: 'pixels' \(.*\.py, line"
+        UserError, match=r"Noise\.__getitems__ failed for images 0 to 3: KeyError: 'pixels' \(.*\.py, line"
     ):
         read(Noise(fail))
 
@@ -266,3 +266,35 @@ def test_a_split_without_some_class_is_warned_of() -> None:
     with logged() as messages:
         warn_missing_classes(torch.tensor([1, 2, 2, 1]), ("a", "b", "c"), "val")
     assert messages == ["val has no image of 1 of 3 classes: a."]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda images, indices: Noise.__getitems__(images, sorted(indices)),
+        lambda images, indices: Noise.__getitems__(images, [*range(len(indices))]),
+    ],
+    ids=["sorted", "the first ones"],
+)
+def test_images_that_do_not_come_in_the_order_of_their_indices_are_refused(read: Any) -> None:
+    images = type("Noise", (Noise,), {"__getitems__": read})()
+    with pytest.raises(UserError, match=r"Noise\.__getitems__ gives other images for \[3, 2, 1, 0\] than for"):
+        check_repeatable(images)
+
+
+@pytest.mark.parametrize("lost", ["classes", "fingerprint", "mtime_digest", "__getitems__", "__len__"])
+def test_a_data_set_that_lacks_something_is_a_sentence(lost: str) -> None:
+    images: Any = type("Own", (), {"count": 10})()
+    for name in {"classes", "fingerprint", "mtime_digest"} - {lost}:
+        setattr(images, name, {"classes": ("a", "b"), "fingerprint": {"x": 1}, "mtime_digest": ""}[name])
+    for name in {"__getitems__", "__len__"} - {lost}:
+        setattr(type(images), name, getattr(Noise, name))
+    with pytest.raises(UserError, match=rf"^Own\.{lost} gives \w+Error: .*A data set has classes, fingerprint"):  # noqa: PT012
+        check_splits(images, images, None)
+        check_fingerprint(images)
+
+
+def test_a_fingerprint_is_what_a_file_returns_of_it() -> None:
+    images = Noise()
+    images.fingerprint = {"size": (32, 32), "names": {1: "a"}}
+    assert check_fingerprint(images) == {"size": [32, 32], "names": {"1": "a"}}

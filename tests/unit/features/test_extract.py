@@ -283,3 +283,55 @@ def test_a_banks_files_are_looked_at_once() -> None:
     for _ in range(3):
         settings.path(Path(), "a")
     assert Counting.looks == 1
+
+
+def test_a_tap_that_does_not_run_for_some_images_is_refused_and_its_last_output_not_taken_again() -> None:
+    class Skips(TinyNet):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += len(x) == BATCH
+            first = self.first(x)
+            if self.calls < 2:  # in the second batch it does not
+                self.second(first)
+            out: Tensor = self.fc(first.mean((2, 3)).repeat(1, 2)[:, :6])
+            return out
+
+    teacher = frozen("skips", Skips(), TEN)
+    with pytest.raises(UserError, match="Tap 'second' does not run for some of the images"):
+        in_memory(tiny_settings(count=2 * BATCH, teacher=teacher))
+
+
+class Drawing(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(x))
+
+
+class Remembering(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        self.fc.bias.data += 1 + torch.arange(10)
+        return super().forward(x)
+
+
+class OfTheBatch(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+class Softmax(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (Drawing, "gives other logits each time for the same images"),
+        (Remembering, "gives other logits each time for the same images"),
+        (OfTheBatch, "gives an image other logits in another batch: its normalization"),
+        (Softmax, "gives probabilities, not logits: leave its softmax out"),
+    ],
+)
+def test_a_teacher_whose_logits_are_no_function_of_the_image_is_refused(kind: type[TinyNet], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"The teacher mine {sentence}"):
+        check(tiny_settings(teacher=frozen("mine", kind(), TEN)))

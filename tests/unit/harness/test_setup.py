@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
+from kvbench.data.base import Images
 from kvbench.features import extract as extraction
 from kvbench.features import teacher as teacher_module
 from kvbench.features.teacher import Teacher
@@ -22,7 +23,7 @@ from kvbench.harness.setup import Settings, at_chance, resolve_device
 from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
-from kvbench.workloads import WORKLOADS, generated, workload
+from kvbench.workloads import WORKLOADS, Workload, generated, workload
 from tests.support import tiny_resnet
 from tests.support.logs import logged
 from tests.support.small import SMALL
@@ -224,6 +225,35 @@ def test_both_banks_are_made_once_and_reused(
     assert again.fingerprints == made.fingerprints
     assert len(reports) == 2
     assert again.notes == made.notes == ()
+
+
+@pytest.mark.usefixtures("any_teacher")
+def test_the_same_images_in_both_splits_are_noted_and_a_folder_that_is_not_read_is_warned_of(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = small_settings(tmp_path, small_checkpoint)
+
+    def train_alone(row: Workload, _split: str, root: Path | None, count: int | None) -> Images:
+        return TINY.opener(row, "train", root, count)
+
+    twice = replace(settings, workload=replace(TINY, opener=train_alone), root=tmp_path)
+    with logged() as messages:
+        (note,) = twice.open_banks().notes
+    assert note.startswith("The first 20 images of train and val are the same")
+    assert messages == [
+        f"The workload small generates its images: {tmp_path} is not read. For your own images: --kvbench-workload"
+        " folder.",
+        note,
+    ]
+
+
+def test_an_opener_that_fails_is_a_sentence_with_its_line(small_checkpoint: Path, tmp_path: Path) -> None:
+    def fails(*_: object) -> Images:
+        raise KeyError("train")
+
+    settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, opener=fails))
+    with pytest.raises(UserError, match=r"small fails for the train split: KeyError: 'train' \(.*setup\.py, line"):
+        settings.open_banks()
 
 
 @pytest.mark.usefixtures("any_teacher")
