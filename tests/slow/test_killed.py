@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.project import Project
+from tests.support.resume import timeless
 from tests.support.small import SMALL
 from tests.support.trials import trials
 
@@ -58,8 +58,8 @@ def when_kept(project: Path, process: subprocess.Popen[str]) -> None:
 
 
 def histories(path: Path) -> list[dict[str, Any]]:
-    found = [one["extra_info"]["kvbench"] for one in json.loads(path.read_text())["benchmarks"]]
-    return [{k: v for k, v in row.items() if k != "seconds"} for record in found for row in record["history"]]
+    """The rows of a saved run, without the seconds."""
+    return timeless(path)
 
 
 def left_aside(project: Path) -> list[str]:
