@@ -228,7 +228,7 @@ def teacher_train(
         Optional[int], typer.Option(min=2, help="Images a step, at most all; instead of the workload's.")
     ] = None,
     lr: Annotated[Optional[float], typer.Option(help="Largest learning rate, instead of the workload's.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation, order and augmentation.")] = 0,
 ) -> None:
     """Train a workload's teacher from scratch.
 

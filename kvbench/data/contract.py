@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,9 +98,9 @@ def name_differences(ours: Sequence[str], theirs: Sequence[str], sides: tuple[st
 
 
 def _look(name: str) -> str:
-    """A name without what cannot be seen: Unicode forms, case, blanks."""
-    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if char.isprintable())
-    return " ".join(visible.split()).casefold()
+    """A name without what is easily overlooked: Unicode forms, case, blanks, punctuation, zeros in front."""
+    letters = re.sub(r"[\W_]+|^0+(?=\d)", "", unicodedata.normalize("NFKC", name).casefold())
+    return letters or name
 
 
 def _why(one: str, other: str) -> str:
@@ -107,7 +108,7 @@ def _why(one: str, other: str) -> str:
         return "the same letters in two Unicode forms (NFC, and NFD as macOS writes it)"
     if one.casefold() == other.casefold():
         return "upper and lower case"
-    return "blanks or invisible characters"
+    return "blanks or invisible characters, punctuation, or zeros in front"
 
 
 def check_fingerprint(images: Images) -> dict[str, Any]:

@@ -26,6 +26,8 @@ TEST_NAMES: Final = ("test", "testing", "tests", "dev", "eval")
 # Suffixes of files that nobody takes for images.
 NO_IMAGES: Final = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".ini", ".db",
                     ".log", ".mat", ".npy", ".npz", ".pkl", ".py", ".pdf", ".zip", ".lock"}  # fmt: skip
+ARCHIVES: Final = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+FEW: Final = 5  # folders in which a split is looked for below
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +35,8 @@ def need_folder(root: Path | None, workload: str, layout: str) -> Path:
     """Return ``root`` if it is a folder; raise a `UserError` that names the expected ``layout`` otherwise."""
     if root is None:
         raise UserError(f"Workload {workload} reads images from a folder ({layout}): name it with --kvbench-root DIR.")
+    if root.is_file():
+        raise UserError(f"{shown(root)} is a file: unpack it, and name the folder, which holds {layout}.")
     if not root.is_dir():
         raise UserError(f"No folder {shown(root)}: workload {workload} expects {layout} there.")
     return root
@@ -75,7 +79,7 @@ def _class_folders(folder: Path, leave_out: str = "") -> tuple[Samples, tuple[st
         raise UserError(
             f"No images in {shown(folder)} for {'a class' if len(empty) == 1 else f'{len(empty):,} classes'}:"
             f" {shorten(empty)}. Valid suffixes: {', '.join(IMG_EXTENSIONS)}"
-            f"{f'; found are {_suffixes(there)}' if there else ''}."
+            f"{f'; found are {_suffixes(there)}' if there else ''}. Add images, or remove what is no class."
         )
     total = sum(passed_over.values(), Counter[str]())
     if total:
@@ -98,16 +102,14 @@ def _split_folder(root: Path, split: str) -> Path:
     """The folder of a split, also under another usual name where there is one only."""
     if (root / split).is_dir():
         return root / split
-    try:
-        there = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
-    except OSError as error:
-        raise _unlistable(error) from error
+    there, files = _entries(root)
     named = [name for name in there if name.lower() in SPLIT_NAMES[split]]
     if len(named) == 1:
         return root / named[0]
+    instead = _where_instead(root, split, there, named) if there else _without_folders(root, files)
     raise UserError(
         f"No folder {shown(root / split)}: expected {shown(root)} to hold train/ and val/, each with a folder for each"
-        f" class; {_where_instead(root, split, there, named)}."
+        f" class; {instead}{'' if instead.endswith('?') else '.'}"
     )
 
 
@@ -116,20 +118,44 @@ def _where_instead(root: Path, split: str, there: Sequence[str], named: Sequence
     splits = {name for names in SPLIT_NAMES.values() for name in names}
     tests = [name for name in there if name.lower() in TEST_NAMES]
     inner = [name for name in there if any((root / name / one).is_dir() for one in splits)]
-    found = f"found {shorten(sorted(there))}" if there else "found no folder in it"
-    if split == "val" and tests and not named:
+    similar = [name for name in there if split in name.lower() and name not in tests]
+    found = f"found {shorten(there)}"
+    if similar and not named:
+        found += f": if {shown(similar[0])} is it, rename it to {split}"
+    elif split == "val" and tests and not named:
         found += f": to validate on {shown(tests[0])}, rename it to val or link it (ln -s {shown(tests[0])} val)"
     elif named:
         found += f": rename the right one to {split}"
-    elif inner:
-        found += f": did you mean --kvbench-root {shown(root / inner[0])}?"
-    elif root.name.lower() in splits and any((root.parent / name).is_dir() for name in SPLIT_NAMES[split]):
-        found += f": did you mean --kvbench-root {shown(root.parent)}?"
+    elif len(inner) > 1:
+        found += f": move {shown(inner[0])}/{split} to {split}/{shown(inner[0])}, and so on"
+    elif outer := _around(root):
+        found += f": did you mean --kvbench-root {shown(outer)}?"
     elif {name.lower() for name in there} & splits:
         found += f": split some images of each class off into {split}"
-    elif there:
+    else:
         found += ": if these are classes, move them into train, and some images of each into val"
     return found
+
+
+def _around(root: Path) -> Path | None:
+    """A folder near ``root`` that holds a folder for training: above a split or one of its classes, or inside."""
+    names, inside = SPLIT_NAMES["train"], {name for names in SPLIT_NAMES.values() for name in names}
+    near = [*root.parents][:2] if {root.name.lower(), root.parent.name.lower()} & inside else []
+    deep = 3 if len(_entries(root)[0]) <= FEW else 1  # a thousand classes with a thousand images would take long
+    near += [path.parent for depth in range(1, deep + 1) for name in names for path in root.glob("*/" * depth + name)]
+    seen = (folder for folder in near if not any(map(_hidden, folder.parts[len(root.parts) :])))
+    return next((folder for folder in seen if any((folder / name).is_dir() for name in names)), None)
+
+
+def _without_folders(root: Path, files: Sequence[str]) -> str:
+    """What lies in a folder that holds no folder, and what to do."""
+    archives = [name for name in files if name.lower().endswith(ARCHIVES)]
+    images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in files)
+    if archives:
+        return f"found {shorten(archives)}: unpack it"
+    if outer := _around(root):
+        return f"did you mean --kvbench-root {shown(outer)}?"
+    return f"found {images:,} images: put them into such folders" if images else "found no folder in it"
 
 
 def _hidden(name: str) -> bool:
@@ -194,10 +220,10 @@ def tiny_imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
     """
     if split == "train":
         return image_folder(root, "train")
-    annotations = root / "val" / "val_annotations.txt"
     classes = tuple(_entries(_split_folder(root, "train"))[0])
-    val = root / "val"
-    folders = _entries(val)[0] if val.is_dir() else []
+    val = _split_folder(root, "val")
+    annotations = val / "val_annotations.txt"
+    folders = _entries(val)[0]
     if {*folders} & {*classes} and not ("images" in folders and any((val / "images").iterdir())):
         return _class_folders(val, "images")
     if annotations.is_file():
@@ -235,10 +261,13 @@ def imagenet(root: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
     try:
         found = ImageNet(str(root), split)
     except Exception as error:  # a damaged meta.bin meets torch's unpickler with almost any error
-        message = f"torchvision cannot open ImageNet ({split}) in {shown(root)}: {shown(error) or type(error).__name__}"
+        reason = shown(error).rstrip(". ") or type(error).__name__
+        message = f"torchvision cannot open ImageNet ({split}) in {shown(root)}: {reason}"
         if not (root / split).is_dir() and not any(root.glob("ILSVRC2012_*")):
             there = [entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name)]
-            message += f"; {_where_instead(root, split, there, [])}"
+            message += f"; {_where_instead(root, split, there, []) if there else _without_folders(root, [])}"
+        elif isinstance(error, FileNotFoundError) and (root / split).is_dir():
+            message += ": put the images of each class into a folder named by its WordNet id"
         elif not (root / "meta.bin").exists() and (root / split).is_dir():
             message += (
                 ". What lists the classes is missing: put ILSVRC2012_devkit_t12.tar.gz beside train/ and val/, or take"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kvbench.utils.errors import UserError, shorten
+from kvbench.utils.errors import UserError, ends_session, shorten
 from kvbench.utils.files import known_content
 from kvbench.utils.text import shown
 
@@ -27,15 +25,22 @@ MEND = (
 TENSORS_ALONE = "save its tensors alone, torch.save(model.state_dict(), FILE)"
 MOST_HEADER = 2**27  # bytes of a safetensors file's header; other files' first 8 bytes are a larger number
 DEPTH = 3  # of dictionaries in dictionaries
-_SCALAR = np.float64(0).__reduce__()[0]  # makes a number from its bytes
-# What trainings leave beside the weights, and what can be made again from a file without running code from it.
-SETTINGS: list[Any] = [
-    argparse.Namespace,
-    PosixPath,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # of NumPy 1, and of NumPy 2
-]
+MOST_KINDS = 200  # of objects in a file that are not read
+
+
+class _Unread:
+    """Takes the place of an object in a file whose class is not loaded."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def _plain(*_: object) -> dict[Any, Any]:
+    """A dictionary in the place of a defaultdict."""
+    return {}
 
 
 def read_tensors(path: Path) -> States:
@@ -54,15 +59,23 @@ def read_tensors(path: Path) -> States:
     if what := "" if tensors else _something_else(path, start):
         raise UserError(f"{expected}: it is {what}.")
     content: object
+    unread: list[str] = []
     try:
         if tensors:
             content = load_file(path)
         else:
             # Mapped where it can be: of files from before torch 1.6 it cannot.
-            content = _load(path, mmap=start.startswith(b"PK") and path.suffix != ".safetensors")
+            content, unread = _load(path, mmap=start.startswith(b"PK") and path.suffix != ".safetensors")
     except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
+        if ends_session(error):
+            raise
         raise UserError(f"{expected}: {_reason(error)}.") from error
     states = dict(_dictionaries(content, "", set()))
+    if not states and unread:
+        raise UserError(
+            f"{expected}: it holds objects of {unread[0]}, which are not read, since that could run code;"
+            f" {TENSORS_ALONE}."
+        )
     if not states:
         raise UserError(f"{shown(path)} holds no state dict: expected a dictionary from layer names to tensors.")
     return states
@@ -93,25 +106,39 @@ def _something_else(path: Path, start: bytes) -> str:
     return "" if any(name.endswith("/data.pkl") for name in names) else "an archive of other files: unpack it first"
 
 
-def _load(path: Path, *, mmap: bool) -> object:
-    with torch.serialization.safe_globals(SETTINGS), path.open("rb") as file:
-        # Where it is not mapped, as a file: torch goes by the suffix of a path.
-        content: object = torch.load(path if mmap else file, "cpu", weights_only=True, mmap=mmap)
-    return content
+def _load(path: Path, *, mmap: bool) -> tuple[object, list[str]]:
+    """Load tensors and plain data, and nothing that runs code; objects of other classes are `_Unread`, and named."""
+    unread: list[str] = []
+    while True:
+        # Of what is Python's own, the error names no module; it has two names there.
+        full = [f"{part}{name}" for name in unread for part in ([""] if "." in name else ["builtins.", "__builtin__."])]
+        stand_ins: list[Any] = [(_plain, "collections.defaultdict"), *((_Unread, name) for name in full)]
+        try:
+            with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
+                # Where it is not mapped, as a file: torch goes by the suffix of a path.
+                return torch.load(path if mmap else file, "cpu", weights_only=True, mmap=mmap), unread
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if refused is None or refused[1] in unread or len(unread) == MOST_KINDS:
+                if unread:
+                    return {}, unread  # what is not read is part of what leads to the tensors
+                raise
+            unread.append(refused[1])
 
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, pickle.UnpicklingError):
         return "it is damaged, cut short, or something else"
-    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it holds objects of {refused[1]}, which are not read, since that could run code; {TENSORS_ALONE}"
     return f"it is damaged, or it holds more than can be read without running code; {TENSORS_ALONE}"
 
 
 def _dictionaries(content: object, path: str, seen: set[int]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    if not isinstance(content, Mapping) or id(content) in seen or path.count(".") > DEPTH:
+    whole = content
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if not isinstance(content, Mapping) or id(whole) in seen or path.count(".") > DEPTH:
         return
-    seen.add(id(content))  # a file may hold a dictionary that holds itself
+    seen.add(id(whole))  # a file may hold a dictionary that holds itself
     if tensors := {key: value for key, value in content.items() if isinstance(key, str) and _usual(value)}:
         yield path, tensors
     for key, value in content.items():
@@ -191,9 +218,9 @@ def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def describe_misfit(
-    path: Path, found: States, expected: Mapping[str, Tensor], unused: Sequence[str], arch: str, classes: int
+    path: Path, found: States, expected: Mapping[str, Tensor], unused: Sequence[str], arch: str, classes: str
 ) -> UserError:
-    """An error for a file in which nothing fits: how the nearest dictionary differs."""
+    """An error for a file in which nothing fits: how the nearest dictionary differs. ``classes`` says whose."""
     candidates = [
         _differences(_behind(prefix, tensors, unused), expected)
         for tensors in found.values()
@@ -209,4 +236,4 @@ def describe_misfit(
             f"{problem}: it lacks {shorten(missing) or 'nothing'} and has {shorten(surplus) or 'nothing'} too many."
             " Name its architecture with --kvbench-teacher."
         )
-    return UserError(f"{problem} with the data's {classes:,} classes: {'; '.join(wrong[:3])}. Instead, {MEND}.")
+    return UserError(f"{problem} with {classes}: {'; '.join(wrong[:3])}. Instead, {MEND}.")

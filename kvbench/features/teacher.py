@@ -150,7 +150,7 @@ def _warnings_logged() -> Iterator[None]:
 
 def _sentence(error: BaseException) -> str:
     """What an error says, without a full stop."""
-    return " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".! ") or type(error).__name__
 
 
 def refuses_size(name: str, images: Tensor, error: Exception) -> UserError:
@@ -255,7 +255,9 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
         module = build(arch, len(outputs), side)
         if state := fitting(path, found, module.state_dict(), unused):
             break
-        misfit = misfit or describe_misfit(path, found, module.state_dict(), unused, arch, len(outputs))
+        whose = f"the {len(outputs):,} classes of {path.with_suffix('.json')}"
+        whose = whose if recorded else f"the data's {len(outputs):,} classes"
+        misfit = misfit or describe_misfit(path, found, module.state_dict(), unused, arch, whose)
     else:
         assert misfit is not None
         raise misfit

@@ -234,6 +234,8 @@ def test_teacher_train_takes_architecture_size_batch_and_learning_rate(call: Cal
         (["--workload", "tiny", "--out", "weights.pt"], r"name a file that ends in \.safetensors"),
         (["--workload", "tiny-imagenet"], r"--kvbench-root DIR"),
         (["--workload", "tiny", "--epochs", "0"], r"epochs"),
+        (["--workload", "tiny", "--seed", str(2**70)], r"seed"),
+        (["--workload", "tiny", "--arch", "VGG16"], r"Did you mean vgg16"),
     ],
 )
 def test_a_teacher_that_cannot_be_trained_is_told(arguments: list[str], sentence: str, call: Call, tiny: str) -> None:

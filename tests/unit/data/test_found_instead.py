@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from kvbench.data.layouts import image_folder, imagenet, tiny_imagenet
+from kvbench.data.layouts import image_folder, imagenet, need_folder, tiny_imagenet
 from kvbench.data.photos import PhotoImages, UnreadableError, decode
 from kvbench.utils.errors import UserError
 from tests.support.logs import logged
@@ -49,6 +49,38 @@ def nested(root: Path) -> None:
     (root / "__MACOSX" / "train").mkdir(parents=True)
 
 
+def deeper(root: Path) -> None:
+    (root / "a").mkdir()
+    for split in ("train", "val"):
+        (root / split).rename(root / "a" / split)
+    (root / "a").rename(root / "b")
+    (root / "a").mkdir()
+    (root / "b").rename(root / "a" / "b")
+
+
+def splits_in_classes(root: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / name).mkdir(exist_ok=True)
+            (root / split / name).rename(root / name / split)
+        (root / split).rmdir()
+
+
+def longer_name(root: Path) -> None:
+    (root / "val").rename(root / "val_set")
+
+
+def archives(root: Path) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "train.tar.gz").write_bytes(b"")
+
+
+def images_alone(root: Path) -> None:
+    shutil.rmtree(root)
+    draw(root / "1.png")
+
+
 def classes_alone(root: Path) -> None:
     shutil.rmtree(root / "val")
     for name in ("cat", "dog"):
@@ -66,6 +98,11 @@ test_for_val.__test__ = False  # type: ignore[attr-defined]
         (test_for_val, r"found test, train: to validate on test, rename it to val or link it \(ln -s test val\)\."),
         (no_val, r"found train: split some images of each class off into val\."),
         (nested, r"found flowers: did you mean --kvbench-root .*data/flowers\?"),
+        (deeper, r"found a: did you mean --kvbench-root .*data/a/b\?$"),
+        (splits_in_classes, r"found cat, dog: move cat/train to train/cat, and so on\."),
+        (longer_name, r"found train, val_set: if val_set is it, rename it to val\."),
+        (archives, r"found train\.tar\.gz: unpack it\."),
+        (images_alone, r"found 1 images: put them into such folders\."),
         (classes_alone, r"found cat, dog: if these are classes, move them into train"),
     ],
 )
@@ -80,6 +117,32 @@ def test_a_split_in_the_place_of_the_root_is_told(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "data")
     with pytest.raises(UserError, match=rf"found cat, dog: did you mean --kvbench-root {root}\?"):
         image_folder(root / "train", "train")
+    with pytest.raises(UserError, match=rf"; did you mean --kvbench-root {root}\?$"):
+        image_folder(root / "train" / "cat", "train")
+
+
+def test_a_file_in_the_place_of_the_root_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"data\.zip is a file: unpack it, and name the folder, which holds train"):
+        need_folder(tmp_path / "data.zip", "folder", "train/<class>/")
+
+
+def test_imagenet_that_lies_deeper_or_without_folders_of_classes_is_told(tmp_path: Path) -> None:
+    draw_imagenet(tmp_path / "ILSVRC" / "Data")
+    with pytest.raises(UserError, match=rf"found ILSVRC: did you mean --kvbench-root {tmp_path}/ILSVRC/Data\?$"):
+        imagenet(tmp_path, "train")
+    flat = draw_imagenet(tmp_path / "flat")
+    shutil.rmtree(flat / "val")
+    draw(flat / "val" / "1.JPEG")
+    with pytest.raises(UserError, match="put the images of each class into a folder named by its WordNet id"):
+        imagenet(flat, "val")
+
+
+def test_tiny_imagenet_takes_another_usual_name_of_its_split(tmp_path: Path) -> None:
+    root = draw_tiny_imagenet(tmp_path)
+    count = len(tiny_imagenet(root, "val")[0])
+    (root / "val").rename(root / "valid")
+    assert len(tiny_imagenet(root, "val")[0]) == count
 
 
 @pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints"])

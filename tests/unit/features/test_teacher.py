@@ -10,6 +10,8 @@ import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,7 @@ class Malicious:
 def test_code_in_a_checkpoint_is_never_run(where: str, tmp_path: Path) -> None:
     bad = Malicious(tmp_path / "ran")
     torch.save(bad if where == "alone" else {"conv1.weight": torch.zeros(1), "state_dict": bad}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match=r"bad\.pt is no readable state dict"):
+    with pytest.raises(UserError, match=r"bad\.pt is no readable state dict.*objects of"):
         from_checkpoint(tmp_path / "bad.pt", "resnet18", TEN)
     assert not (tmp_path / "ran").exists()
 
@@ -260,6 +262,14 @@ def test_a_prefix_before_every_layer_is_taken_off(prefix: str, tiny_state: dict[
         lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, name="x")},
         lambda s: {"model": s, "args": argparse.Namespace(out=Path("x"))},
         lambda s: {"model": s, "best": np.float64(0.7), "step": np.int64(3)},
+        lambda s: {
+            "args": argparse.Namespace(out=Path("x"), at=datetime(2026, 1, 1)),
+            "losses": np.ones(3),
+            "model": s,
+        },
+        lambda s: {"model": defaultdict(int, s), "rng": np.random.RandomState(0).get_state(), "call": partial(print)},
+        lambda s: (s, {"lr": 0.1}),
+        lambda s: {"models": [{"lr": 0.1}, s]},
         lambda s: {"model": s, "state_dict": dict(s)},  # the same twice
         lambda s: {k: v for k, v in s.items() if "num_batches_tracked" not in k},
         OrderedDict,
@@ -440,6 +450,9 @@ def test_recorded_classes_serve_data_of_some_of_them(tiny_state: dict[str, Tenso
         UserError, match=r"trained on 2 classes, and 1 of the data's 2 are not among them; only in the data: horse"
     ):
         load_tiny(tiny_state, tmp_path, ("cat", "horse"))
+    (tmp_path / "a.json").write_text(json.dumps({"classes": ["dog", "cat", "cow"]}))
+    with pytest.raises(UserError, match=r"with the 3 classes of .*a\.json: fc\.weight is \(2, "):
+        load_tiny(tiny_state, tmp_path)
 
 
 def test_names_that_look_alike_are_explained(tiny_state: dict[str, Tensor], tmp_path: Path) -> None:
