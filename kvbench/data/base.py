@@ -13,8 +13,8 @@ class Images(Protocol):
     """One split of a data set, read in batches.
 
     ``__getitems__`` takes B indices and returns normalized images (B, 3, size, size) float32 and class indices (B,),
-    integers from 0 to K-1, both on the CPU, the same ones for the same indices every time. ``classes`` are K different
-    names. ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine;
+    integers from 0 to K-1, both on the CPU, in the order of the indices and the same every time. ``classes`` are K
+    different names. ``fingerprint`` holds what decides the pixels, JSON-serialisable and the same on every machine;
     ``mtime_digest`` changes where files of the same name and size were written again (empty: there are no files).
 
     Example:
