@@ -85,5 +85,5 @@ def test_every_room_is_in_the_tree(name: str) -> None:
 
 def test_the_readme_has_one_command_for_the_benchmark_and_one_for_the_tests() -> None:
     commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert [command.endswith("pytest") for command in commands] == [False, True]  # CI runs the one that ends so
+    assert [command.endswith("pytest -n auto") for command in commands] == [False, True]  # CI runs this one
     assert "pytest benchmarks/" in commands[0]
