@@ -372,3 +372,14 @@ def test_what_a_module_says_of_images_that_it_does_not_take_is_passed_on() -> No
     with pytest.raises(AssertionError, match="wrong size"):
         find_layouts(module, ["tap"], IMAGE)
     assert hooks(module) == 0
+
+
+def test_an_order_to_end_is_no_size_that_a_teacher_does_not_take() -> None:
+    class Stopped(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] > 8:
+                pytest.exit("Ctrl-C")
+            return super().forward(x)
+
+    with pytest.raises(pytest.exit.Exception):
+        find_layouts(nn.Sequential(Stopped(3, 4, 3)), ("0",), torch.rand(3, 8, 8))
