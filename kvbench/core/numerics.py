@@ -15,6 +15,11 @@ from torch import Tensor
 
 BACKENDS = (("cudnn", "enabled", True), ("cudnn", "benchmark", False), ("cudnn", "deterministic", True),
             ("mkldnn", "enabled", True))  # fmt: skip
+# Which of several kernels computes attention: getter and setter; all are on by default.
+ATTENTION = [(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)] + [
+    (getattr(torch.backends.cuda, f"{kernel}_sdp_enabled"), getattr(torch.backends.cuda, f"enable_{kernel}_sdp"))
+    for kernel in ("flash", "mem_efficient", "math", "cudnn")
+]
 # What float32 numbers may be rounded to before they are multiplied has a switch for each of these since torch 2.9.
 PRODUCTS = [getattr(getattr(torch.backends, library), operation)
             for library, operation in (("cuda", "matmul"), ("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "matmul"),
@@ -28,8 +33,8 @@ def default_numerics() -> Iterator[None]:
     """A block, or a decorated function, whose numbers depend on no global switch; all are as before afterwards.
 
     Covers torch's default dtype and device, grad and inference mode, autocast, anomaly detection, deterministic
-    algorithms, reduced precision (TF32, bfloat16) of float32 products, flushed denormals; numpy's ``seterr``; and
-    warnings that are errors, which are shown as warnings instead.
+    algorithms, reduced precision (TF32, bfloat16) of float32 products, the kernels of attention, flushed denormals;
+    numpy's ``seterr``; and warnings that are errors, which are shown as warnings instead.
 
     cuDNN is deterministic, so that what an interrupted pass left and what is made later fit bit by bit.
 
@@ -70,6 +75,9 @@ def default_numerics() -> Iterator[None]:
             owner = getattr(torch.backends, library)
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
+        for get, put in ATTENTION:
+            stack.callback(put, get())
+            put(True)
         stack.enter_context(_full_precision())
         yield
 

@@ -63,6 +63,8 @@ SWITCHES: dict[str, Callable[[], Any]] = {
     "reduced precision": lambda: switched(set_reduced, True, False),
     "mkldnn": lambda: switched(partial(setattr, torch.backends.mkldnn, "enabled"), False, True),
     "flushed denormals": lambda: switched(torch.set_flush_denormal, True, False),
+    "attention": lambda: switched(torch.backends.cuda.enable_flash_sdp, False, True),
+    "transformers": lambda: switched(torch.backends.mha.set_fastpath_enabled, False, True),
     "errors": errors,
 }
 
@@ -79,7 +81,8 @@ def switches() -> list[Any]:
         getattr(MKLDNN.matmul, "fp32_precision", torch.get_float32_matmul_precision),
         getattr(torch.backends.cuda.matmul, "fp32_precision", None),
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.backends.cudnn.enabled,
-        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.allow_tf32, torch._C._get_flash_sdp_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
     ]  # fmt: skip
 
 
@@ -93,10 +96,11 @@ class Tiny(nn.Module):
         super().__init__()
         warnings.warn("a word", stacklevel=2)
         self.head = nn.Linear(width, classes)
+        self.attend = nn.TransformerEncoderLayer(width, 2, 8, dropout=0.0, batch_first=True)
 
     def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
         scale = torch.full((), 1e-30) * 1e-10 * 1e30 * 1e10  # 1, or 0 where denormals are flushed
-        out: torch.Tensor = self.head(xs[-1]) * scale
+        out: torch.Tensor = self.head(self.attend(torch.stack(xs[-2:], 1)).mean(1)) * scale
         return out
 
 
