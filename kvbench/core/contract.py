@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvbench.core.trainer import Run
 
 UNREPEATABLE = "its numbers do not repeat"
-OF_EVERY_MODULE = nn.Module().__dict__.keys()
+OF_EVERY_MODULE = {"_parameters", "_buffers", "_modules", "training"}
 
 
 def materialize(name: str, module: nn.Module, train: FeatureBank) -> None:
@@ -62,16 +62,17 @@ def attributes(module: nn.Module) -> dict[str, object]:
     """What a module and those in it hold apart from parameters and buffers, by name, as something to compare.
 
     Modules that have a ``get_extra_state`` of their own say there what they hold. Parameters and buffers that are
-    attributes a second time, as in ``nn.LSTM``, are left out.
+    attributes a second time, as in ``nn.LSTM``, are left out; what is set on one of them is not.
     """
-    own = {tensor.data_ptr() for _, tensor in state(module) if _in_memory(tensor)} - {0}
-    return {
-        f"{path}.{name}".strip("."): _content(value, own)
-        for path, part in module.named_modules()
-        if type(part).get_extra_state is nn.Module.get_extra_state
-        for name, value in vars(part).items()
-        if name not in OF_EVERY_MODULE
-    }
+    parts = dict(module.named_modules())
+    tensors = dict(state(module))
+    own = {tensor.data_ptr() for tensor in tensors.values() if _in_memory(tensor)} - {0}
+    seen: dict[int, tuple[int, object]] = {id(part): (i, part) for i, part in enumerate(parts.values())}
+    values = {f"{path}.{name}": value for path, tensor in tensors.items() for name, value in vars(tensor).items()}
+    for path, part in parts.items():
+        if type(part).get_extra_state is nn.Module.get_extra_state:
+            values |= {f"{path}.{name}".strip("."): x for name, x in vars(part).items() if name not in OF_EVERY_MODULE}
+    return {name: _content(value, own, seen) for name, value in values.items()}
 
 
 def _in_memory(tensor: Tensor) -> bool:
@@ -79,29 +80,53 @@ def _in_memory(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_meta
 
 
-def _content(value: object, own: Collection[int] = (), depth: int = 4) -> object:  # noqa: PLR0911 (a table of types)
-    """What plain data, tensors and generators hold, and objects that consist of them; of others, the type."""
+def _content(  # noqa: PLR0911 (a table of types)
+    value: object, own: Collection[int], seen: dict[int, tuple[int, object]], depth: int = 10
+) -> object:
+    """What a value holds, to its depth: equal later if nothing in it has changed.
+
+    Of an iterator nobody can tell where it is: it is equal to nothing.
+
+    Args:
+        value: anything.
+        own: addresses of memory whose content does not count.
+        seen: by id, the number of each object met before; they are kept alive, since ids are used again.
+        depth: how many levels to descend.
+    """
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return repr(value)
     if isinstance(value, Tensor):
         changes = _in_memory(value) and value.data_ptr() not in own
         content = hashlib.sha256(bytes_of(value)).digest() if changes else b""
         return str(value.dtype), tuple(value.shape), content
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype != object:
         return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, Iterator):
+        return object()
+    if id(value) in seen:
+        return seen[id(value)][0]
+    if isinstance(value, (type, ModuleType)) or not depth:
+        return type(value).__name__
+    seen[id(value)] = len(seen), value
+    return [type(value).__name__, *(_content(inner, own, seen, depth - 1) for inner in _parts(value))]
+
+
+def _parts(value: object) -> list[object]:
+    """What an object consists of, as far as it can tell."""
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return list(value)
+    if isinstance(value, Mapping):
+        return [inner for item in value.items() for inner in item]
     if isinstance(value, torch.Generator):
-        return value.get_state().tolist()
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, np.random.Generator):
-        return repr(value.bit_generator.state)
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return repr(value)
-    if depth and isinstance(value, (list, tuple, set, frozenset, deque)):
-        return [_content(inner, own, depth - 1) for inner in value]
-    if depth and isinstance(value, Mapping):
-        return [(repr(name), _content(inner, own, depth - 1)) for name, inner in value.items()]
-    if depth and hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType, FunctionType)):
-        return _content(vars(value), own, depth - 1)
-    return type(value).__name__
+        return [value.get_state()]
+    if isinstance(value, FunctionType):
+        with suppress(ValueError):  # of a variable that has no value yet
+            return [value.__defaults__, vars(value), *(cell.cell_contents for cell in value.__closure__ or ())]
+    try:
+        found = value.__reduce_ex__(4)  # how `copy` and `pickle` take an object apart; nothing is pickled
+    except Exception:
+        return [getattr(value, "__dict__", None)]
+    return [found] if isinstance(found, str) else list(found[1:3])
 
 
 @default_numerics()
@@ -140,8 +165,8 @@ def check_student(trial: Run, again: Run, run: Run) -> list[str]:
         draws = RandomState(run.device) != run.random_state
     if [path for path, _ in state(module)] != names:
         raise UserError(
-            f"The student {name} makes parameters in its forward pass, which are not trained: make them in __init__,"
-            " from the taps' widths, or with torch.nn.LazyLinear."
+            f"The student {name} makes parameters or buffers in its forward pass, which would not be trained nor kept:"
+            " make them in __init__, from the taps' widths, or with torch.nn.LazyLinear."
         )
     if not all(_equal(tensor, before[path]) for path, tensor in state(run.module)):
         raise UserError(
@@ -177,10 +202,16 @@ def _train(name: str, trial: Run) -> list[Tensor]:
             )
         if len(batch) > 1 and bool((logits == logits[0]).all()):
             _need_inputs(name, trial, batch)
+        _need_trained(name, trial, logits)
         try:
             trial.step(batch)
         except Exception as error:
             raise _failure(name, "a training step", len(batch), error) from error
+        if not torch.is_grad_enabled():
+            raise UserError(
+                f"The student {name} turns gradients off for all that follows (torch.set_grad_enabled(False)), so"
+                " nothing would be trained: use `with torch.no_grad():`."
+            )
     return found
 
 
@@ -190,6 +221,25 @@ def _evaluate(name: str, trial: Run) -> None:
     for rows in dict.fromkeys([min(EVALUATION_BATCH, count), count % EVALUATION_BATCH or EVALUATION_BATCH]):
         batch = torch.arange(min(rows, count), device=trial.device)
         _logits(name, trial, trial.val, batch, "evaluation")
+
+
+def _need_trained(name: str, trial: Run, logits: Tensor) -> None:
+    """Refuse logits that depend on tensors which require gradients and are none of the optimiser's."""
+    trained = {id(parameter) for group in trial.optimizer.param_groups for parameter in group["params"]}
+    nodes = [logits.grad_fn]
+    met = set(nodes)
+    for node in nodes:
+        tensor = getattr(node, "variable", None)
+        if isinstance(tensor, Tensor) and id(tensor) not in trained:
+            raise UserError(
+                f"The student {name} reads a tensor of shape {tuple(tensor.shape)} that requires gradients and would"
+                " not be trained, as it is not among the parameters of the module that make returned. Keep layers in"
+                " torch.nn.ModuleList or ModuleDict, not in a list or dictionary; make parameters in __init__, from the"
+                " taps' widths, or with torch.nn.LazyLinear; give what is not to be trained requires_grad=False."
+            )
+        following = {one for one, _ in node.next_functions if one} - met if node else set()
+        met |= following
+        nodes += following
 
 
 def _need_inputs(name: str, trial: Run, batch: Tensor) -> None:

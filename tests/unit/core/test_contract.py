@@ -88,6 +88,7 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "(1, K), evaluated": (only_in(lambda h, xs: h(xs[-1])[:1], False), r"shape \(1, 5\) in evaluation mode"),
     "a shape": (lambda h, xs: h(xs[0]), r"fails in training mode on a batch of 64 samples: RuntimeError: mat1"),
     "a name": (lambda h, xs: h(xs.deepest), r"AttributeError: 'list' object has no attribute 'deepest'"),
+    "gradients off": (lambda h, xs: (h(xs[-1]), torch.set_grad_enabled(False))[0], "turns gradients off for all that"),
     "a tap too many": (lambda h, xs: h(xs[7]), r"IndexError: list index out of range"),
 }  # fmt: skip
 
@@ -101,6 +102,48 @@ def test_what_a_student_returns_or_does_is_refused_in_a_sentence(case: str) -> N
     assert "Mine" in str(told.value)
     assert "\n" not in str(told.value)
     assert RandomState(CPU) == before
+
+
+class Listed(nn.Module):
+    """A head that is registered, and what else is read."""
+
+    def __init__(self, other: Callable[[Any, list[Tensor]], Tensor]):
+        super().__init__()
+        self.head, self.listed, self.other = nn.Linear(D, K), [nn.Linear(D, K)], other
+        self.tensor = torch.ones(K, requires_grad=True)
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        out: Tensor = self.other(self, xs) + self.head(xs[-1])
+        return out
+
+
+def replaced(module: Any, xs: list[Tensor]) -> Tensor:
+    module.head.weight = nn.Parameter(module.head.weight.detach() * 1)
+    return xs[-1].new_zeros(K)
+
+
+@pytest.mark.parametrize(
+    ("other", "shape"),
+    [
+        (lambda m, xs: m.listed[0](xs[-1]), r"\(5,?( 6)?\)"),
+        (lambda m, xs: m.tensor, r"\(5,\)"),
+        (replaced, r"\(5, 6\)"),
+    ],
+)
+def test_what_would_not_be_trained_is_refused_by_its_shape(other: Any, shape: str) -> None:
+    with pytest.raises(UserError, match=rf"reads a tensor of shape {shape} that requires gradients and would not be"):
+        train(lambda widths, k: Listed(other))
+
+
+def test_what_is_not_to_be_trained_may_lie_anywhere() -> None:
+    def make(widths: object, k: int) -> nn.Module:
+        module = Listed(lambda m, xs: m.listed[0](xs[-1]) + m.tensor)
+        module.tensor.requires_grad_(False)
+        for parameter in module.listed[0].parameters():
+            parameter.requires_grad_(False)
+        return module
+
+    assert not train(make).notes
 
 
 @pytest.mark.parametrize("shape", [(1, K), (64, 1), (K,), (), (64, K, 1), (2, 64, K)])
@@ -189,7 +232,11 @@ def another_each_time() -> nn.Module:
         (lambda *_: ONE, "is the same module for every seed"),
         (lambda *_: shares(), "shares parameters or buffers between seeds"),
         (lambda *_: another_each_time(), "differs each time it is made with the same seed"),
-        (lambda *_: grows(), r"makes parameters in its forward pass, which are not trained"),
+        (lambda *_: grows(), r"requires gradients and would not be trained, .* make parameters in __init__"),
+        (
+            lambda *_: Head(lambda h, xs: (h(xs[-1]), h.register_buffer("b", h.bias.detach()))[0]),
+            "makes parameters or b",
+        ),
         (lambda *_: on_meta(), r"has head.weight on the meta device"),
         (lambda *_: complex_weights(), r"trains head.weight, which is complex64; valid are real"),
         (lambda *_: Head(dtype=torch.float64), r"fails in training mode .*RuntimeError: .*dtype"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import itertools
 import random
+import threading
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +274,30 @@ def test_what_is_shared_stays_shared(begin: Callable[[Make, Optimizer], Run], tm
     assert later.module.get_buffer("seen").tolist() == [7] * K
 
 
+class Slots:
+    """An object without ``__dict__``."""
+
+    __slots__ = ("n",)
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def add(self, n: int) -> None:
+        self.n += n
+
+
+def counter() -> Callable[[], int]:
+    """A function that counts in a variable of its own."""
+    n = 0
+
+    def count() -> int:
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
 class Counting(nn.Module):
     """Keeps what it counts in ``kept``."""
 
@@ -296,6 +325,16 @@ class Counting(nn.Module):
         (lambda: np.random.default_rng(0), lambda g: (g.random(), g)[1]),
         (lambda: random.Random(0), lambda g: (g.random(), g)[1]),
         (lambda: [nn.Linear(1, 1)], lambda m: (m[0].weight.data.add_(1), m)[1]),
+        (lambda: np.int64(0), lambda n: n + 1),
+        (itertools.count, lambda i: (next(i), i)[1]),
+        (lambda: iter(range(10**6)), lambda i: (next(i), i)[1]),
+        (lambda: array.array("i", [0]), lambda a: (a.append(0), a)[1]),
+        (lambda: bytearray(1), lambda a: a + a[:1]),
+        (lambda: Fraction(0), lambda f: f + 1),
+        (lambda: Slots(0), lambda s: Slots(s.n + 1)),
+        (lambda: [[[[[[0]]]]]], lambda _: [[[[[[1]]]]]]),
+        (counter, lambda f: (f(), f)[1]),
+        (lambda: partial(Slots(0).add, 1), lambda f: (f(), f)[1]),
     ],
 )
 def test_what_lies_outside_of_the_state_is_refused_by_its_name(
@@ -309,6 +348,42 @@ def test_what_lies_outside_of_the_state_is_refused_by_its_name(
     assert not (tmp_path / "state").exists()
     history(run)
     checkpoint.save(run, tmp_path / "state", "key")  # its history needs no state
+
+
+@pytest.mark.parametrize("where", ["hook", "attribute of a parameter"])
+def test_what_is_attached_to_a_part_is_refused_too(
+    begin: Callable[[Make, Optimizer], Run], where: str, tmp_path: Path
+) -> None:
+    def make() -> nn.Module:
+        module, count = Function(lambda parts, x: parts["head"](x), head=nn.Linear(D, K)), counter()
+        weight: Any = module.parts["head"].weight
+        hook = (
+            (lambda *_: weight.__setattr__("steps", count()))
+            if "attribute" in where
+            else (lambda *_: (count(), None)[1])
+        )
+        module.parts["head"].register_forward_hook(hook)
+        return module
+
+    run = begin(make, OPTIMIZERS["the trainer's"])
+    run.epoch()
+    run.evaluate()
+    with pytest.raises(UserError, match=r"head\.(_forward_hooks|weight\.steps) while it is trained"):
+        checkpoint.save(run, tmp_path / "state", "key")
+
+
+def test_what_does_not_change_is_no_reason_to_refuse(begin: Callable[[Make, Optimizer], Run], tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        module: Any = Function(lambda parts, x: parts["head"](x), head=nn.Linear(D, K))
+        module.other = [module, module.parts["head"], np.float32(1), F.gelu, partial(F.softmax, dim=1), Slots(0)]
+        module.lock, module.itself, module.kind = threading.Lock(), lambda: module, torch.float32
+        module.register_forward_hook(lambda owner, *_: module.itself() and None)
+        return module  # type: ignore[no-any-return]
+
+    run = begin(make, OPTIMIZERS["the trainer's"])
+    run.epoch()
+    run.evaluate()
+    checkpoint.save(run, tmp_path / "state", "key")
 
 
 class Unusual(Warming):
