@@ -124,7 +124,9 @@ def _parts(value: object) -> list[object]:
             return [value.__defaults__, vars(value), *(cell.cell_contents for cell in value.__closure__ or ())]
     try:
         found = value.__reduce_ex__(4)  # how `copy` and `pickle` take an object apart; nothing is pickled
-    except Exception:
+    except Exception as error:
+        if ends_session(error):
+            raise
         return [getattr(value, "__dict__", None)]
     return [found] if isinstance(found, str) else list(found[1:3])
 

@@ -21,7 +21,7 @@ from kvbench.reference.verdicts import Change, verdict_changes
 from kvbench.results import history, saved
 from kvbench.results.saved import RunOutcome
 from kvbench.utils.environment import FACTS
-from kvbench.utils.errors import UserError, ends_session
+from kvbench.utils.errors import UserError, describe, ends_session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ class Collector:
         except Exception as error:  # a finding of the user's own, say
             if ends_session(error):
                 raise
-            return Check(State.FAILED, f"{name} could not be compared: {type(error).__name__}: {error}")
+            return Check(State.FAILED, f"{name} could not be compared: {describe(error)}")
 
     def finish(self, *, tests_failed: bool, interrupted: bool) -> Result:
         """Compare everything that was selected and update references, once the last test has ended.

@@ -103,9 +103,9 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
 def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None]:
     """A function that trains a training to its end and fails the test where its curves leave the reference.
 
-    It takes the training that `kvbench_training` gave, and returns nothing. The test fails with a sentence and all
-    numbers if a curve left the reference, if there is no reference, if the reference cannot tell (it has one seed), or
-    if the loss is no finite number. With ``--kvbench-update-expected`` it trains and compares nothing.
+    It takes the training that `kvbench_training` gave, no other, and returns nothing. The test fails with a sentence
+    and all numbers if a curve left the reference, if there is no reference, if the reference cannot tell (it has one
+    seed), or if the loss is no finite number. With ``--kvbench-update-expected`` it trains and compares nothing.
 
     Example:
         >>> def test_configuration(kvbench_training, kvbench_compare):
@@ -115,6 +115,9 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
 
     def compare(training: Training) -> None:
         __tracebackhide__ = True
+        own = request.node.stash.get(TRAINING, None)
+        if own is None or training is not own:
+            pytest.fail("kvbench_compare takes the training that the same test has of kvbench_training.", pytrace=False)
         problem = ""
         try:
             training.finish()

@@ -83,7 +83,9 @@ class Resuming:
         session = self.started()
         if session is None:
             return
-        reason = getattr(excinfo.value, "msg", "Ctrl-C")  # pytest and others end sessions in this way, too
+        # Pytest and others end sessions in this way, too: with a message, or after what broke a collection.
+        ours = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        reason = getattr(excinfo.value, "msg", "Ctrl-C" if ours else "")
         session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
         if session.stopped:  # half a second: pytest reads every frame's source for what it does not show
             excinfo.traceback = excinfo.traceback[-3:]

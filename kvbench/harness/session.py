@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench.core.recipe import Configuration, configurations
+from kvbench.core.recipe import SCHEDULED, Configuration, configurations
 from kvbench.findings import registry as findings
 from kvbench.harness.collector import Collector
 from kvbench.harness.options import command
@@ -76,6 +77,20 @@ class Session:
         from kvbench.core.models import STUDENTS
 
         return configurations(list(STUDENTS), self.workload.recipe)
+
+    def need_names(self) -> None:
+        """Raise `UserError` where students are called so that tests and results cannot be told apart by name."""
+        from kvbench.core.models import STUDENTS
+
+        for name in STUDENTS:
+            if not (name.strip() and name.isprintable()):
+                raise UserError(f"A student is called {name!r}; valid is a name of printable characters.")
+        counts = Counter([*self.names(), *findings.FINDINGS])
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise UserError(
+                f"{twice[0]} is the name of two configurations, or of a configuration and a finding: give the student"
+                f" another name. The scheduled configurations are called {SCHEDULED} and their student's name."
+            )
 
     def names(self) -> list[str]:
         """The configurations' ids."""

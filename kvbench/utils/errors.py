@@ -45,7 +45,9 @@ def ends_session(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """An error of someone else's code for a sentence: its type and the first line of what it says."""
-    first = str(error).strip().partition("\n")[0].rstrip(". ")
+    first = ""
+    with contextlib.suppress(Exception):  # a __str__ may fail, too
+        first = str(error).strip().partition("\n")[0].rstrip(". ")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -84,5 +86,5 @@ def best_effort(what: str) -> Iterator[None]:
     except Exception as error:
         if ends_session(error):
             raise
-        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        logging.getLogger("kvbench").warning("Could not %s: %s", what, line(str(reason)[:LONGEST]))
+        reason = str(error) if isinstance(error, UserError) else describe(error)
+        logging.getLogger("kvbench").warning("Could not %s: %s", what, line(reason[:LONGEST]))

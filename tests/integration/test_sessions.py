@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from kvbench.core.models import STUDENTS
 from kvbench.findings.registry import FINDINGS
 from kvbench.harness.result import State
 from kvbench.reporting.report import report_saved
@@ -196,6 +198,56 @@ def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyPro
     drawn = Drawn(0, ("test_again[Model1-1]", "test_again[1-Model1]", "test_again[Model1-2]"))
     assert project.run(drawn, "--benchmark-json=run.json")[0] == 0
     assert "| Model1 " in report_saved(project.path / "run.json")
+
+
+@pytest.mark.parametrize("mine", ["Training(replace(own.configuration, student='Model2'), *banks, [0, 1])", "None"])
+def test_a_training_of_ones_own_is_not_compared_in_anothers_name(project: TinyProject, mine: str) -> None:
+    (project.path / "benchmarks" / "test_more.py").write_text(
+        "from dataclasses import replace\n"
+        "from kvbench.core.trainer import Training\n"
+        "def test_again(kvbench_training, kvbench_compare):\n"
+        "    own = kvbench_training\n"
+        "    banks = own.runs[0].train, own.runs[0].val\n"
+        f"    kvbench_compare({mine})\n"
+    )
+    code, result = project.run(Drawn(0, ("test_again[Model1]",)))
+    assert code == 1
+    assert result is not None
+    assert result.checks["Model1"].state is State.MISSING
+    assert "kvbench_compare takes the training that the same test has of kvbench_training." in project.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lr_Model1", "lr_Model1 is the name of two configurations, or of a configuration and a finding"),
+        (FINDING, f"{FINDING} is the name of two configurations, or of a configuration and a finding"),
+        ("", "A student is called ''; valid is a name of printable characters."),
+        ("a\nb", "A student is called 'a\\nb'; valid is"),
+    ],
+)
+def test_names_that_cannot_be_told_apart_are_refused(project: TinyProject, name: str, words: str) -> None:
+    code, result = project.run(
+        project.plain, disturb=lambda patch: patch.setitem(STUDENTS, name, replace(STUDENTS["Model1"], name=name))
+    )
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert result is None
+    assert f"ERROR: {words}" in project.stderr
+    assert "Traceback" not in project.stdout + project.stderr
+
+
+def test_stopping_at_a_failure_is_no_ctrl_c(project: TinyProject) -> None:
+    code, result = project.run(suite_of(["Model1", "Model2"], [], moved="Model1"), "--stepwise")
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert result is not None
+    assert [result.checks[name].state for name in ("Model1", "Model2")] == [State.FAILED, State.MISSING]
+    assert "Ctrl-C" not in project.stdout
+
+
+def test_a_module_that_breaks_is_no_ctrl_c(project: TinyProject) -> None:
+    (project.path / "benchmarks" / "test_more.py").write_text("raise ValueError('a module of the user')\n")
+    assert project.run(suite_of(["Model1"], []))[0] == pytest.ExitCode.INTERRUPTED
+    assert "Ctrl-C" not in project.stdout
 
 
 # References of broken sessions
