@@ -190,10 +190,10 @@ def _train(name: str, trial: Run) -> list[Tensor]:
     """Step on a batch of either size that an epoch has; returns the logits of both."""
     trial.module.train()
     count, size = len(trial.train), trial.configuration.recipe.batch_size
-    found = []
+    found: list[Tensor] = []
     for rows in dict.fromkeys([min(size, count), count % size or size]):
         batch = torch.arange(min(rows, count), device=trial.device)
-        logits = _logits(name, trial, trial.train, batch, "training")
+        logits = _logits(name, trial, trial.train, batch, "training", stepped=bool(found))
         found.append(logits.detach().clone())
         trained = [p for p in trial.module.parameters() if p.requires_grad]
         if trained and not logits.requires_grad:
@@ -258,8 +258,8 @@ def _need_inputs(name: str, trial: Run, batch: Tensor) -> None:
     )
 
 
-def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str) -> Tensor:
-    """Call the student on rows of a bank; returns logits that fit them."""
+def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str, *, stepped: bool = True) -> Tensor:
+    """Call the student on rows of a bank, before or after it was ``stepped``; returns logits that fit them."""
     xs = bank.batch(batch)[0]
     inputs = list(xs)
     versions = [x._version for x in inputs]
@@ -277,7 +277,9 @@ def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str) 
             f"The student {name} returns {what} in {mode} mode; valid is one float32 tensor of shape (B, K), here"
             f" {(len(batch), bank.classes)}, on {trial.device.type}: a row of logits for each sample of the batch."
         )
-    if not bool(logits.isfinite().all()):
+    # A step may have made the parameters infinite: the training will say so, with the epoch and step.
+    diverged = stepped and not all(bool(tensor.isfinite().all()) for _, tensor in state(trial.module))
+    if not diverged and not bool(logits.isfinite().all()):
         finite = all(bool(x.isfinite().all()) for x in inputs)
         where = "before it is trained: look at its initialisation" if finite else "since the features are not"
         raise UserError(f"The student {name} returns logits that are not finite in {mode} mode, {where}.")

@@ -41,7 +41,7 @@ def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pyt
         assert [(row["seed"], row["epoch"]) for row in record["history"]] == [(s, e) for s in (0, 1) for e in (1, 2, 3)]
         # A round is one epoch of every seed: what pytest-benchmark timed is what the histories say.
         total = sum(row["seconds"] for row in record["history"])
-        assert total == pytest.approx(benchmark["stats"]["total"], rel=0.5)
+        assert 0 < total <= 2 * benchmark["stats"]["total"]  # two seeds, at most side by side
     told = subprocess.run(
         [sys.executable, "-m", "kvbench", "report", str(saved)], capture_output=True, text=True, check=True
     )

@@ -26,6 +26,7 @@ from kvbench.features.teacher import (
 )
 from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import FAULTS
+from kvbench.utils.errors import UserError
 from tests.support import plain_loop
 from tests.support.banks import in_memory
 from tests.support.small import SMALL
@@ -118,7 +119,9 @@ def clean(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return settings, settings.open_banks()
 
 
-@pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if row.teacher])
+@pytest.mark.parametrize(
+    "name", [name for name, row in FAULTS.items() if row.teacher and name != "teacher-in-train-mode"]
+)
 def test_a_fault_of_the_teachers_pass_reaches_the_banks(
     name: str, clean: tuple[Settings, Banks], tmp_path: Path
 ) -> None:
@@ -128,3 +131,8 @@ def test_a_fault_of_the_teachers_pass_reaches_the_banks(
     for one, other in ((banks.train, made.train), (banks.val, made.val)):
         assert any(not torch.equal(a, b) for a, b in zip(one.taps, other.taps, strict=True))
         assert torch.equal(one.labels, other.labels)
+
+
+def test_a_teacher_in_train_mode_is_refused(clean: tuple[Settings, Banks], tmp_path: Path) -> None:
+    with FAULTS["teacher-in-train-mode"].inject(), pytest.raises(UserError, match="other logits in another batch"):
+        replace(clean[0], cache=tmp_path).open_banks()

@@ -46,6 +46,12 @@ class _Renamed(dict[str, Tensor]):
     def __missing__(self, tap: str) -> Tensor:
         return self.captured[self.names[tap]]
 
+    def __contains__(self, tap: object) -> bool:
+        return tap in self.names and self.names[str(tap)] in self.captured
+
+    def clear(self) -> None:
+        self.captured.clear()
+
 
 def block_before(tap: str) -> str:
     """``layer4.0`` -> ``layer3.1``, in a network of two blocks a layer."""
