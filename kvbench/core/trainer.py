@@ -266,6 +266,12 @@ class Training:
         trial, again = (Run(configuration, train, val, seeds[0]) for _ in range(2))
         for note in check_student(trial, again, self.runs[0]):
             self._note(note)
+        first, *others = [run.random_state.torch[0] for run in self.runs]
+        if any(torch.equal(first, other) for other in others):
+            self._note(
+                f"{configuration.student} sets torch's seed itself when it is made, so what it draws is the same for"
+                " every seed"
+            )
         for run in self.everyone:
             run.draws = self.runs[0].draws
 

@@ -135,6 +135,17 @@ def test_what_would_not_be_trained_is_refused_by_its_shape(other: Any, shape: st
         train(lambda widths, k: Listed(other))
 
 
+def test_a_student_that_sets_its_own_seed_is_noted() -> None:
+    def make(widths: object, k: int) -> nn.Module:
+        torch.manual_seed(0)
+        return Head()
+
+    (note,) = train(make).notes
+    assert note == "Mine sets torch's seed itself when it is made, so what it draws is the same for every seed"
+    assert not train(make, seeds=[3]).notes
+    assert not train(lambda widths, k: Head()).notes
+
+
 def test_what_is_not_to_be_trained_may_lie_anywhere() -> None:
     def make(widths: object, k: int) -> nn.Module:
         module = Listed(lambda m, xs: m.listed[0](xs[-1]) + m.tensor)
