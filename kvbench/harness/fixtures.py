@@ -58,8 +58,9 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     shares, seconds). What it has trained when the test ends is saved with the test's ``benchmark``, and compared with
     the reference: a test that asks for a training and does not train it to its end fails the session.
 
-    The session ends if the data, the teacher or an option is wrong: every other training would end in the same way.
-    The test alone fails if its student is.
+    The session ends if the data, the teacher, a student's name or an option is wrong: every other training would end in
+    the same way. The test alone fails if its student is wrong, and in a worker of pytest-xdist, which cannot end the
+    session.
 
     Example:
         >>> def test_first_epoch(kvbench_training, kvbench_compare):
@@ -74,11 +75,14 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     resuming.listen()
     problem = ""
     try:
+        session.need_names()
         _ = session.banks
     except UserError as error:
         problem = f"kvbench: {error}"
     if problem:
         _set(benchmark, skipped=True)
+        if hasattr(request.config, "workerinput"):  # pytest-xdist breaks where a worker exits
+            pytest.fail(problem, pytrace=False)
         pytest.exit(problem, returncode=pytest.ExitCode.USAGE_ERROR)
     try:
         training = session.training(kvbench_configuration, request.node.nodeid)

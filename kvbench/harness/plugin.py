@@ -168,8 +168,6 @@ class KvbenchPlugin:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         training = [item for item in session.items if trains(item)]
         if training:
-            with usage_errors():
-                self.session.need_names()
             self.session.trainings_ahead = len(training)
             self.session.test_folders = {item.path.parent for item in training}
         for item in session.items:

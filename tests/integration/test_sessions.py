@@ -227,13 +227,28 @@ def test_a_training_of_ones_own_is_not_compared_in_anothers_name(project: TinyPr
     ],
 )
 def test_names_that_cannot_be_told_apart_are_refused(project: TinyProject, name: str, words: str) -> None:
-    code, result = project.run(
+    code, _ = project.run(
         project.plain, disturb=lambda patch: patch.setitem(STUDENTS, name, replace(STUDENTS["Model1"], name=name))
     )
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert result is None
-    assert f"ERROR: {words}" in project.stderr
+    assert project.stdout.count(f"Exit: kvbench: {words}") == 1
     assert "Traceback" not in project.stdout + project.stderr
+
+
+def test_what_ends_a_session_fails_the_tests_of_a_worker(project: TinyProject) -> None:
+    conftest = project.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text().replace(
+            "register(pytest.MonkeyPatch())",
+            "register(pytest.MonkeyPatch())\n"
+            "    from kvbench.core.models import STUDENTS\n"
+            "    STUDENTS['lr_Model1'] = 1",
+        )
+    )
+    code, _ = project.run(suite_of(["Model2"], []), "-n1")
+    assert code == 1
+    assert "lr_Model1 is the name of two configurations" in project.stdout
+    assert "INTERNALERROR" not in project.stdout
 
 
 def test_stopping_at_a_failure_is_no_ctrl_c(project: TinyProject) -> None:
