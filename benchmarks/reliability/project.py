@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import re
@@ -23,6 +22,7 @@ import pytest
 from safetensors.torch import save_file
 
 from kvbench.core.recipe import Recipe
+from kvbench.results.saved import RunOutcome, read
 from kvbench.workloads import WORKLOADS, generated
 
 SUITE = Path(__file__).parent.parent / "test_ablation.py"
@@ -146,14 +146,11 @@ class Project:
         saved, report = self.folder / "run.json", self.cache / f"report-{SMALL.name}.md"
         if not saved.exists() or not report.exists():
             return None
-        content = json.loads(saved.read_text())
-        if content["kvbench"]["outcome"] == "incomplete":
+        run = read(saved)  # trainings that are reused whole stand apart in the file
+        if run.outcome is RunOutcome.INCOMPLETE:
             return None
-        rows = [
-            tuple(value for key, value in row.items() if key != "seconds")
-            for benchmark in content["benchmarks"]
-            for row in benchmark["extra_info"]["kvbench"]["history"]
-        ]
+        histories = run.histories.sort_values(["configuration", "seed", "epoch"]).drop(columns="seconds")
+        rows = histories.itertuples(index=False, name=None)
         return Tables(tuple(rows), _without_seconds(report.read_text()))
 
     @cached_property
