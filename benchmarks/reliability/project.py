@@ -168,6 +168,6 @@ class Project:
 
 def _without_seconds(report: str) -> str:
     """The report's lines that tell no seconds and no date, without the padding that others' widths give them."""
-    kept = report.partition("## Seconds")[0].splitlines()
+    kept = re.sub(r"\n  (?=\S| )", " ", report.partition("## Seconds")[0]).splitlines()  # list items are wrapped
     lines = [line for line in kept if "seconds" not in line and not line.startswith(("- date", "- resumed"))]
     return "\n".join(re.sub(r"-{3,}|\s+", " ", line) for line in lines)
