@@ -180,7 +180,7 @@ class Collector:
         return checks
 
     def check(self, name: str) -> Check:
-        """Compare what was selected under a name, on the complete histories that there are; never raises."""
+        """Compare what was selected under a name, on the complete histories; what raises an error fails."""
         try:
             if name in findings.FINDINGS:
                 return self.check_finding(name)
