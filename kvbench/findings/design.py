@@ -1,0 +1,87 @@
+"""The design of an ablation: all that findings, references and reports know of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from kvbench.findings.finding import Finding
+from kvbench.utils.errors import UserError, unknown
+
+EVERYONE = "all"  # names all students, where a group can stand
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which configurations there are, what they are compared as, and which findings are judged. No torch.
+
+    Args:
+        study: its name.
+        configurations: name of each recipe -> name of each student -> what that configuration is called.
+        groups: name of each group or tag -> its students.
+        findings: by id.
+
+    Raises:
+        UserError: two configurations or a student and a group share a name, or a group has an unknown student.
+
+    Example:
+        >>> design = Design("mine", {"Adam": {"linear": "linear", "mlp": "mlp"}}, {"deep": ("mlp",)})
+        >>> design.recipes, design.students, design.members("deep"), design.names
+        (('Adam',), ('linear', 'mlp'), ('mlp',), ('linear', 'mlp'))
+    """
+
+    study: str
+    configurations: Mapping[str, Mapping[str, str]]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [name for row in self.configurations.values() for name in row.values()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"The study {self.study} has two configurations called {', '.join(twice)}.")
+        for group, students in self.groups.items():
+            if group in (*self.students, EVERYONE):
+                raise UserError(f"The study {self.study} has a group called {group}, which means something else there.")
+            for name in students:
+                if name not in self.students:
+                    raise UserError(f"The group {group}: {unknown('student', name, self.students)}")
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The names of the recipes, in the study's order."""
+        return tuple(self.configurations)
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The names of the students, in the study's order."""
+        return tuple(dict.fromkeys(student for row in self.configurations.values() for student in row))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the configurations are called: recipe by recipe, students in order."""
+        return tuple(name for row in self.configurations.values() for name in row.values())
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The students of a group or tag, of `EVERYONE`, or the one student of that name; raises `UserError`."""
+        if name in self.students:
+            return (name,)
+        if name != EVERYONE and name not in self.groups:
+            raise unknown("student or group", name, [*self.students, *self.groups])
+        return self.students if name == EVERYONE else self.groups[name]
+
+    def find(self, configuration: str) -> tuple[str, str]:
+        """Recipe and student of a configuration; no recipe, and its own name, where the study has none of that name."""
+        for recipe, row in self.configurations.items():
+            for student, name in row.items():
+                if name == configuration:
+                    return recipe, student
+        return "", configuration
+
+    def blocks(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        """Sort configurations: recipe -> student -> configuration, in the study's order, others last under ``""``."""
+        ordered = [*(name for name in self.names if name in names), *(name for name in names if name not in self.names)]
+        found: dict[str, dict[str, str]] = {}
+        for name in ordered:
+            recipe, student = self.find(name)
+            found.setdefault(recipe, {})[student] = name
+        return found
