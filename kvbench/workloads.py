@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvbench.core.recipe import Recipe, TeacherRecipe
-from kvbench.utils.errors import UserError, describe, ends_session, raised_at, unknown
+from kvbench.utils.errors import UserError, describe, raised_at, unknown
 
 if TYPE_CHECKING:
     from kvbench.data.base import Images
@@ -115,8 +115,6 @@ class Workload:
         except UserError:
             raise
         except Exception as error:  # of someone's own opener
-            if ends_session(error):
-                raise
             raise UserError(
                 f"The opener of the workload {self.name} fails for the {split} split: {describe(error)}"
                 f" ({raised_at(error)})."

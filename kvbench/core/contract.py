@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from kvbench.core.bank import FeatureBank, bytes_of
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
 from kvbench.core.recipe import EVALUATION_BATCH
-from kvbench.utils.errors import UserError, describe, ends_session
+from kvbench.utils.errors import UserError, describe
 from kvbench.utils.oom import out_of_memory
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ def _parts(value: object) -> list[object]:
             return [value.__defaults__, vars(value), *(cell.cell_contents for cell in value.__closure__ or ())]
     try:
         found = value.__reduce_ex__(4)  # how `copy` and `pickle` take an object apart; nothing is pickled
-    except Exception as error:
-        if ends_session(error):
-            raise
+    except Exception:
         return [getattr(value, "__dict__", None)]
     return [found] if isinstance(found, str) else list(found[1:3])
 
@@ -296,7 +294,7 @@ def _call(name: str, module: nn.Module, xs: list[Tensor], mode: str) -> Tensor:
 
 def _failure(name: str, where: str, count: int, error: Exception) -> Exception:
     """What to raise for an error of a student's own code."""
-    if isinstance(error, UserError) or out_of_memory(error) or ends_session(error):
+    if isinstance(error, UserError) or out_of_memory(error):
         return error
     text = f"The student {name} fails in {where} on a batch of {count} {'sample' if count == 1 else 'samples'}"
     if count == 1 and where != "evaluation mode":

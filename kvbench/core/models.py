@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kvbench.core.numerics import default_numerics, random_state_kept
-from kvbench.utils.errors import UserError, describe, ends_session, unknown
+from kvbench.utils.errors import UserError, describe, unknown
 from kvbench.utils.oom import out_of_memory
 
 MEMORY_WIDTH = 512  # M
@@ -159,7 +159,7 @@ class Student:
         try:
             module = self.make(widths, classes)
         except Exception as error:
-            if isinstance(error, UserError) or out_of_memory(error) or ends_session(error):
+            if isinstance(error, UserError) or out_of_memory(error):
                 raise
             raise UserError(
                 f"The student {self.name} cannot be made: its make({list(widths)}, {classes}) raises"
@@ -232,9 +232,7 @@ def _cost(row: Student, widths: Sequence[int], classes: int, device: str) -> Cos
             finally:
                 sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
             flops = counter.get_total_flops() - before
-    except Exception as error:
-        if ends_session(error):
-            raise
+    except Exception:
         if not sizes:
             return Cost(None, None, None)
         flops = None

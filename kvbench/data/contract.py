@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvbench.data.base import SPLITS, Images
-from kvbench.utils.errors import UserError, describe, ends_session, raised_at, shorten
+from kvbench.utils.errors import UserError, describe, raised_at, shorten
 from kvbench.utils.oom import out_of_memory
 from kvbench.utils.text import shown
 
@@ -54,8 +54,6 @@ def _ask(images: Images, attribute: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        if ends_session(error):
-            raise
         raise UserError(
             f"{type(images).__name__}.{attribute} gives {describe(error)}. A data set has classes, fingerprint,"
             " mtime_digest, __len__ and __getitems__, as kvbench.data.base.Images says."
@@ -173,7 +171,7 @@ def read_checked(images: Images, indices: list[int]) -> tuple[Tensor, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        if out_of_memory(error) or ends_session(error):
+        if out_of_memory(error):
             raise
         raise UserError(
             f"{type(images).__name__}.__getitems__ failed for {_range(indices)}:"

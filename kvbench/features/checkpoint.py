@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kvbench.utils.errors import UserError, ends_session, shorten
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import known_content
 from kvbench.utils.text import shown
 
@@ -67,8 +67,6 @@ def read_tensors(path: Path) -> States:
             # Mapped where it can be: of files from before torch 1.6 it cannot.
             content, unread = _load(path, mmap=start.startswith(b"PK") and path.suffix != ".safetensors")
     except Exception as error:  # torch's unpickler meets other files' bytes with almost any error
-        if ends_session(error):
-            raise
         raise UserError(f"{expected}: {_reason(error)}.") from error
     states = dict(_dictionaries(content, "", set()))
     if not states and unread:

@@ -17,7 +17,7 @@ from kvbench.data.base import Images
 from kvbench.data.contract import check_fingerprint
 from kvbench.data.loader import batches
 from kvbench.features.teacher import Teacher, refuses_size
-from kvbench.utils.errors import UserError, ends_session, unknown
+from kvbench.utils.errors import UserError, unknown
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 
 FORMAT = 5  # raise it when a bank's layout changes
@@ -77,8 +77,6 @@ class BankSettings:
         except UserError:
             raise
         except Exception as error:  # whatever a module raises on images that do not fit
-            if ends_session(error):
-                raise
             raise refuses_size(self.teacher.name, image, error) from error
 
     @cached_property

@@ -21,7 +21,7 @@ from kvbench.reference.verdicts import Change, verdict_changes
 from kvbench.results import history, saved
 from kvbench.results.saved import RunOutcome
 from kvbench.utils.environment import FACTS
-from kvbench.utils.errors import UserError, describe, ends_session
+from kvbench.utils.errors import UserError, describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,8 +188,6 @@ class Collector:
                 return self.check_configuration(self._best(name))
             return Check(State.MISSING, INCOMPLETE.format(name))
         except Exception as error:  # a finding of the user's own, say
-            if ends_session(error):
-                raise
             return Check(State.FAILED, f"{name} could not be compared: {describe(error)}")
 
     def finish(self, *, tests_failed: bool, interrupted: bool) -> Result:

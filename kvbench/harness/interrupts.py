@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from kvbench.harness.session import Session
 
 # The reason of a session's end by a signal, and its exit code: pytest's own for Ctrl-C, else as shells have it.
-STOPPED = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
+REASONS = {signal.SIGINT: ("Ctrl-C", pytest.ExitCode.INTERRUPTED), signal.SIGTERM: ("SIGTERM", SIGTERM_CODE)}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ends the session; no `Exception`, so that nobody takes it for a fault of the code that it struck."""
+
+    def __init__(self, reason: str, code: int):
+        super().__init__(reason)
+        self.code = code
 
 
 class Resuming:
@@ -35,6 +43,8 @@ class Resuming:
         self.ended: set[str] = set()  # those whose trainings came to their end
         self.states: set[Path] = set()  # directories of states, this process's and its workers'
         self.unfinished = ""  # the summary's line about states that stay
+        self.exit_code: int | None = None  # of a session that a signal ended
+        self.saving = False  # the session ended; what raises now is past what pytest takes for an interruption
         self._open = contextlib.ExitStack()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -46,12 +56,15 @@ class Resuming:
         """From now on SIGTERM and Ctrl-C end the session in order."""
 
         def end(number: signal.Signals) -> NoReturn:
-            reason, code = STOPPED[number]
-            pytest.exit(reason, returncode=code)
+            reason, code = REASONS[number]
+            if self.saving:
+                pytest.exit(reason, returncode=code)
+            raise Stopped(reason, code)
 
-        # Ctrl-C of a worker is its master's affair, and whoever asked for a debugger has it at Ctrl-C.
-        theirs = hasattr(self.config, "workerinput") or self.config.getoption("usepdb")
-        self._open.enter_context(on_signals(end, signal.SIGTERM, *([] if theirs else [signal.SIGINT])))
+        if self.config.getoption("usepdb"):  # whoever asked for a debugger has it, not our end, at Ctrl-C
+            return
+        worker = hasattr(self.config, "workerinput")  # Ctrl-C is its master's affair
+        self._open.enter_context(on_signals(end, signal.SIGTERM, *([] if worker else [signal.SIGINT])))
 
     def write_line(self, text: str) -> None:
         """Write a line among pytest's own; in a worker, which has no terminal, nothing."""
@@ -80,14 +93,12 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        session = self.started()
-        if session is None:
-            return
-        # Pytest and others end sessions in this way, too: with a message, or after what broke a collection.
-        ours = not isinstance(excinfo.value, pytest.Session.Interrupted)
-        reason = getattr(excinfo.value, "msg", "Ctrl-C" if ours else "")
-        session.stopped = reason if reason in [known for known, _ in STOPPED.values()] else ""
-        if session.stopped:  # half a second: pytest reads every frame's source for what it does not show
+        session, stop = self.started(), excinfo.value
+        # Pytest and its plugins end sessions with subclasses, too, after a first failure, say.
+        if session is not None and (isinstance(stop, Stopped) or type(stop) is KeyboardInterrupt):
+            session.stopped = str(stop) or "Ctrl-C"
+            self.exit_code = getattr(stop, "code", None)
+            # Half a second otherwise: pytest reads every frame's source for what it does not show.
             excinfo.traceback = excinfo.traceback[-3:]
 
     @contextlib.contextmanager
@@ -95,22 +106,24 @@ class Resuming:
         """A block that a signal ends without ending what comes after it."""
         try:
             yield
-        except pytest.exit.Exception as stop:
+        except Stopped as stop:
             started = self.started()
             if started is not None:
-                started.stopped = str(stop.msg)
-            session.exitstatus = stop.returncode or pytest.ExitCode.INTERRUPTED
+                started.stopped = str(stop)
+            session.exitstatus = stop.code
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_sessionfinish(self) -> Generator[None]:
-        session = self.started()
-        suite = session.opened_suite if session is not None else None
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        self.saving = True
+        session.exitstatus = session.exitstatus if self.exit_code is None else self.exit_code
+        started = self.started()
+        suite = started.opened_suite if started is not None else None
         self.states |= {*suite.kept} if suite is not None else set()
         if hasattr(self.config, "workeroutput"):
             directories = [str(directory) for directory in self.states]
             self.config.workeroutput["kvbench"] = {"selected": sorted(self.selected), "states": directories}
             return (yield)
-        stopped = session.stopped if session is not None else ""
+        stopped = started.stopped if started is not None else ""
         count = f"{len(self.states)} training{'s' if len(self.states) > 1 else ''}"
         resume = f"the same command goes on with what {count} left"
         then = resume if self.states else "nothing was kept, the same command starts over"

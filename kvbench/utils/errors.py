@@ -38,11 +38,6 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(shown(name) for name in names[:SHOWN]) + more
 
 
-def ends_session(error: BaseException) -> bool:
-    """Whether an error is pytest's order to end, as a signal gives it: an `Exception` that is no fault."""
-    return type(error).__module__ == "_pytest.outcomes"
-
-
 def describe(error: BaseException) -> str:
     """An error of someone else's code for a sentence: its type and the first line of what it says."""
     first = ""
@@ -84,7 +79,5 @@ def best_effort(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if ends_session(error):
-            raise
         reason = str(error) if isinstance(error, UserError) else describe(error)
         logging.getLogger("kvbench").warning("Could not %s: %s", what, line(reason[:LONGEST]))

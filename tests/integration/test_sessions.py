@@ -251,8 +251,9 @@ def test_what_ends_a_session_fails_the_tests_of_a_worker(project: TinyProject) -
     assert "INTERNALERROR" not in project.stdout
 
 
-def test_stopping_at_a_failure_is_no_ctrl_c(project: TinyProject) -> None:
-    code, result = project.run(suite_of(["Model1", "Model2"], [], moved="Model1"), "--stepwise")
+@pytest.mark.parametrize("how", [("--stepwise",), ("-x", "-n1")])
+def test_stopping_at_a_failure_is_no_ctrl_c(project: TinyProject, how: tuple[str, ...]) -> None:
+    code, result = project.run(suite_of(["Model1", "Model2"], [], moved="Model1"), *how)
     assert code == pytest.ExitCode.INTERRUPTED
     assert result is not None
     assert [result.checks[name].state for name in ("Model1", "Model2")] == [State.FAILED, State.MISSING]

@@ -174,7 +174,7 @@ def pytest_keyboard_interrupt(excinfo):
 
 def test_a_stop_reads_no_source_for_a_traceback_that_is_not_shown(suite: Suite, pytester: pytest.Pytester) -> None:
     stopped_at(pytester, FRAMES, signal.SIGINT)
-    assert "!!! _pytest.outcomes.Exit: Ctrl-C !!!" in suite().communicate()[0]
+    assert "!!! kvbench.harness.interrupts.Stopped: Ctrl-C !!!" in suite().communicate()[0]
     assert int((pytester.path / "frames").read_text()) <= 3
 
 

@@ -20,6 +20,7 @@ from kvbench.core.contract import state
 from kvbench.core.models import STUDENTS, Student, cost
 from kvbench.core.numerics import RandomState
 from kvbench.core.trainer import Run, Training, distillation_loss
+from kvbench.harness.interrupts import Stopped
 from kvbench.utils.errors import UserError, best_effort
 from tests.support.trainer import WIDTHS, config, history, random_bank
 
@@ -269,14 +270,14 @@ def test_memory_that_runs_out_is_no_fault_of_the_student() -> None:
 
 def test_a_signal_is_no_fault_of_the_student() -> None:
     def stop(*_: object) -> Any:
-        pytest.exit("Ctrl-C")
+        raise Stopped("Ctrl-C", 2)
 
     for make in (stop, lambda *_: Head(stop)):
-        with pytest.raises(pytest.exit.Exception, match="Ctrl-C"):
+        with pytest.raises(Stopped, match="Ctrl-C"):
             train(make)
-        with pytest.raises(pytest.exit.Exception, match="Ctrl-C"):
+        with pytest.raises(Stopped, match="Ctrl-C"):
             cost(Student("Mine", 1, "mine", make), WIDTHS, K)
-    with pytest.raises(pytest.exit.Exception, match="Ctrl-C"), best_effort("describe"):
+    with pytest.raises(Stopped, match="Ctrl-C"), best_effort("describe"):
         stop()
 
 
