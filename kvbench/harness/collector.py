@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kvbench.findings import registry as findings
 from kvbench.harness.record import Record, complete, difference, digest
 from kvbench.harness.result import Check, Result, State
-from kvbench.reference import store as reference
-from kvbench.reference import update as updating
+from kvbench.reference import store
 from kvbench.reference.compare import compare
+from kvbench.reference.update import update as update_reference
 from kvbench.reference.verdicts import Change, verdict_changes
 from kvbench.results import history, saved
 from kvbench.results.saved import RunOutcome
@@ -77,9 +77,9 @@ class Collector:
             self.finished[test] = outcome
 
     @cached_property
-    def reference(self) -> reference.Reference:
+    def reference(self) -> store.Reference:
         """The workload's reference; raises `UserError` where there is none."""
-        return reference.load(self.expected, self.workload, self.run)
+        return store.load(self.expected, self.workload, self.run)
 
     @property
     def records(self) -> list[Record]:
@@ -260,13 +260,13 @@ class Collector:
         counted = self.seeds == tuple(range(len(self.seeds)))
         seeds = str(len(self.seeds)) if counted else f"{self.seeds[0]}:{self.seeds[-1] + 1}"
         provenance = {
-            "command": f"{self.recorded_run} --kvbench-seeds {seeds} {reference.UPDATE}",
+            "command": f"{self.recorded_run} --kvbench-seeds {seeds} {store.UPDATE}",
             **{key: first[key] for key in ("fingerprints", *FACTS) if key in first},
             "flops_per_sample": self.costs,
         }
         replicates = history.frame(row for record in records for row in record["replicate_history"])
         try:
-            changed = updating.update(
+            changed = update_reference(
                 self.expected,
                 self.workload,
                 histories(records),
@@ -290,12 +290,12 @@ class Collector:
         for record in self.records:
             check = checks.get(record["configuration"], Check(State.MISSING))
             compared = check.state is not State.MISSING
-            left[record["configuration"]] = {**record, "compared": compared, "moved": list(check.metrics)}
+            left[record["configuration"]] = {**record, "compared": compared, "drifted": list(check.metrics)}
         for benchmark in benchmarks:
             name = next((name for name in left if benchmark["fullname"] in self.selected[name]), None)
             if name is not None:
                 benchmark["extra_info"][saved.KEY] = left.pop(name)
-        return self.outcome | ({saved.BROKEN_OFF: list(left.values())} if left else {})
+        return self.outcome | ({saved.NOT_TIMED: list(left.values())} if left else {})
 
     @property
     def outcome(self) -> dict[str, Any]:

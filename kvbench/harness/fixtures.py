@@ -14,11 +14,11 @@ from kvbench.utils.text import plain
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
     from kvbench.core.trainer import Training
-    from kvbench.harness.plugin import KvbenchPlugin
     from kvbench.harness.record import Record
     from kvbench.harness.result import Check
+    from kvbench.harness.session import Session
 
-PLUGIN: pytest.StashKey[KvbenchPlugin] = pytest.StashKey()
+SESSION: pytest.StashKey[Callable[[], Session]] = pytest.StashKey()
 RESUMING: pytest.StashKey[Resuming] = pytest.StashKey()
 TRAINING: pytest.StashKey[Training | None] = pytest.StashKey()
 RECORD: pytest.StashKey[Record | None] = pytest.StashKey()  # of a training that was compared
@@ -70,7 +70,7 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         ...     kvbench_compare(kvbench_training)  # trains the other epochs
     """
     __tracebackhide__ = True
-    session, resuming = request.config.stash[PLUGIN].session, request.config.stash[RESUMING]
+    session, resuming = request.config.stash[SESSION](), request.config.stash[RESUMING]
     benchmark: Any = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
     resuming.listen()
     problem = ""
@@ -115,7 +115,7 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
         >>> def test_configuration(kvbench_training, kvbench_compare):
         ...     kvbench_compare(kvbench_training)
     """
-    session = request.config.stash[PLUGIN].session
+    session = request.config.stash[SESSION]()
 
     def compare(training: Training) -> None:
         __tracebackhide__ = True
@@ -147,7 +147,7 @@ def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
         >>> def test_finding(kvbench_finding):
         ...     kvbench_finding()
     """
-    collector = request.config.stash[PLUGIN].session.collector
+    collector = request.config.stash[SESSION]().collector
 
     def check() -> None:
         __tracebackhide__ = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvbench.harness import fixtures
-from kvbench.harness.fixtures import PLUGIN, RECORD, RESUMING, TRAINING
+from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
 from kvbench.harness.options import FRESH, OPTIONS, Option
 from kvbench.utils.errors import UserError, best_effort
@@ -43,9 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kvbench: on every test that trains or judges for kvbench")
-    config.stash[RESUMING] = Resuming(config, lambda: config.stash[PLUGIN].started)
-    config.stash[PLUGIN] = KvbenchPlugin(config)
-    config.pluginmanager.register(config.stash[PLUGIN], "kvbench-session")
+    plugin = KvbenchPlugin(config)
+    config.stash[SESSION] = lambda: plugin.session
+    config.stash[RESUMING] = Resuming(config, lambda: plugin.started)
+    config.pluginmanager.register(plugin, "kvbench-session")
     config.pluginmanager.register(config.stash[RESUMING], "kvbench-resuming")
     config.pluginmanager.register(fixtures, "kvbench-fixtures")
 

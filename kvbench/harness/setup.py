@@ -15,12 +15,12 @@ import torch
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.numerics import default_numerics
-from kvbench.data import validate as scan
+from kvbench.data import validate
 from kvbench.data.base import SPLITS, Images
 from kvbench.data.contract import check_splits, warn_missing_classes
 from kvbench.features import cache, teacher
 from kvbench.features.spec import BankSettings
-from kvbench.utils import environment as provenance
+from kvbench.utils.environment import built_with
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
@@ -138,7 +138,7 @@ class Settings:
         notes = []
         if self.unreadable == "skip":
             for split, part in images.items():
-                images[split], note = scan.readable(part, split, self.cache, self.workload.name, on_progress)
+                images[split], note = validate.readable(part, split, self.cache, self.workload.name, on_progress)
                 notes.append(note)
         return images, notes
 
@@ -161,7 +161,7 @@ class Settings:
         chosen = self.teacher(images["train"].classes)
         banks = {}
         settings = {}
-        here = provenance.built_with(self.device)
+        here = built_with(self.device)
         for split, part in images.items():
             taps = self.taps or self.workload.taps
             settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
@@ -183,7 +183,7 @@ class Settings:
             notes.append(note)
             logger.warning("%s.", note)
         notes.append(
-            scan.in_both(images["train"], images["val"], self.cache, self.workload.name)
+            validate.in_both(images["train"], images["val"], self.cache, self.workload.name)
             or same_rows(banks["train"], banks["val"])
         )
         return Banks(banks["train"], banks["val"], fingerprints(settings), tuple(filter(None, notes)))

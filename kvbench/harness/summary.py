@@ -1,4 +1,4 @@
-"""What a session's end says: the tables, and below them what was not compared, what moved, what was reused.
+"""What a session's end says: the tables, and below them what was not compared, what drifted, what was reused.
 
 All of it describes a `kvbench.harness.result.Result`; nothing here can change it.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench.harness.collector import Collector, histories
 from kvbench.harness.options import FRESH
 from kvbench.harness.result import Result, State
-from kvbench.reference import store as reference
+from kvbench.reference import store
 from kvbench.reference.diagnosis import diagnose
 from kvbench.reference.timing import Timing, timings
 from kvbench.reporting import report
@@ -41,7 +41,7 @@ def summarize(collector: Collector, result: Result, path: Path) -> str:
         _not_compared, _where_to_look, _not_settled, _reused, _repeated, _notes, _environment
     )  # fmt: skip
     for remark in remarks:
-        with best_effort(f"say everything at the session's end ({remark.__name__.strip('_')})"):
+        with best_effort(f"complete the summary ({remark.__name__.strip('_')})"):
             parts += remark(collector, result)
     return "\n".join(parts)
 
@@ -63,7 +63,7 @@ def _markdown(collector: Collector, *, clauses: bool) -> str:
     return report.report(histories(records), judged, facts, collector.outcome, timed, recorded, clauses=clauses)
 
 
-def _reference(collector: Collector) -> reference.Reference | None:
+def _reference(collector: Collector) -> store.Reference | None:
     """The reference that the run is held against, if there is one: that there is none is a failure told elsewhere."""
     try:
         return None if collector.update else collector.reference
@@ -98,7 +98,7 @@ def _not_settled(collector: Collector, result: Result) -> list[str]:
     if not unsettled:
         return []
     count = len(collector.seeds)
-    more = f"{collector.run} --kvbench-seeds {max(reference.SEEDS, 2 * count)}"
+    more = f"{collector.run} --kvbench-seeds {max(store.SEEDS, 2 * count)}"
     return [f"NOT SETTLED with {count} seeds: {', '.join(unsettled)}. Why: -rx. More seeds: {more}"]
 
 

@@ -15,7 +15,7 @@ from kvbench.utils.errors import UserError
 from kvbench.utils.files import check_name, read_json
 
 KEY = "kvbench"  # in a benchmark's extra_info, and at the top level of the file
-BROKEN_OFF = "broken_off"  # there, the records of trainings of which nothing was timed: they failed, or were reused
+NOT_TIMED = "not_timed"  # there, the records of trainings of which nothing was timed: they failed, or were reused
 OWN = (  # of one benchmark
     "configuration",
     "history",
@@ -24,7 +24,7 @@ OWN = (  # of one benchmark
     "trainable",
     "flops_per_sample",
     "compared",
-    "moved",
+    "drifted",
     "reused_epochs",
     "diverged",
     "state_notes",
@@ -81,10 +81,10 @@ def read(path: Path) -> Saved:
     if not isinstance(benchmarks, list):
         raise UserError(f"{path} is not a file that pytest-benchmark saves: it has no list of benchmarks.")
     ending = _mapping(top.get(KEY, {}), f"{path}: {KEY}")
-    broken_off = ending.get(BROKEN_OFF, [])
-    if not isinstance(broken_off, list):
-        raise UserError(f"{path}: {BROKEN_OFF} is {broken_off!r}; valid is a list of records.")
-    benchmarks = [*benchmarks, *({"extra_info": {KEY: record}} for record in broken_off)]
+    not_timed = ending.get(NOT_TIMED, [])
+    if not isinstance(not_timed, list):
+        raise UserError(f"{path}: {NOT_TIMED} is {not_timed!r}; valid is a list of records.")
+    benchmarks = [*benchmarks, *({"extra_info": {KEY: record}} for record in not_timed)]
     records = [record for benchmark in benchmarks if (record := _record(benchmark, path)) is not None]
     if not records:
         raise UserError(f"{path} holds no kvbench histories; save a run with: pytest benchmarks/ --benchmark-save=NAME")

@@ -17,8 +17,8 @@ from kvbench.harness.setup import Settings
 from kvbench.mutation.faults import FAULTS, Fault
 from kvbench.mutation.injector import FaultInjector, FaultResult
 from kvbench.mutation.report import controls, detection_table, equivalent_table, page, summary
-from kvbench.reference import update as updating
 from kvbench.reference.store import load
+from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment, rng_fingerprint
 from tests.support.small import SMALL
@@ -42,7 +42,7 @@ def injector(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
             rows += training.history
             replicates += training.replicate_history
     facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
-    updating.update(folder, "small", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
+    update(folder, "small", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
     return FaultInjector(settings, load(folder, "small"), (0, 1))
 
 

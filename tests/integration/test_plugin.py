@@ -139,7 +139,7 @@ def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monk
     run("-k", "[Model1]", "--benchmark-json=run.json")
     (benchmark,) = json.loads((pytester.path / "run.json").read_text())["benchmarks"]
     assert benchmark["extra_info"]["kvbench"]["compared"]
-    assert "train_loss" in benchmark["extra_info"]["kvbench"]["moved"]
+    assert "train_loss" in benchmark["extra_info"]["kvbench"]["drifted"]
 
 
 def test_a_failed_run_says_so_in_its_save(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.data import validate as scan
-from kvbench.features import extract as extraction
+from kvbench.data import validate
+from kvbench.features import extract
 from tests.support import ROOT
 from tests.support.photos import draw, draw_folder
 
@@ -57,8 +57,8 @@ def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so
     def refuse(*_: object) -> None:
         raise AssertionError("was done once already")
 
-    monkeypatch.setattr(scan, "in_batches", refuse)
-    monkeypatch.setattr(extraction, "batches", refuse)
+    monkeypatch.setattr(validate, "in_batches", refuse)
+    monkeypatch.setattr(extract, "batches", refuse)
     with (project.path / "tox.ini").open("a") as ini:
         ini.write("\nkvbench_unreadable = skip\n")
     result = run(project, "--benchmark-json=run.json")

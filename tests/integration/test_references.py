@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from kvbench.findings.registry import judge
-from kvbench.reference import store as reference
+from kvbench.reference import store
 from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from tests.support import EXPECTED
 
 
 def test_every_shipped_reference_loads_and_its_verdicts_are_what_its_histories_say() -> None:
-    assert "imagenet" in reference.available(EXPECTED)
-    for workload in reference.available(EXPECTED):
-        shipped = reference.load(EXPECTED, workload)
+    assert "imagenet" in store.available(EXPECTED)
+    for workload in store.available(EXPECTED):
+        shipped = store.load(EXPECTED, workload)
         judged = judge(shipped.histories, shipped.costs)
         names = history.configurations(shipped.histories)
         changes = verdict_changes(shipped, judged, names)

@@ -26,7 +26,7 @@ def timeless(path: Path) -> list[dict[str, Any]]:
 def records(path: Path) -> dict[str, dict[str, Any]]:
     """The records of a saved run, those included that nothing was timed of."""
     content = json.loads(path.read_text())
-    found = [one["extra_info"]["kvbench"] for one in content["benchmarks"]] + content["kvbench"].get("broken_off", [])
+    found = [one["extra_info"]["kvbench"] for one in content["benchmarks"]] + content["kvbench"].get("not_timed", [])
     return {record["configuration"]: record for record in found}
 
 

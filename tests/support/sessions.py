@@ -17,7 +17,6 @@ import pytest
 
 from kvbench.findings.registry import FINDINGS, judge
 from kvbench.harness import resume, session, summary
-from kvbench.harness.fixtures import PLUGIN
 from kvbench.harness.result import Result, State
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference, load
@@ -221,7 +220,8 @@ class Grab:
     result: Result | None = None
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        session = config.stash[PLUGIN].started if PLUGIN in config.stash else None
+        plugin = config.pluginmanager.getplugin("kvbench-session")
+        session = plugin.started if plugin else None
         self.result = session.collector.result if session is not None else None
 
 

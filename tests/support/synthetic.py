@@ -10,8 +10,8 @@ import pandas as pd
 
 from kvbench.core.recipe import SCHEDULED
 from kvbench.findings.kv_memory import ALL as STUDENTS
-from kvbench.reference import update as updating
 from kvbench.reference.store import Reference, load
+from kvbench.reference.update import update
 from kvbench.results import history
 
 ALL = tuple(prefix + student for prefix in (SCHEDULED, "") for student in STUDENTS)
@@ -51,5 +51,5 @@ def reference(folder: Path, seeds: int = 20, replicates: int = 6, names: Sequenc
     """A reference of drawn numbers, with replicates that rounding moved by 1% of a seed's spread."""
     facts = {"random_numbers": "here"}
     others = runs(range(replicates), names, jitter=0.01)
-    updating.update(folder, "synthetic", runs(range(seeds), names), facts, full=True, replicates=others)
+    update(folder, "synthetic", runs(range(seeds), names), facts, full=True, replicates=others)
     return load(folder, "synthetic")

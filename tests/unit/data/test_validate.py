@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.data import validate as scan
+from kvbench.data import validate
 from kvbench.data.fractals import FractalImages
 from kvbench.data.layouts import image_folder
 from kvbench.data.photos import PhotoImages
@@ -56,7 +56,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a file was decoded again")
 
-    monkeypatch.setattr(scan, "in_batches", refuse)
+    monkeypatch.setattr(validate, "in_batches", refuse)
 
 
 def test_unreadable_files_are_left_out_told_and_listed(root: Path, cache: Path) -> None:
@@ -205,7 +205,7 @@ def test_images_of_both_splits_are_counted_and_named(tmp_path: Path, cache: Path
 def test_files_that_differ_only_before_their_end_are_different(tmp_path: Path, cache: Path) -> None:
     root = draw_folder(tmp_path)
     for split in ("train", "val"):
-        (root / split / "cat" / "long.png").write_bytes(split[:1].encode() + bytes(3 * scan.TAIL))
+        (root / split / "cat" / "long.png").write_bytes(split[:1].encode() + bytes(3 * validate.TAIL))
     assert both(root, cache) == ""
 
 
@@ -216,7 +216,7 @@ def test_what_was_compared_is_remembered_until_a_file_changes(
     shutil.copy(root / "train" / "cat" / "1.png", root / "val" / "dog" / "0.png")
     note = both(root, cache)
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "_same", lambda *_: pytest.fail("the files were compared again"))
+        patch.setattr(validate, "_same", lambda *_: pytest.fail("the files were compared again"))
         assert both(root, cache) == note
     draw(root / "val" / "dog" / "0.png", (1, 2, 3))
     assert both(root, cache) == ""
@@ -230,6 +230,6 @@ def test_only_so_many_files_are_compared_and_that_is_told(
         (root / split / "cat" / "rare.png").write_bytes(b"two of this size")
         for number in range(2):
             (root / split / "cat" / f"often{number}.png").write_bytes(b"four of this")
-    monkeypatch.setattr(scan, "MAX_COMPARED", 2)
+    monkeypatch.setattr(validate, "MAX_COMPARED", 2)
     told = both(root, cache)
     assert told.endswith("val/cat/rare.png is train/cat/rare.png. 2 files were compared, not all.")

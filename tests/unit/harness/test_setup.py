@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
 from kvbench.data.base import Images
-from kvbench.features import extract as extraction
+from kvbench.features import extract
 from kvbench.features import teacher as teacher_module
 from kvbench.features.teacher import Teacher
 from kvbench.harness import setup
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.setup import Settings, at_chance, resolve_device
-from kvbench.utils import environment as provenance
+from kvbench.utils import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
 from kvbench.workloads import WORKLOADS, Workload, generated, workload
@@ -218,7 +218,7 @@ def test_both_banks_are_made_once_and_reused(
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
-    monkeypatch.setattr(extraction, "extract", refuse)
+    monkeypatch.setattr(extract, "extract", refuse)
     again = small_settings(tmp_path, small_checkpoint).open_banks(reports.append)
     assert torch.equal(again.train.logits, made.train.logits)
     assert torch.equal(again.val.taps[0], made.val.taps[0])
@@ -261,9 +261,9 @@ def test_features_that_were_made_elsewhere_are_noted(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.MonkeyPatch.context() as elsewhere:
-        elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
+        elsewhere.setattr(environment, "numerics", lambda: {"instructions": "ABACUS"})
         assert small_settings(tmp_path, small_checkpoint).open_banks().notes == ()
-    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
+    monkeypatch.setattr(environment, "numerics", lambda: {"instructions": "AVX2"})
     with logged() as messages:
         notes = small_settings(tmp_path, small_checkpoint).open_banks().notes
     assert notes == tuple(

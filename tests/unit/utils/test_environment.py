@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kvbench.utils import environment as provenance
+from kvbench.utils import environment
 
 
 def test_versions_of_all_that_decides_a_bank_are_told() -> None:
     cpu = torch.device("cpu")
-    here, made = provenance.environment(cpu), provenance.built_with(cpu)
+    here, made = environment.environment(cpu), environment.built_with(cpu)
     assert made["versions"].items() <= here["versions"].items()
     assert {"torch", "torchvision", "numpy", "pillow"} == made["versions"].keys()
     assert (made["hardware"], made["numerics"]) == (here["hardware"], here["numerics"])
@@ -25,11 +25,11 @@ def test_changed_code_of_kvbench_changes_the_key(tmp_path: Path, monkeypatch: py
     package.mkdir()
     (package / "provenance.py").write_text("A = 1\n")
     (package / "trainer.py").write_text("A = 1\n")
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    before = provenance.code([])
-    assert provenance.code([]) == before
+    monkeypatch.setattr(environment, "__file__", str(package / "provenance.py"))
+    before = environment.code([])
+    assert environment.code([]) == before
     (package / "trainer.py").write_text("A = 2\n")
-    assert provenance.code([]) != before
+    assert environment.code([]) != before
 
 
 def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
@@ -42,19 +42,19 @@ def test_loaded_modules_count_with_what_they_say_and_not_with_their_folder(
         path.parent.mkdir()
         path.write_text(content)
         monkeypatch.setitem(sys.modules, "made", SimpleNamespace(__file__=str(path)))
-        return provenance.code([])
+        return environment.code([])
 
-    without = provenance.code([])
+    without = environment.code([])
     assert loaded("one", "A = 1\n") == loaded("other", "A = 1\n") != without
     assert loaded("third", "A = 2\n") not in {without, loaded("fourth", "A = 1\n")}
 
 
 def test_what_editors_leave_beside_the_source_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("A = 1\n")
-    before = provenance.code([tmp_path])
+    before = environment.code([tmp_path])
     (tmp_path / ".#test_it.py").symlink_to("me@host.123:456")
     (tmp_path / ".test_it.py").write_text("A = 2\n")
-    assert provenance.code([tmp_path]) == before
+    assert environment.code([tmp_path]) == before
     (tmp_path / "broken.py").symlink_to("gone.py")
     (tmp_path / "folder.py").mkdir()
-    assert provenance.code([tmp_path]) != before
+    assert environment.code([tmp_path]) != before
