@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kvbench.core.trainer import Training as Training
     from kvbench.core.trainer import distillation_loss as distillation_loss
     from kvbench.data.base import Images as Images
+    from kvbench.data.base import Transform as Transform
     from kvbench.features.extract import extract as extract
     from kvbench.features.spec import BankSettings as BankSettings
     from kvbench.features.teacher import Teacher as Teacher
@@ -65,6 +66,7 @@ __all__ = [
     "SumOfHeads",
     "Teacher",
     "Training",
+    "Transform",
     "UserError",
     "Workload",
     "capture",
@@ -97,6 +99,7 @@ _HOMES = {
     "SumOfHeads": "core.models:SumOfHeads",
     "Teacher": "features.teacher:Teacher",
     "Training": "core.trainer:Training",
+    "Transform": "data.base:Transform",
     "UserError": "utils.errors:UserError",
     "WORKLOADS": "workloads:WORKLOADS",
     "Workload": "workloads:Workload",

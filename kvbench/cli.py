@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from kvbench.harness.options import OPTIONS, Option
+from kvbench.harness.options import LARGEST_SIZE, OPTIONS, Option
 from kvbench.utils.errors import UserError
 from kvbench.utils.logs import log_warnings, show_logs
 from kvbench.utils.progress import ProgressBar
@@ -184,6 +184,38 @@ def students(
 
 
 @app.command()
+def taps(
+    model: Annotated[str, typer.Argument(help="A teacher, as in --kvbench-teacher.")],
+    size: Annotated[
+        Optional[int], typer.Option(min=1, max=LARGEST_SIZE, help="Side of the images; default: that of its weights.")
+    ] = None,
+    depth: Annotated[
+        Optional[int], typer.Option(min=1, help="How deep modules may lie; default: as deep as the default taps.")
+    ] = None,
+) -> None:
+    """List what can be tapped of a teacher.
+
+    Modules with their shapes and widths; marks what is tapped by default, and downloads no weights.
+    """
+    from tabulate import tabulate
+
+    from kvbench.core.stages import last_stages
+    from kvbench.features.architecture import architecture
+    from kvbench.features.teacher import tappable
+
+    found = tappable(model, size)
+    default = architecture(model).taps or last_stages(tappable(model))
+    reach = depth or max((path.count(".") + 1 for path in default), default=2)
+    listed = [tap for tap in found if tap.path.count(".") < reach]
+    rows = [[tap.path, tap.shape, tap.width, "default" if tap.path in default else ""] for tap in listed]
+    echo(tabulate(rows, ["tap", "of an image", "width", ""], tablefmt="github", colalign=("left", "left", "right")))
+    if not default:
+        echo("\nNo three stages can be told: name taps with --kvbench-taps.")
+    if more := len(found) - len(listed):
+        echo(f"\n{more:,} more lie deeper: --depth {reach + 1}.")
+
+
+@app.command()
 @takes([row.name for row in OPTIONS if row.decides_banks])
 def extract(values: dict[str, Any]) -> None:
     """Compute a workload's feature banks.
@@ -222,7 +254,7 @@ def expected_rejudge(
 def teacher_train(
     values: dict[str, Any],
     out: Annotated[Optional[Path], typer.Option(help="File to write; default: teachers/WORKLOAD.safetensors.")] = None,
-    arch: Annotated[Optional[str], typer.Option(help="A torchvision classifier, instead of the workload's.")] = None,
+    arch: Annotated[Optional[str], typer.Option(help="An architecture, as in --kvbench-teacher.")] = None,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
     batch_size: Annotated[
         Optional[int], typer.Option(min=2, help="Images a step, at most all; instead of the workload's.")

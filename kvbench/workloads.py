@@ -11,7 +11,9 @@ from kvbench.core.recipe import Recipe, TeacherRecipe
 from kvbench.utils.errors import UserError, describe, raised_at, unknown
 
 if TYPE_CHECKING:
-    from kvbench.data.base import Images
+    from torch import nn
+
+    from kvbench.data.base import Images, Transform
     from kvbench.data.layouts import Samples
 
 Opener = Callable[["Workload", str, "Path | None", "int | None"], "Images"]  # workload, split, root, count
@@ -62,7 +64,7 @@ def _photographs(
 
     folder = need_folder(root, row.name, row.layout)
     samples, classes = lister(folder, split)
-    return PhotoImages(subset(samples, count), classes, row.size, folder)
+    return PhotoImages(subset(samples, count), classes, row.size, folder, row.transform)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,15 @@ class Workload:
         train_count, val_count: images that students see of each split; None: all.
         recipe: how students are trained.
         opener: opens a split of the data: of this row, a split (``train`` or ``val``), a root and a number of images.
-        teacher: ``shipped`` (weights in the package) or ``torchvision`` (its pretrained ones).
+        teacher: ``shipped`` (weights in the package) or ``torchvision`` (the pretrained ones of ``arch``).
         teacher_recipe: how ``kvbench teacher train`` trains one.
         layout: the folder layout expected under ``--kvbench-root``; empty: the images are generated.
-        arch: the teacher's architecture, by torchvision's name.
-        taps: module paths of the teacher, shallow to deep.
+        arch: the teacher's architecture: a torchvision model's name, ``timm:NAME``, ``package.module:function``, or a
+            function from the number of classes to a module, with the weights that it is to have.
+        taps: module paths of the teacher, shallow to deep; empty: its last three stages, or ResNet18's last blocks.
         seeds: fresh seeds of a default run.
+        transform: how photographs are prepared; None: as the teacher's pretrained weights need it, where these are
+            used, and else resized to ``size`` and normalized by ImageNet's mean and std.
         differs: how the recipe differs from the source's, for the reader of the tables.
 
     Example:
@@ -103,9 +108,10 @@ class Workload:
     teacher: str
     teacher_recipe: TeacherRecipe
     layout: str = ""
-    arch: str = "resnet18"
-    taps: tuple[str, ...] = ("layer3.1", "layer4.0", "layer4.1")
+    arch: str | Callable[[int], nn.Module] = "resnet18"
+    taps: tuple[str, ...] = ()
     seeds: int = 4
+    transform: Transform | None = None
     differs: str = ""
 
     def images(self, split: str, root: Path | None, count: int | None) -> Images:

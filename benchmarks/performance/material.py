@@ -20,6 +20,7 @@ from kvbench.core.models import STUDENTS, student
 from kvbench.core.recipe import Configuration, Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
+from kvbench.features.architecture import SOURCES_TAPS
 from kvbench.features.teacher import shipped
 from kvbench.harness.setup import Settings
 from kvbench.workloads import WORKLOADS, Workload
@@ -123,7 +124,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-TAPS = WORKLOADS["fractals"].taps
+TAPS = SOURCES_TAPS
 WIDTHS = (256, 512, 512)
 CLASSES = 1000
 CPU = torch.device("cpu")

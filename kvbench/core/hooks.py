@@ -17,7 +17,8 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from kvbench.core.recipe import POOLINGS
 from kvbench.utils.errors import UserError, unknown
 
-CHANNELS_SECOND = (_ConvNd, _BatchNorm, nn.GroupNorm, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd)
+POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd)
+CHANNELS_SECOND = (_ConvNd, _BatchNorm, nn.GroupNorm, *POOLS)
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # these types alone: subclasses permute, such as torchvision's LayerNorm2d
 LOOKS = (3, 2)  # images of the two runs that find a layout; fewer, since no axis becomes shorter with larger images
 LETTERS = {3: ("BCN", "BNC"), 4: ("BCHW", "BHWC"), 5: ("BCDHW", "BDHWC")}  # what a tap's axes may be called
@@ -97,20 +98,18 @@ def find_layouts(module: nn.Module, taps: Sequence[str], image: Tensor) -> list[
     paths = [split_tap(tap)[0] for tap in taps]
     for path in paths:
         _find(module, path)
-    first = _observe(module, image.expand(LOOKS[0], -1, -1, -1))
+    first = observe(module, image.expand(LOOKS[0], -1, -1, -1))
     for path in paths:
         _check_runs(module, path, first)
-    second: Runs = {}
-    with suppress(Exception):  # it may take one size alone
-        second = _observe(module, F.interpolate(image[None], scale_factor=2.0).expand(LOOKS[1], -1, -1, -1))
+    second = observe_larger(module, image)
     if any(len(second.get(path, [])) != 1 for path in paths):
-        second = _observe(module, image.expand(LOOKS[1], -1, -1, -1))
+        second = observe(module, image.expand(LOOKS[1], -1, -1, -1))
         for path in paths:
             _check_runs(module, path, second)
     in_order = sorted(paths, key=list(first).index)
     if in_order != paths:
         raise UserError(f"The taps run in another order than they are named: give {','.join(in_order)}.")
-    return [_layout(tap, module, first, second) for tap in taps]
+    return [layout_of(tap, module, first, second) for tap in taps]
 
 
 def _find(module: nn.Module, path: str) -> nn.Module:
@@ -127,7 +126,7 @@ Runs = dict[str, list[Any]]  # the outputs of every module that ran, by its path
 
 
 @torch.no_grad()
-def _observe(module: nn.Module, images: Tensor) -> Runs:
+def observe(module: nn.Module, images: Tensor) -> Runs:
     """Run ``module`` on images (B, C, H, W); the tensors that its parts give are returned without their numbers."""
     runs: Runs = {}
     with ExitStack() as hooks:
@@ -140,6 +139,13 @@ def _observe(module: nn.Module, images: Tensor) -> Runs:
             hooks.callback(part.register_forward_hook(keep).remove)
         module(images)
     return runs
+
+
+def observe_larger(module: nn.Module, image: Tensor) -> Runs:
+    """Run ``module`` on 2 copies of ``image`` (C, H, W) at twice its size; empty where it takes one size alone."""
+    with suppress(Exception):
+        return observe(module, F.interpolate(image[None], scale_factor=2.0).expand(LOOKS[1], -1, -1, -1))
+    return {}
 
 
 def _is_dense(output: object) -> bool:
@@ -167,7 +173,7 @@ def _not_a_tensor(tap: str, output: object) -> UserError:
     return UserError(f"Tap {tap!r} gives {type(output).__name__}, not one tensor: choose another module.")
 
 
-def _layout(tap: str, module: nn.Module, first: Runs, second: Runs) -> Layout:
+def layout_of(tap: str, module: nn.Module, first: Runs, second: Runs) -> Layout:
     """The layout of a tap's output, from what ran on 3 images and on 2 images, the latter larger where possible."""
     path, letters = split_tap(tap)
     output, other = first[path][0], second[path][0]

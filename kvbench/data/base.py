@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from torch import Tensor
 
 SPLITS: Final = ("train", "val")
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How photographs become images, before they are cropped to a size: as a teacher's weights were trained for it.
+
+    Args:
+        resize: pixels of the shorter side before the centre crop.
+        interpolation: torchvision's name of it: bilinear, bicubic.
+        mean, std: of red, green and blue, from 0 to 1.
+
+    Example:
+        >>> Transform(232).describe(224)
+        'resize 232, centre crop 224, ImageNet mean and std'
+    """
+
+    resize: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def describe(self, size: int) -> str:
+        """What is done for images of ``size`` pixels, for fingerprints: different texts for different pixels."""
+        usual = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        scale = "ImageNet mean and std" if usual else f"mean {self.mean}, std {self.std}"
+        how = "" if self.interpolation == "bilinear" else f" {self.interpolation}"
+        return f"resize {self.resize}{how}, centre crop {size}, {scale}"
 
 
 class Images(Protocol):

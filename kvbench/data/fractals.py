@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from kvbench.core.numerics import default_numerics
-from kvbench.data.base import SPLITS
-from kvbench.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from kvbench.data.base import IMAGENET_MEAN, IMAGENET_STD, SPLITS
 
 VERSION = 1  # raise it when a change alters any pixel: banks are keyed by it
 MAX_MAPS = 4  # affine maps of one system: 2 to 4

@@ -22,12 +22,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kvbench.core.numerics import default_numerics
+from kvbench.data.base import Transform
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import known_content
 from kvbench.utils.text import shown
 
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 MAX_RESIZED: Final = 2**25  # pixels after resizing, before the crop: 128 MiB as Pillow holds them
 MAX_PIXELS: Final = 2**30 // 12  # Pillow's own limit, twice which is an error
 BITS_PER_SAMPLE: Final = 258  # TIFF's tag
@@ -75,12 +74,21 @@ class Survey:
 
 @dataclass(frozen=True)
 class PhotoImages:
-    """Photographs from files: resized so that the shorter side is ``size`` pixels, centre-cropped, normalised."""
+    """Photographs from files: resized, centre-cropped to ``size`` pixels, normalized.
+
+    Without a ``transform`` the shorter side is resized to ``size`` pixels, too, and ImageNet's mean and std are used.
+    """
 
     samples: Sequence[tuple[str, int]]
     classes: tuple[str, ...]
     size: int
     root: Path = field(default=Path())
+    transform: Transform | None = None
+
+    @property
+    def prepared(self) -> Transform:
+        """How the photographs are prepared."""
+        return self.transform or Transform(self.size)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -90,15 +98,16 @@ class PhotoImages:
 
     def decode(self, indices: list[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Pixels (B, 3, size, size) from 0 to 255 and labels (B,): a quarter of the bytes of normalized images."""
-        crop = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
-        pixels = [np.asarray(crop(decode(self.samples[i][0], self.size))) for i in indices]
+        resize, how = self.prepared.resize, v2.InterpolationMode(self.prepared.interpolation)
+        crop = v2.Compose([v2.Resize(resize, how, antialias=True), v2.CenterCrop(self.size)])
+        pixels = [np.asarray(crop(decode(self.samples[i][0], resize))) for i in indices]
         return np.stack(pixels).transpose(0, 3, 1, 2), np.array([self.samples[i][1] for i in indices])
 
     @default_numerics()
     def normalize(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """What `decode` returned, as tensors, normalized."""
         scaled = v2.functional.to_dtype(torch.from_numpy(np.ascontiguousarray(pixels)), torch.float32, scale=True)
-        return v2.functional.normalize(scaled, [*IMAGENET_MEAN], [*IMAGENET_STD]), torch.from_numpy(labels)
+        return v2.functional.normalize(scaled, [*self.prepared.mean], [*self.prepared.std]), torch.from_numpy(labels)
 
     def name(self, index: int) -> str:
         """The path of an image below the root, the same on every machine."""
@@ -116,7 +125,7 @@ class PhotoImages:
             "count": len(self),
             "classes": len(self.classes),
             "listing": self.readable_survey.listing,
-            "transform": f"resize {self.size}, centre crop {self.size}, ImageNet mean and std",
+            "transform": self.prepared.describe(self.size),
         }
 
     @property

@@ -16,9 +16,8 @@ from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.data.base import Images
 from kvbench.data.contract import check_fingerprint
 from kvbench.data.loader import batches
-from kvbench.features.teacher import Teacher, refuses_size
-from kvbench.utils.errors import UserError, unknown
-from kvbench.utils.oom import OTHER_PLACE, enough_memory
+from kvbench.features.teacher import Teacher, takes
+from kvbench.utils.errors import unknown
 
 FORMAT = 5  # raise it when a bank's layout changes
 
@@ -69,15 +68,9 @@ class BankSettings:
             UserError: a tap cannot be used (`find_layouts`), the first image cannot be read, or the teacher does not
                 take images of its size.
         """
-        image = next(batches(self.images, 1, [0], workers=0))[0]
-        device = self.teacher.device
-        try:
-            with enough_memory(f"the teacher {self.teacher.name} on {device}", OTHER_PLACE):
-                return find_layouts(self.teacher.module, self.taps, image[0].to(device))
-        except UserError:
-            raise
-        except Exception as error:  # whatever a module raises on images that do not fit
-            raise refuses_size(self.teacher.name, image, error) from error
+        image = next(batches(self.images, 1, [0], workers=0))[0].to(self.teacher.device)
+        with takes(self.teacher.name, image):
+            return find_layouts(self.teacher.module, self.taps, image[0])
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

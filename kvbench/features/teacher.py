@@ -1,34 +1,30 @@
-"""Frozen teachers: weights shipped with the package, torchvision's pretrained ones, or a checkpoint file."""
+"""Frozen teachers: weights shipped with the package, pretrained ones, or a checkpoint file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import pickle
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from kvbench.core.stages import Tap, find_taps, last_stages
+from kvbench.data.base import Images
 from kvbench.data.contract import name_differences
+from kvbench.data.loader import batches
+from kvbench.features.architecture import SHIPPED, Factory, architecture, sentence, wnids
 from kvbench.features.checkpoint import MEND, describe_misfit, fitting, read_tensors
-from kvbench.utils.errors import UserError, shorten, unknown
+from kvbench.utils.errors import UserError, shorten
 from kvbench.utils.files import read_json
+from kvbench.utils.oom import OTHER_PLACE, enough_memory
 
-log = logging.getLogger(__name__)
-
-SHIPPED = files("kvbench") / "weights"
-ONE_SIZE = ("vit_", "maxvit_")  # architectures that are made for one size of images
-# Heads that run in training alone; torchvision makes them by default, and its own weights come without them.
-AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+USUAL = 224  # pixels, where nothing says which images a teacher is for
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,12 @@ class Teacher:
     module: nn.Module
     classes: tuple[str, ...] | None
     sha256: str
+    code: str = ""  # a digest of the user's code that it runs
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Architecture and weights."""
-        return {"name": self.name, "sha256": self.sha256}
+        """Architecture and weights, and the code where that is the user's."""
+        return {"name": self.name, "sha256": self.sha256, **({"code": self.code} if self.code else {})}
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +81,7 @@ def _outputs(teacher: str, known: tuple[str, ...], classes: tuple[str, ...]) -> 
     return tuple(index[name] for name in classes)
 
 
-def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Teacher:
+def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None, code: str = "") -> Teacher:
     """Freeze ``module`` (eval mode, no gradients) and fingerprint its parameters and buffers.
 
     What `torch.compile` or `DataParallel` wrapped is taken out: hooks find its modules under their own names.
@@ -95,74 +92,39 @@ def frozen(name: str, module: nn.Module, classes: tuple[str, ...] | None) -> Tea
     for key, value in module.state_dict().items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return Teacher(name, module.eval().requires_grad_(False), classes, digest.hexdigest())
+    return Teacher(name, module.eval().requires_grad_(False), classes, digest.hexdigest(), code)
 
 
 def _parallel(module: nn.Module) -> nn.Module | None:
     return module.module if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
 
 
-def wnids() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet's 1000 classes, in the order of a classifier's outputs."""
-    return tuple((SHIPPED / "imagenet_wnids.txt").read_text(encoding="utf-8").split())
-
-
-def check_arch(arch: str) -> None:
-    """Raise `UserError` for what is not a torchvision classification model; names the nearest and all valid ones."""
-    valid = torchvision.models.list_models(module=torchvision.models)
-    if arch not in valid:
-        raise unknown("torchvision model", arch, valid)
-
-
-def build(arch: str, classes: int, size: int = 0) -> nn.Module:
-    """Make a torchvision classification model with ``classes`` outputs, not yet trained.
-
-    ``size`` is the side of its images in pixels, for architectures that take one size alone; 0: torchvision's.
-
-    Raises:
-        UserError: there is no such architecture, or it cannot be made for images of this size.
-    """
-    check_arch(arch)
-    settings: dict[str, Any] = {}
-    if arch in AUXILIARY:
-        settings = {"aux_logits": False, "init_weights": True}
-    elif size and arch.startswith(ONE_SIZE):
-        settings = {"image_size": size} if arch.startswith("vit_") else {"input_size": (size, size)}
-    try:
-        with _warnings_logged():
-            module: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **settings)
-    except (AssertionError, ValueError) as error:
-        if not settings:
-            raise
-        raise UserError(f"{arch} cannot be made for images of {size} pixels: {_sentence(error)}.") from error
-    return module
+def build(arch: str | Factory, classes: int, size: int = 0) -> nn.Module:
+    """Make a classifier with ``classes`` outputs, not yet trained: `Architecture.make` of what ``arch`` stands for."""
+    return architecture(arch).make(classes, size)
 
 
 @contextmanager
-def _warnings_logged() -> Iterator[None]:
-    """Log what torchvision warns of, a line each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for text in dict.fromkeys(str(warning.message) for warning in caught):
-        log.info("torchvision: %s", " ".join(text.split()))
+def takes(name: str, images: Tensor) -> Iterator[None]:
+    """A block in which the teacher ``name`` passes ``images`` (B, 3, H, W) for the first time.
 
-
-def _sentence(error: BaseException) -> str:
-    """What an error says, without a full stop."""
-    return " ".join(str(error).split()).rstrip(".! ") or type(error).__name__
-
-
-def refuses_size(name: str, images: Tensor, error: Exception) -> UserError:
-    """An error for a teacher whose forward pass on ``images`` (B, 3, H, W) ended in ``error``."""
-    height, width = images.shape[-2:]
-    own = ""
-    with suppress(ValueError):  # a teacher that is not torchvision's
-        crop = torchvision.models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
-        own = f" torchvision made it for {crop} pixels: choose these with --kvbench-size {crop}, or another teacher."
-    return UserError(
-        f"The teacher {name} does not take images of {height} by {width} pixels ({_sentence(error)[:300]}).{own}"
-    )
+    Raises:
+        UserError: it does not take images of this size, or memory runs out.
+    """
+    try:
+        with enough_memory(f"the teacher {name} on {images.device}", OTHER_PLACE):
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module raises on images that do not fit
+        height, width = images.shape[-2:]
+        own = ""
+        with suppress(UserError):  # a teacher under a name of its own
+            if size := architecture(name).size:
+                own = f" Its own weights are for {size} pixels: choose these with --kvbench-size {size}."
+        raise UserError(
+            f"The teacher {name} does not take images of {height} by {width} pixels ({sentence(error)[:300]}).{own}"
+        ) from error
 
 
 def check_logits(name: str, logits: object, images: int) -> Tensor:
@@ -188,41 +150,31 @@ def shipped(name: str) -> Teacher:
         return from_checkpoint(path, facts["arch"], tuple(facts["classes"]))
 
 
-def pretrained(arch: str, classes: tuple[str, ...]) -> Teacher:
-    """Load torchvision's default pretrained weights of ``arch``, which torchvision downloads or finds in its cache.
+def pretrained(arch: str | Factory, classes: tuple[str, ...]) -> Teacher:
+    """Load the pretrained weights of ``arch``, which its library downloads or finds in its cache.
 
-    ``classes`` are the data's: ImageNet's WordNet ids or some of them, or 1000 others, which are then taken to be the
-    1000 outputs in their order.
+    ``classes`` are the data's: some of those that the weights know, by their names (ImageNet's WordNet ids), or as many
+    others, which are then taken to be the outputs in their order. A function of yours returns a module with its weights
+    in it, whose outputs are taken to be ``classes``, in their order.
 
     Raises:
-        UserError: the classes are not ImageNet's, or the weights cannot be downloaded or read.
+        UserError: the weights know other classes, or they cannot be downloaded or read.
     """
-    check_arch(arch)
-    known = wnids()
+    found = architecture(arch)
+    known = found.classes or ()
     if {*classes} & {*known}:
-        _outputs(arch, known, classes)  # before anything is downloaded
-    elif len(classes) != len(known):
+        _outputs(found.name, known, classes)  # before anything is downloaded
+    elif found.outputs not in (None, len(classes)):
+        which = f"by their WordNet ids, such as {known[0]}" if known else "the same"
         raise UserError(
-            f"torchvision's {arch} knows the {len(known):,} classes of ImageNet, and the data's {len(classes):,} are"
-            f" not named by their WordNet ids, such as {known[0]}: {shorten(classes)}. Instead, {MEND}."
+            f"The pretrained weights of {found.name} know {found.outputs:,} classes{' of ImageNet' * bool(known)}, and"
+            f" the data's {len(classes):,} are not named {which}: {shorten(classes)}. Instead, {MEND}."
         )
-    try:
-        weights = torchvision.models.get_model_weights(arch).DEFAULT
-        with _warnings_logged():
-            module = torchvision.models.get_model(arch, weights=weights)
-    except OSError as error:
-        raise UserError(
-            f"torchvision could not download its weights for {arch} ({error}). Download {weights.url} on a machine with"
-            f" a network, and put the file into {torch.hub.get_dir()}/checkpoints."
-        ) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"torchvision's weights for {arch} are damaged ({error}): remove them from {torch.hub.get_dir()}."
-        ) from error
-    return frozen(arch, module, known if {*classes} & {*known} else None)
+    module = found.trained(len(classes))
+    return frozen(found.name, module, known if {*classes} & {*known} else None, found.code(module))
 
 
-def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int = 0) -> Teacher:
+def from_checkpoint(path: Path, arch: str | Factory, classes: tuple[str, ...], size: int = 0) -> Teacher:
     """Load a state dict of ``arch`` from a safetensors file or a ``torch.save`` file; half precision becomes float32.
 
     The state dict may lie under a name in the file (``state_dict``, ``model``), and its layers under a prefix
@@ -237,33 +189,33 @@ def from_checkpoint(path: Path, arch: str, classes: tuple[str, ...], size: int =
     Raises:
         UserError: the file is missing or holds no state dict, or its layers or its number of outputs do not fit.
     """
-    check_arch(arch)
+    kind = architecture(arch)
+    name, unused = kind.name, kind.unused
     found = read_tensors(path)
     facts, known = _record(path), wnids()
     recorded = tuple(facts.get("classes", ())) or None
-    if facts.get("arch", arch) != arch:
+    if facts.get("arch", name) != name:
         raise UserError(
-            f"The checkpoint {path} is of {facts['arch']}, by the record beside it, not of {arch}: name its"
+            f"The checkpoint {path} is of {facts['arch']}, by the record beside it, not of {name}: name its"
             f" architecture with --kvbench-teacher {facts['arch']}."
         )
-    unused = AUXILIARY.get(arch, ())
     # ImageNet's weights serve data of some of its classes; those for images of another size are refused when they run.
     names = [recorded or classes] + ([known] if not recorded and {*classes} <= {*known} else [])
-    sizes = [size, 0] if arch.startswith(ONE_SIZE) else [size]
+    sizes = [size, 0] if kind.one_size else [size]
     misfit = None
     for outputs, side in dict.fromkeys((one, side) for one in names for side in sizes):
-        module = build(arch, len(outputs), side)
+        module = kind.make(len(outputs), side)
         if state := fitting(path, found, module.state_dict(), unused):
             break
         whose = f"the {len(outputs):,} classes of {path.with_suffix('.json')}"
         whose = whose if recorded else f"the data's {len(outputs):,} classes"
-        misfit = misfit or describe_misfit(path, found, module.state_dict(), unused, arch, whose)
+        misfit = misfit or describe_misfit(path, found, module.state_dict(), unused, name, whose)
     else:
         assert misfit is not None
         raise misfit
     module.load_state_dict({k: state[k].to(v.dtype) if k in state else v for k, v in module.state_dict().items()})
-    _outputs(arch, outputs, classes)
-    return frozen(arch, module, outputs)
+    _outputs(name, outputs, classes)
+    return frozen(name, module, outputs, kind.code(module))
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -275,3 +227,56 @@ def _record(path: Path) -> dict[str, Any]:
     classes, arch = (facts.get("classes"), facts.get("arch", "")) if isinstance(facts, dict) else (None, "")
     usable = isinstance(classes, list) and all(isinstance(name, str) for name in [*classes, arch])
     return facts if usable else {}
+
+
+def tappable(arch: str | Factory, size: int | None = None) -> list[Tap]:
+    """What can be tapped of ``arch``, for images of ``size`` pixels; None: of the size that its weights are for.
+
+    Nothing is downloaded: an architecture that a library knows by its name is looked at without weights.
+
+    Example:
+        >>> {tap.path: tap.shape for tap in tappable("swin_t")}["features.7"]
+        (7, 7, 768)
+
+    Raises:
+        UserError: there is no such architecture, or it does not take images of this size.
+    """
+    found = architecture(arch)
+    side = size or found.size or USUAL
+    module = found.outline(side)
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    return _look(found.name, module, torch.zeros(1, 3, side, side, device=device))
+
+
+def default_taps(arch: str | Factory, teacher: Teacher, images: Images) -> tuple[str, ...]:
+    """What is tapped of a teacher where nobody names taps: the last three stages of ``arch``.
+
+    They are found for images of the size that its weights are for, and do not depend on the data; where that size is
+    not known, by passing the first of ``images``. ResNet18's are the source's: its last three blocks.
+
+    Example:
+        >>> default_taps("swin_t", teacher, images)
+        ('features.3', 'features.5', 'features.7')
+
+    Raises:
+        UserError: there are no three stages, or the teacher does not take the image.
+    """
+    found = architecture(arch)
+    if found.taps:
+        return found.taps
+    if found.size:
+        taps = tappable(arch)
+    else:
+        taps = _look(found.name, teacher.module, next(batches(images, 1, [0], workers=0))[0].to(teacher.device))
+    if stages := last_stages(taps):
+        return stages
+    maps = [tap.path for tap in taps if tap.places > 1] or [tap.path for tap in taps]
+    raise UserError(
+        f"{found.name} has no three stages that can be told: name its taps, shallow to deep, with --kvbench-taps, such"
+        f" as {','.join(maps[-3:])}."
+    )
+
+
+def _look(name: str, module: nn.Module, image: Tensor) -> list[Tap]:
+    with takes(name, image):
+        return find_taps(module, image[0])

@@ -21,7 +21,8 @@ from kvbench.data.base import Images
 from kvbench.data.contract import check_repeatable, check_splits
 from kvbench.data.fractals import mix
 from kvbench.data.loader import batches
-from kvbench.features.teacher import build, check_logits, from_checkpoint, refuses_size
+from kvbench.features.architecture import Factory, architecture
+from kvbench.features.teacher import build, check_logits, from_checkpoint, takes
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import atomic_write, need_writable
@@ -38,14 +39,19 @@ SHIFT = 4  # pixels that augmentation may move a 64-pixel image, in proportion f
 class TeacherTask:
     """What to train: everything that decides the weights, apart from the machine.
 
-    ``arch`` is a torchvision classifier; ``train`` is what it is trained on, ``val`` what it is measured on.
+    ``arch`` is what `architecture` takes; ``train`` is what it is trained on, ``val`` what it is measured on.
     """
 
-    arch: str
+    arch: str | Factory
     train: Images
     val: Images
     recipe: TeacherRecipe
     seed: int
+
+    @property
+    def name(self) -> str:
+        """The architecture's name."""
+        return architecture(self.arch).name
 
 
 @default_numerics()
@@ -76,7 +82,7 @@ def train_teacher(
     task = replace(task, recipe=recipe)
     data = task.train.fingerprint  # once: it looks at every file
     first = next(batches(task.train, 1, [0], workers=0))[0]
-    what = f"training {task.arch} on {task.recipe.batch_size} images at a time on {device}"
+    what = f"training {task.name} on {task.recipe.batch_size} images at a time on {device}"
     with enough_memory(what, OTHER_PLACE), random_state_kept(device):
         module = _fit(task, first, data, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in module.cpu().state_dict().items()}
@@ -87,7 +93,7 @@ def train_teacher(
     teacher = from_checkpoint(out, task.arch, task.train.classes, first.shape[-1]).module.to(device)
     facts = {
         "command": command,
-        "arch": task.arch,
+        "arch": task.name,
         "seed": task.seed,
         "recipe": asdict(task.recipe),
         "images_seen": _steps(task) * task.recipe.batch_size,
@@ -120,7 +126,9 @@ def _fit(
     seed_everything(task.seed, device)
     module = build(task.arch, len(task.train.classes), first.shape[-1])
     module = module.to(memory_format=torch.channels_last).to(device)
-    _check_takes(module, task.arch, first.to(device))
+    first = first.to(device)
+    with torch.no_grad(), takes(task.name, first):
+        check_logits(task.name, module.eval()(first), len(first))
     optimizer = torch.optim.SGD(
         module.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
     )
@@ -129,7 +137,7 @@ def _fit(
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=total, pct_start=0.2 if total != 5 else 0.25
     )
-    identity = json.dumps([task.arch, asdict(recipe), task.seed, data], sort_keys=True)
+    identity = json.dumps([task.name, asdict(recipe), task.seed, data], sort_keys=True)
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
     step = _resume(checkpoint, identity, parts, total)
     per_epoch = total // recipe.epochs
@@ -145,7 +153,7 @@ def _fit(
             with torch.autocast(device.type, torch.bfloat16):
                 loss = F.cross_entropy(module(images.contiguous(memory_format=torch.channels_last)), labels)
             if not torch.isfinite(loss):
-                raise UserError(f"Training {task.arch} diverged at step {step + 1} of {total}: choose a smaller --lr.")
+                raise UserError(f"Training {task.name} diverged at step {step + 1} of {total}: choose a smaller --lr.")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -160,18 +168,6 @@ def _fit(
                     path.write_bytes(buffer.getbuffer())
                 logger.info("step %d of %d, loss %.3f", step, total, loss.item())
     return module
-
-
-def _check_takes(module: nn.Module, arch: str, images: Tensor) -> None:
-    """Raise `UserError` where a module does not take ``images`` (B, 3, H, W)."""
-    try:
-        with torch.no_grad(), enough_memory(arch, OTHER_PLACE):
-            logits = module.eval()(images)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a module raises on images that do not fit
-        raise refuses_size(arch, images, error) from error
-    check_logits(arch, logits, len(images))
 
 
 def _generator(*keys: int) -> torch.Generator:

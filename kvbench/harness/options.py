@@ -145,10 +145,16 @@ OPTIONS = [
         "taps",
         "",
         "module paths of the teacher, shallow to deep, with commas between, each with the letters of its axes behind it"
-        " where these are not clear, such as features.5@BHWC; empty: the workload's",
+        " where these are not clear, such as features.5@BHWC; empty: the workload's, or the"
+        " teacher's last three stages",
         parse_taps,
     ),
-    Option("teacher", "", "a torchvision classifier with its pretrained weights; empty: the workload's teacher"),
+    Option(
+        "teacher",
+        "",
+        "another teacher, with the weights that it comes with: a torchvision classifier, timm:NAME, or a function of"
+        " yours, package.module:function; empty: the workload's",
+    ),
     Option(
         "checkpoint",
         "",

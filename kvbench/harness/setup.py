@@ -19,6 +19,7 @@ from kvbench.data import validate
 from kvbench.data.base import SPLITS, Images
 from kvbench.data.contract import check_splits, warn_missing_classes
 from kvbench.features import cache, teacher
+from kvbench.features.architecture import architecture
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import built_with
 from kvbench.utils.environment_diff import differences
@@ -108,7 +109,7 @@ class Settings:
         """
         row = values["workload"]
         return cls(
-            replace(row, size=values["size"]) if values["size"] else row,
+            prepared(row, values["teacher"], values["checkpoint"], values["size"]),
             resolve_device(values["device"]),
             values["cache"],
             values["root"],
@@ -145,9 +146,6 @@ class Settings:
     def teacher(self, classes: tuple[str, ...]) -> teacher.Teacher:
         """Load the teacher; ``classes`` are the data's, which a checkpoint is taken to have been trained on."""
         arch = self.arch or self.workload.arch
-        teacher.check_arch(arch)
-        if arch != self.workload.arch and not self.taps:
-            raise UserError(f"Which modules of {arch} are tapped? Name three, shallow to deep, with --kvbench-taps.")
         if self.checkpoint:
             return teacher.from_checkpoint(self.checkpoint, arch, classes, self.workload.size)
         if self.workload.teacher == "shipped" and not self.arch:
@@ -159,11 +157,13 @@ class Settings:
         """Open the banks of both splits, computing those that are missing from the cache."""
         images, notes = self.images(self.workload.train_count, on_progress)
         chosen = self.teacher(images["train"].classes)
+        arch = self.arch or self.workload.arch
+        named = self.taps or (self.workload.taps if arch == self.workload.arch else ())
+        taps = named or teacher.default_taps(arch, chosen, images["train"])
         banks = {}
         settings = {}
         here = built_with(self.device)
         for split, part in images.items():
-            taps = self.taps or self.workload.taps
             settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
             name = f"{self.workload.name}-{split}"
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
@@ -187,6 +187,19 @@ class Settings:
             or same_rows(banks["train"], banks["val"])
         )
         return Banks(banks["train"], banks["val"], fingerprints(settings), tuple(filter(None, notes)))
+
+
+def prepared(row: Workload, arch: str, checkpoint: Path | None, size: int | None) -> Workload:
+    """A workload whose photographs are as pretrained weights need them: those of ``arch``, or of its own teacher.
+
+    Without a ``size`` they are as large as those of ``arch``. Checkpoints were trained on the workload as it is.
+    """
+    if not row.layout:
+        return replace(row, size=size or row.size)
+    other = "" if checkpoint or arch == row.arch else arch
+    kind = architecture(other or row.arch)
+    side = size or (kind.size if other else None) or row.size
+    return replace(row, size=side, transform=row.transform or kind.transform(side))
 
 
 def same_rows(train: FeatureBank, val: FeatureBank) -> str:

@@ -15,15 +15,10 @@ from kvbench.core.models import STUDENTS, student
 from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
+from kvbench.features.architecture import SHIPPED, SOURCES_TAPS
 from kvbench.features.cache import open_bank
 from kvbench.features.spec import BankSettings
-from kvbench.features.teacher import (
-    SHIPPED,
-    Teacher,
-    build,
-    from_checkpoint,
-    shipped,
-)
+from kvbench.features.teacher import Teacher, build, from_checkpoint, shipped
 from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import FAULTS
 from kvbench.utils.errors import UserError
@@ -56,8 +51,7 @@ def test_training_on_banks_gives_the_history_of_the_sources_loop(
     teacher = from_checkpoint(small_checkpoint, "resnet18", images["train"].classes)
     cache = tmp_path_factory.getbasetemp() / "banks"
     banks = {
-        split: open_bank(BankSettings(part, teacher, workload.taps), cache, split, CPU)
-        for split, part in images.items()
+        split: open_bank(BankSettings(part, teacher, SOURCES_TAPS), cache, split, CPU) for split, part in images.items()
     }
     row = next(row for row in configurations(list(STUDENTS), workload.recipe) if row.id == chosen)
     fast = history(Run(row, banks["train"], banks["val"], seed=3))
@@ -89,7 +83,7 @@ def test_a_teacher_pass_changes_nothing_and_needs_no_gradient(resnet18_checkpoin
     teacher = from_checkpoint(resnet18_checkpoint, "resnet18", TEN)
     before = {k: v.clone() for k, v in teacher.module.state_dict().items()}
     assert "layer4.1.bn2.running_mean" in before
-    bank = in_memory(BankSettings(SMALL.images("train", None, 20), teacher, SMALL.taps))
+    bank = in_memory(BankSettings(SMALL.images("train", None, 20), teacher, SOURCES_TAPS))
     after = teacher.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items()), "BatchNorm statistics count, too"
     assert_frozen(teacher)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from kvbench.data.photos import IMAGENET_MEAN, IMAGENET_STD, PhotoImages
+from kvbench.data.base import IMAGENET_MEAN, IMAGENET_STD
+from kvbench.data.photos import PhotoImages
 
 WNIDS = ("n01443537", "n01629819")
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from kvbench import workloads
 from kvbench.core import models
+from kvbench.features.teacher import build, default_taps, frozen
 from kvbench.mutation import faults
 from kvbench.reference.store import load
 from tests.support import EXPECTED, ROOT
+from tests.support.banks import Dots
 from tests.support.commands import Call
 from tests.support.commands_page import MARK, PAGE, generated
 
@@ -60,6 +64,21 @@ def test_the_student_of_the_documents_can_be_trained(name: str, monkeypatch: pyt
     exec(blocks(ROOT / name, "TwoLayers"), {})
     module = models.student("TwoLayers").build([256, 512, 512], 10)
     assert module([torch.randn(4, d) for d in (256, 512, 512)]).shape == (4, 10)
+
+
+def test_the_teacher_of_the_documents_can_be_tapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workloads, "WORKLOADS", dict(workloads.WORKLOADS))
+    written: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs" / "extending.md", "small_net"), written)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_: None)
+        torch.save(written["small_net"](2).state_dict(), "small_net.pt")
+    row = workloads.workload("mine")
+    module = build(row.arch, 2, row.size)
+    assert module(torch.rand(4, 3, row.size, row.size)).shape == (4, 2)
+    assert default_taps(row.arch, frozen("mine", module, None), Dots(1)) == ("0", "1", "2")
 
 
 def test_the_fault_of_the_documents_changes_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from kvbench.core.recipe import TeacherRecipe
 from kvbench.features import extract as extraction
@@ -182,6 +184,41 @@ def test_bad_input_is_one_sentence_with_code_2_and_nothing_is_written(
 
 
 # Teachers
+
+
+def test_taps_lists_what_can_be_tapped_and_marks_the_default(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    told = call("taps", "swin_t")
+    assert told.code == 0, told.err
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.out.splitlines() if "|" in line]
+    assert [row[0] for row in rows if row[3] == "default"] == ["features.3", "features.5", "features.7"]
+    assert ["features.6", "(7, 7, 768)", "768", ""] in rows
+    assert not any(row[0].count(".") > 1 for row in rows)
+    assert told.out.endswith("more lie deeper: --depth 3.\n")
+    deeper = call("taps", "swin_t", "--depth", 9, "--size", 64).out
+    assert "| features.7.1.mlp.0 " in deeper
+    assert re.search(r"features\.6 .*\(2, 2, 768\)", deeper)
+    assert "deeper" not in deeper
+
+
+def test_taps_of_a_function_of_ones_own(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("networks_of_mine.py").write_text(
+        "from torch.nn import *\ndef net(classes): return Sequential(Conv2d(3, 4, 3))\n"
+    )
+    told = call("taps", "networks_of_mine:net", "--size", 8)
+    assert told.code == 0, told.err
+    assert re.search(r"\| 0 +\| \(4, 6, 6\) +\| +4 \|", told.out)
+    assert "No three stages can be told: name taps with --kvbench-taps." in told.out
+
+
+def test_taps_of_an_unknown_teacher_name_the_nearest(call: Call) -> None:
+    told = call("taps", "swin_x")
+    assert told.code == 2
+    assert told.err.startswith("Error: Unknown torchvision model 'swin_x'. Did you mean swin_")
 
 
 def test_teacher_train_writes_weights_and_their_record_that_extract_can_use(call: Call, tiny: str) -> None:

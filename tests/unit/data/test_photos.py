@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kvbench.data.base import IMAGENET_MEAN, IMAGENET_STD, Transform
 from kvbench.data.layouts import image_folder
-from kvbench.data.photos import IMAGENET_MEAN, IMAGENET_STD, PhotoImages
+from kvbench.data.photos import PhotoImages
 from kvbench.utils.errors import UserError
 from tests.support.photos import draw, draw_folder
 
@@ -149,3 +150,28 @@ def test_names_of_no_utf_8_that_differ_have_different_fingerprints(tmp_path: Pat
     paths = [draw(tmp_path / os.fsdecode(name)) for name in (b"\xe9.png", b"\xe8.png")]
     one, two = (PhotoImages([(str(path), 0)], ("one",), 8, tmp_path).fingerprint for path in paths)
     assert one != two
+
+
+def test_a_transform_resizes_before_the_crop_and_normalizes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    left_half_white = Image.new("RGB", (16, 16))
+    left_half_white.paste((255, 255, 255), (0, 0, 8, 16))
+    left_half_white.save(path)
+    images = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path, Transform(16, mean=(0.5,) * 3, std=(0.25,) * 3))
+    pixels = images.__getitems__([0])[0][0]
+    assert pixels.shape == (3, 8, 8)
+    assert pixels[:, :, :4].eq(2).all(), "the middle of 16 pixels: the edge stays sharp"
+    assert pixels[:, :, 4:].eq(-2).all()
+    sharp = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path, Transform(8, "bicubic")).__getitems__([0])[0]
+    soft = PhotoImages([(str(path), 0)], ("one",), 8, tmp_path).__getitems__([0])[0]
+    assert not torch.equal(sharp, soft)
+
+
+def test_the_transform_is_in_the_fingerprint(tmp_path: Path) -> None:
+    def text(transform: Transform | None) -> object:
+        return PhotoImages([], ("one",), 8, tmp_path, transform).fingerprint["transform"]
+
+    assert text(None) == text(Transform(8)) == "resize 8, centre crop 8, ImageNet mean and std"
+    assert text(Transform(9, "bicubic")) == "resize 9 bicubic, centre crop 8, ImageNet mean and std"
+    half = (0.5, 0.5, 0.5)
+    assert text(Transform(8, mean=half)) == f"resize 8, centre crop 8, mean {half}, std (0.229, 0.224, 0.225)"

@@ -215,8 +215,8 @@ class Picky(TinyNet):
             "mine",
             r"teacher mine does not take images of 32 by 32 pixels \(Wrong image height! Expected 64 but got 32\)\.$",
         ),
-        ("vit_b_16", r"made it for 224 pixels: choose these with --kvbench-size 224"),
-        ("inception_v3", r"made it for 299 pixels: choose these with --kvbench-size 299"),
+        ("vit_b_16", r"own weights are for 224 pixels: choose these with --kvbench-size 224"),
+        ("inception_v3", r"own weights are for 299 pixels: choose these with --kvbench-size 299"),
     ],
 )
 def test_a_teacher_that_does_not_take_images_of_a_size_is_a_sentence_before_the_pass(name: str, sentence: str) -> None:

@@ -24,16 +24,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torchvision.models import ResNet18_Weights, get_model
 
+from kvbench.features.architecture import AUXILIARY, wnids
 from kvbench.features.checkpoint import fitting, read_tensors
-from kvbench.features.teacher import (
-    AUXILIARY,
-    Teacher,
-    build,
-    from_checkpoint,
-    frozen,
-    pretrained,
-    wnids,
-)
+from kvbench.features.teacher import Teacher, build, from_checkpoint, frozen, pretrained
 from kvbench.utils.errors import UserError
 from tests.support.banks import tiny_teacher
 

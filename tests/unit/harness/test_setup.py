@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
-from kvbench.data.base import Images
+from kvbench.data.base import Images, Transform
 from kvbench.features import extract
 from kvbench.features import teacher as teacher_module
 from kvbench.features.teacher import Teacher
@@ -27,6 +27,7 @@ from kvbench.workloads import WORKLOADS, Workload, generated, workload
 from tests.support import tiny_resnet
 from tests.support.logs import logged
 from tests.support.small import SMALL
+from tests.support.tiny_resnet import TinyResNet
 
 CPU = torch.device("cpu")
 TINY = replace(SMALL, arch=tiny_resnet.NAME, size=32, train_count=40, val_count=20)
@@ -93,10 +94,9 @@ def test_the_imagenet_workload_is_the_sources() -> None:
 
 
 @pytest.mark.parametrize("name", ["fractals", "tiny-imagenet", "imagenet", "folder"])
-def test_students_read_the_last_three_blocks(name: str) -> None:
+def test_workloads_have_the_sources_teacher_and_say_where_they_differ(name: str) -> None:
     row = workload(name)
-    assert row.taps == ("layer3.1", "layer4.0", "layer4.1")
-    assert row.name == name
+    assert (row.name, row.arch, row.taps) == (name, "resnet18", ())  # whose taps are the last three blocks
     assert bool(row.differs) == (row.recipe.lr != 1e-4)
 
 
@@ -116,13 +116,90 @@ def test_which_teacher_is_loaded(small_checkpoint: Path, monkeypatch: pytest.Mon
     assert name("fractals") == "shipped fractals"
     assert name("imagenet") == "pretrained resnet18 ('a',)"
     assert name("fractals", arch="resnet34", taps=("layer4",)) == "pretrained resnet34 ('a',)"
-    with pytest.raises(UserError, match=r"Which modules of resnet34 are tapped\?.*--kvbench-taps"):
-        name("fractals", arch="resnet34")  # the workload's taps are other blocks there
+    assert name("fractals", arch="resnet34") == "pretrained resnet34 ('a',)"
     assert name("folder", checkpoint=Path("w.pt")) == "from_checkpoint w.pt resnet18 ('a',) 224"
     assert (
         name("fractals", checkpoint=Path("w.pt"), arch="vgg11", taps=("features.28",))
         == "from_checkpoint w.pt vgg11 ('a',) 64"
     )
+
+
+class Seen(Exception):  # noqa: N818
+    """What a bank was to be opened with."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "taps"),
+    [
+        ({"arch": "resnet18"}, "layer3.1 layer4.0 layer4.1"),
+        ({"arch": "squeezenet1_1"}, "features.4 features.7 features.12"),
+        ({"taps": ("layer4",)}, "layer4"),
+        ({"arch": "squeezenet1_1", "taps": ("features.5",)}, "features.5"),
+        ({}, "layer1"),  # the workload's own
+        ({"workload": replace(TINY, taps=())}, "layer2 layer3 layer4"),
+    ],
+)
+def test_which_modules_are_tapped(
+    changes: dict[str, Any], taps: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def see(settings: Any, *_: Any, **__: Any) -> None:
+        raise Seen(" ".join(settings.taps))
+
+    monkeypatch.setattr("kvbench.features.cache.open_bank", see)
+    monkeypatch.setattr(teacher_module, "from_checkpoint", lambda *_: teacher_module.frozen("x", TinyResNet(), None))
+    chosen = Settings(replace(TINY, taps=("layer1",)), CPU, tmp_path, checkpoint=small_checkpoint)
+    with pytest.raises(Seen, match=f"^{taps}$"):
+        replace(chosen, **changes).open_banks()
+
+
+def my_teacher(classes: int) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TinyResNet(classes)
+
+
+@pytest.mark.parametrize("changes", [{"arch": my_teacher}, {"arch": "vgg11"}])
+def test_a_teacher_of_ones_own_needs_no_file_and_no_taps(changes: dict[str, Any], tmp_path: Path) -> None:
+    named = f"{__name__}:my_teacher"
+    row = replace(TINY, taps=(), teacher="torchvision", **changes)
+    settings = Settings(row, CPU, tmp_path, arch=named if changes["arch"] != my_teacher else "")
+    banks = settings.open_banks()
+    assert banks.train.widths == (8, 8, 16)
+    assert banks.fingerprints["teacher"].startswith(f"{named} ")
+    assert banks.fingerprints["taps"] == "layer2 layer3 layer4"
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "size", "transform"),
+    [
+        ("folder", {}, 224, None),
+        ("imagenet", {}, 256, None),
+        ("folder", {"size": 96}, 96, None),
+        ("folder", {"teacher": "efficientnet_b1"}, 240, Transform(255)),
+        ("folder", {"teacher": "efficientnet_b1", "size": 120}, 120, Transform(128)),
+        ("folder", {"teacher": "efficientnet_b1", "checkpoint": Path("a.pt")}, 224, None),  # trained on the workload's
+        ("tiny-imagenet", {"teacher": "resnet50"}, 224, Transform(232)),
+        ("tiny-imagenet", {}, 64, None),
+        ("fractals", {"teacher": "resnet50"}, 64, None),  # drawn, not photographed
+        ("folder", {"teacher": f"{__name__}:my_teacher"}, 224, None),
+    ],
+)
+def test_images_are_prepared_as_pretrained_weights_need_them(
+    row: str, given: dict[str, Any], size: int, transform: Transform | None
+) -> None:
+    values = {option.name: option.parse(option.default) for option in OPTIONS} | {"workload": workload(row)} | given
+    chosen = Settings.of(values).workload
+    assert (chosen.size, chosen.transform) == (size, transform)
+
+
+def test_a_workload_of_another_architecture_keeps_its_size_and_what_it_says_of_images() -> None:
+    values = {option.name: option.parse(option.default) for option in OPTIONS}
+    row = replace(workload("folder"), arch="efficientnet_b1", size=120)
+    for checkpoint in (None, Path("a.pt")):  # which was trained on what `kvbench teacher train` sees
+        chosen = Settings.of({**values, "workload": row, "checkpoint": checkpoint})
+        assert chosen.workload == replace(row, transform=Transform(128))
+    row = replace(row, transform=Transform(130))
+    assert Settings.of({**values, "workload": row}).workload == row
 
 
 # Chance
