@@ -33,9 +33,20 @@ if TYPE_CHECKING:
     from kvbench.features.extract import extract as extract
     from kvbench.features.spec import BankSettings as BankSettings
     from kvbench.features.teacher import Teacher as Teacher
+    from kvbench.findings.design import Design as Design
     from kvbench.findings.finding import Finding as Finding
-    from kvbench.findings.registry import FINDINGS as FINDINGS
-    from kvbench.findings.registry import judge as judge
+    from kvbench.findings.judge import judge as judge
+    from kvbench.findings.vocabulary import above as above
+    from kvbench.findings.vocabulary import any_of as any_of
+    from kvbench.findings.vocabulary import at_least as at_least
+    from kvbench.findings.vocabulary import below as below
+    from kvbench.findings.vocabulary import best_of as best_of
+    from kvbench.findings.vocabulary import better as better
+    from kvbench.findings.vocabulary import correlates as correlates
+    from kvbench.findings.vocabulary import monotone as monotone
+    from kvbench.findings.vocabulary import no_worse as no_worse
+    from kvbench.findings.vocabulary import not_better as not_better
+    from kvbench.findings.vocabulary import sooner as sooner
     from kvbench.mutation.faults import FAULTS as FAULTS
     from kvbench.mutation.faults import Fault as Fault
     from kvbench.reference.store import Reference as Reference
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
     from kvbench.reporting.charts import curves_chart as curves_chart
     from kvbench.results import history as history
     from kvbench.results.saved import read as read_saved
+    from kvbench.studies.kv_memory import FINDINGS as FINDINGS
     from kvbench.utils.errors import UserError as UserError
     from kvbench.workloads import WORKLOADS as WORKLOADS
     from kvbench.workloads import Workload as Workload
@@ -54,6 +66,7 @@ __all__ = [
     "WORKLOADS",
     "BankSettings",
     "Configuration",
+    "Design",
     "Fault",
     "FeatureBank",
     "Finding",
@@ -69,23 +82,35 @@ __all__ = [
     "Transform",
     "UserError",
     "Workload",
+    "above",
+    "any_of",
+    "at_least",
+    "below",
+    "best_of",
+    "better",
     "capture",
+    "correlates",
     "curves_chart",
     "distillation_loss",
     "extract",
     "history",
     "judge",
     "load_reference",
+    "monotone",
+    "no_worse",
+    "not_better",
     "pool",
     "read_saved",
+    "sooner",
 ]
 
 # Where each name is defined: as in the imports above, which type checkers read.
 _HOMES = {
     "BankSettings": "features.spec:BankSettings",
     "Configuration": "core.recipe:Configuration",
+    "Design": "findings.design:Design",
     "FAULTS": "mutation.faults:FAULTS",
-    "FINDINGS": "findings.registry:FINDINGS",
+    "FINDINGS": "studies.kv_memory:FINDINGS",
     "Fault": "mutation.faults:Fault",
     "FeatureBank": "core.bank:FeatureBank",
     "Finding": "findings.finding:Finding",
@@ -103,15 +128,26 @@ _HOMES = {
     "UserError": "utils.errors:UserError",
     "WORKLOADS": "workloads:WORKLOADS",
     "Workload": "workloads:Workload",
+    "above": "findings.vocabulary:above",
+    "any_of": "findings.vocabulary:any_of",
+    "at_least": "findings.vocabulary:at_least",
+    "below": "findings.vocabulary:below",
+    "best_of": "findings.vocabulary:best_of",
+    "better": "findings.vocabulary:better",
     "capture": "core.hooks:capture",
+    "correlates": "findings.vocabulary:correlates",
     "curves_chart": "reporting.charts:curves_chart",
     "distillation_loss": "core.trainer:distillation_loss",
     "extract": "features.extract:extract",
     "history": "results.history:",
-    "judge": "findings.registry:judge",
+    "judge": "findings.judge:judge",
     "load_reference": "reference.store:load",
+    "monotone": "findings.vocabulary:monotone",
+    "no_worse": "findings.vocabulary:no_worse",
+    "not_better": "findings.vocabulary:not_better",
     "pool": "core.hooks:pool",
     "read_saved": "results.saved:read",
+    "sooner": "findings.vocabulary:sooner",
 }
 
 

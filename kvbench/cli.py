@@ -112,17 +112,18 @@ def report(
     """Print the tables and verdicts of a saved run or a reference."""
     from kvbench.reporting.report import report_expected, report_saved
     from kvbench.reporting.side_by_side import side_by_side
+    from kvbench.studies.kv_memory import DESIGN
 
     if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
     if expected and len(expected) > 1:
         if finding:
             raise UserError("--finding shows one workload: name one --expected.")
-        echo(side_by_side(values["expected"], expected))
+        echo(side_by_side(values["expected"], expected, DESIGN))
     elif expected:
-        echo(report_expected(values["expected"], expected[0], finding))
+        echo(report_expected(values["expected"], expected[0], DESIGN, finding))
     else:
-        echo(report_saved(saved or Path(), finding))
+        echo(report_saved(saved or Path(), DESIGN, finding))
 
 
 @app.command()
@@ -142,11 +143,12 @@ def plot(
     from kvbench.reference.store import load
     from kvbench.reporting.charts import curves_chart
     from kvbench.results.saved import read
+    from kvbench.studies.kv_memory import DESIGN
 
     if (saved is None) == (expected is None):
         raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
-    source = load(values["expected"], expected) if expected else read(saved or Path())
-    curves_chart(source.histories, output, source.workload)
+    source = load(values["expected"], expected, DESIGN) if expected else read(saved or Path())
+    curves_chart(source.histories, DESIGN, output, source.workload)
     echo(str(output))
 
 
@@ -244,9 +246,10 @@ def expected_rejudge(
     After a finding was added or changed; trains nothing.
     """
     from kvbench.reference.update import recorded, rejudge
+    from kvbench.studies.kv_memory import DESIGN
 
     for workload in workloads or recorded(values["expected"]):
-        echo(rejudge(values["expected"], workload))
+        echo(rejudge(values["expected"], workload, DESIGN))
 
 
 @teacher_app.command("train")
@@ -319,6 +322,7 @@ def detect(
     from kvbench.mutation.report import page, summary
     from kvbench.reference.store import load
     from kvbench.results import history
+    from kvbench.studies.kv_memory import DESIGN
     from kvbench.utils.environment import environment
     from kvbench.utils.files import atomic_write, need_writable
 
@@ -326,7 +330,7 @@ def detect(
     seeds = parse_seeds(clean_seeds)
     settings = Settings.of(values)
     workload = settings.workload.name
-    reference = load(values["expected"], workload)
+    reference = load(values["expected"], workload, DESIGN)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
         raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
     if out:
@@ -372,9 +376,10 @@ def power(
     from kvbench.reference.power import clauses_table, tolerances_table
     from kvbench.reference.store import load
     from kvbench.results import history
+    from kvbench.studies.kv_memory import DESIGN
     from kvbench.utils.errors import unknown
 
-    reference = load(values["expected"], expected)
+    reference = load(values["expected"], expected, DESIGN)
     names = history.configurations(reference.histories)
     for name in configuration or []:
         if name not in names:

@@ -42,7 +42,7 @@ class Claim:
     """A comparison before it is tested.
 
     Args:
-        id: stable inside the finding and recipe, such as ``Model1-loss``.
+        id: stable inside the finding and recipe, such as ``mlp-loss``.
         sentence: what is claimed, with any limit in it.
         scale: ``ratio`` (margins are natural logarithms), ``difference`` or ``epochs``.
         seeds: the S seeds of the margins.
@@ -53,6 +53,7 @@ class Claim:
         gating: whether it counts for the finding's verdict; the others are only reported.
         contradicted: every seed by itself speaks against it, though the margins are only bounds.
         note: why it could not be measured as usual, if so.
+        some: one column's mean above 0 is enough.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Claim:
     gating: bool = True
     contradicted: bool = False
     note: str = ""
+    some: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,13 @@ class Evidence:
 
     Args:
         claim: what was tested.
-        decisive: the column whose mean is least sure to be above 0; it stands for the claim in what is reported.
+        decisive: the column whose mean is least sure to be above 0; it stands for the claim in what is reported. Where
+            one column is enough: the surest.
         margins: (S,) that column.
         test: of the decisive column; None where a margin is not a number.
         holds: p-value against "some column's mean is at most 0": the largest of the columns' (intersection-union).
         fails: p-value against "every column's mean is at least 0": the smallest of the columns' times P (Bonferroni).
+            Where one column is enough, the two change places.
     """
 
     claim: Claim
@@ -94,23 +98,25 @@ def evaluate_claim(claim: Claim, finest: float) -> Evidence:
     # Rounded so that 0.646 - 0.636 - 0.01 is the tie that it is; + 0.0 turns -0 into 0.
     margins = np.round(claim.margins, 12) + 0.0
     means, count = margins.mean(axis=0), len(claim.seeds)
-    lowest = int(np.argmin(np.nan_to_num(means)))
+    last = int((np.argmax if claim.some else np.argmin)(np.nan_to_num(means)))
     if not np.isfinite(margins).all():
-        return Evidence(claim, lowest, margins[:, lowest])
+        return Evidence(claim, last, margins[:, last])
     tests = [mean_test(column, finest) for column in margins.T]
     if count == 1:
-        supported = means[lowest] > 0 or (claim.tie_holds and means[lowest] == 0)
-        return Evidence(claim, lowest, margins[:, lowest], tests[lowest], float(not supported), float(supported))
+        supported = means[last] > 0 or (claim.tie_holds and means[last] == 0)
+        return Evidence(claim, last, margins[:, last], tests[last], float(not supported), float(supported))
     sure = without_spread(count)
     if claim.contradicted:
-        return Evidence(claim, lowest, margins[:, lowest], tests[lowest], 1.0, sure)
+        return Evidence(claim, last, margins[:, last], tests[last], 1.0, sure)
     # No difference at all, at any seed, is a tie: of the side that the claim gives ties to.
     tied = (margins == 0).all(axis=0)
     above = np.where(tied, sure if claim.tie_holds else 1.0, [test.above for test in tests])
     below = np.where(tied, 1.0 if claim.tie_holds else sure, [test.below for test in tests])
-    decisive = int(np.lexsort((means, -above))[0])
-    fails = min(1.0, float(below.min()) * len(tests))
-    return Evidence(claim, decisive, margins[:, decisive], tests[decisive], float(above.max()), fails)
+    decisive = int(np.lexsort((means, -above))[-1 if claim.some else 0])
+    one, all_of = (above, below) if claim.some else (below, above)
+    sides = min(1.0, float(one.min()) * len(tests)), float(all_of.max())
+    holds, fails = sides if claim.some else sides[::-1]
+    return Evidence(claim, decisive, margins[:, decisive], tests[decisive], holds, fails)
 
 
 @dataclass(frozen=True)
@@ -205,12 +211,14 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     verdict = Verdict.HOLDS if evidence.holds <= level else Verdict.FAILS if fails <= level else Verdict.UNDECIDED
     p = math.nan if len(column) == 1 else evidence.holds if mean > 0 or verdict == Verdict.HOLDS else fails
     rival = claim.rivals[evidence.decisive]
-    notes = [f"the closest rival is {rival}"] if len(claim.rivals) > 1 else []
+    surest = "ahead of" if claim.some else "the closest rival is"
+    notes = [f"{surest} {rival}"] if len(claim.rivals) > 1 else []
     notes += [claim.note] if claim.note else []
     needed = None
     if verdict == Verdict.UNDECIDED and claim.gating and len(column) > 1:
         spread, supported = deviation(column), mean > 0 or (mean == 0 and claim.tie_holds)
-        own = level if supported else level / siblings / len(claim.rivals)
+        one_of = len(claim.rivals) if supported == claim.some else 1  # columns, any of which decides
+        own = (level if supported else level / siblings) / one_of
         if spread:
             seen = math.copysign(smallest_effect(spread, len(column), own), mean)
             needed = seeds_for(abs(mean), spread, own)

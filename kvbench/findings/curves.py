@@ -2,104 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvbench.findings.clauses import DIFFERENCE, RATIO, Claim
+from kvbench.findings.clauses import Claim
 from kvbench.results import history
 from kvbench.stats.intervals import Floats, log_losses
+from kvbench.utils.errors import unknown
 from kvbench.utils.text import number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LOSS, ACCURACY = "train_loss", "val_accuracy"  # what claims are about
-WORDS = {LOSS: "training loss", ACCURACY: "accuracy"}
-BETTER = {LOSS: "below", ACCURACY: "above"}
+EVERYONE = "all"  # names all students, where a group can stand
+LOSS, ACCURACY = "train_loss", "val_accuracy"  # what claims are about, where they do not say
+WORDS = {  # of each metric, in sentences
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "val_accuracy": "accuracy",
+    "agreement": "agreement with the teacher",
+    "seconds": "time of an epoch",
+}
+SHORT = {"train_loss": "loss", "val_accuracy": "accuracy"}  # in the ids of clauses
+Costs = Mapping[str, float | None]  # configuration -> FLOPs per sample; None or absent: unknown
+
+
+def rises(metric: str) -> bool:
+    """Whether more of a metric is better. If so its margins are differences, else log ratios."""
+    return metric in history.SHARES
+
+
+def check_metric(metric: str) -> str:
+    """Return a metric of the history; raises `UserError` naming the valid ones."""
+    if metric not in history.METRICS:
+        raise unknown("metric", metric, history.METRICS)
+    return metric
 
 
 @dataclass(frozen=True)
 class Curves:
     """Curves of the configurations that a judgement needs, at the S seeds and E epochs that all of them have.
 
-    ``prefix`` stands before a model's name in its configuration's. ``notes`` say what was left out.
+    Args:
+        names: student -> its configuration.
+        seeds, epochs: what all of them have.
+        values: configuration -> (S, E, METRICS).
+        notes: what was left out.
+        groups: name of each group or tag -> its students.
+        others: where two recipes are compared: student -> its configuration in the second.
     """
 
-    prefix: str
+    names: Mapping[str, str]
     seeds: tuple[int, ...]
     epochs: tuple[int, ...]
-    values: Mapping[str, Floats]  # configuration -> (S, E, METRICS)
+    values: Mapping[str, Floats]
     notes: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
-    def name(self, model: str) -> str:
-        """The configuration of a model; anything else as it is."""
-        return self.prefix + model if self.prefix + model in self.values else model
+    @property
+    def second(self) -> Curves:
+        """The same curves, where students stand for their configurations of the second recipe."""
+        return replace(self, names=self.others, others=self.names)
 
-    def curve(self, model: str, metric: str = LOSS) -> Floats:
-        """(S, E) values of a model; NaN where it was not measured or is not finite."""
-        return self.values[self.prefix + model][:, :, history.METRICS.index(metric)]
+    def members(self, name: str) -> tuple[str, ...]:
+        """The students of a group or tag, of `EVERYONE`, or the one student of that name."""
+        return tuple(self.names) if name == EVERYONE else self.groups.get(name, (name,))
 
-    def last(self, model: str, metric: str) -> Floats:
+    def name(self, student: str) -> str:
+        """The configuration of a student; anything else as it is."""
+        return self.names.get(student, student)
+
+    def named(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Values of students as values of their configurations."""
+        return {self.name(student): value for student, value in values.items()}
+
+    def curve(self, student: str, metric: str = LOSS) -> Floats:
+        """(S, E) values of a student; NaN where it was not measured or is not finite."""
+        return self.values[self.name(student)][:, :, history.METRICS.index(metric)]
+
+    def last(self, student: str, metric: str) -> Floats:
         """(S,) values at the last epoch."""
-        return self.curve(model, metric)[:, -1]
-
-    def lead(self, metric: str, one: str, other: str) -> Floats:
-        """(S,) by how much ``one`` is ahead of ``other`` at the last epoch: log ratio of losses, else difference."""
-        mine, theirs = self.last(one, metric), self.last(other, metric)
-        return log_losses(theirs) - log_losses(mine) if metric == LOSS else mine - theirs
-
-    def means(self, values: Mapping[str, Floats], spec: str = ".3f") -> str:
-        """What the models have, mean over the seeds, in words."""
-        return ", ".join(
-            f"{number(float(value.mean()), spec, missing='no number')} ({self.name(model)})"
-            for model, value in values.items()
-        )
+        return self.curve(student, metric)[:, -1]
 
     def claim(
         self, title: str, sentence: str, scale: str, margins: Mapping[str, Floats], numbers: str, *,
-        tie_holds: bool = False, gating: bool = True, contradicted: bool = False, note: str = "",
+        tie_holds: bool = False, gating: bool = True, contradicted: bool = False, note: str = "", some: bool = False,
     ) -> Claim:  # fmt: skip
-        """Make a claim of margins (S,) against each rival."""
-        rivals = tuple(map(self.name, margins))
-        matrix = np.stack(list(margins.values()), axis=1)
-        return Claim(title, sentence, scale, self.seeds, matrix, rivals, numbers, tie_holds, gating, contradicted, note)
-
-    def last_epoch(
-        self, metric: str, one: str, rivals: Iterable[str] | Mapping[str, Floats], says: str, *,
-        title: str = "", shown: Sequence[str] = (), ties: bool = False,
-    ) -> Claim:  # fmt: skip
-        """Claim something of the last epoch's `LOSS` or `ACCURACY` of a model.
-
-        Args:
-            metric: which of the two.
-            one: the model.
-            rivals: whom it must be ahead of, or margins (S,) against each.
-            says: the rest of the sentence, after ``Model1's accuracy``.
-            title: the claim's id, without the metric; the model's name if empty.
-            shown: the models whose means are shown with it; the rivals if empty.
-            ties: whether no difference supports the claim.
+        """Make a claim of margins (S,) against each rival, by its name for readers; the arguments are `Claim`'s.
 
         Example:
-            >>> curves.last_epoch(ACCURACY, "Model4", ["Model6"], "is above Model6's").id  # doctest: +SKIP
-            'Model4-accuracy'
+            >>> def margin_of_mlp(curves, costs):
+            ...     gap = curves.last("mlp", "val_accuracy") - curves.last("linear", "val_accuracy")
+            ...     numbers = means(curves.named({"linear": gap}))
+            ...     return [curves.claim("gap", "mlp is ahead", "difference", {"linear": gap}, numbers)]
         """
-        margins = rivals if isinstance(rivals, Mapping) else {rival: self.lead(metric, one, rival) for rival in rivals}
-        numbers = self.means({model: self.last(model, metric) for model in (one, *(shown or margins))})
-        scale, kind = (RATIO, "loss") if metric == LOSS else (DIFFERENCE, "accuracy")
-        sentence = f"{self.name(one)}'s {WORDS[metric]} {says}"
-        return self.claim(f"{title or one}-{kind}", sentence, scale, margins, numbers, tie_holds=ties)
+        matrix = np.stack(list(margins.values()), axis=1)
+        return Claim(title, sentence, scale, self.seeds, matrix, tuple(margins), numbers, tie_holds, gating,
+                     contradicted, note, some)  # fmt: skip
 
-    def no_worse(self, one: str, other: str, loss: float, accuracy: float, title: str) -> list[Claim]:
-        """Claim that the last loss is at most ``loss`` times, the accuracy at most ``accuracy`` below, another's."""
-        limits = ((LOSS, float(np.log(loss)), f"{loss:g}x"), (ACCURACY, accuracy, f"{accuracy:g} below"))
-        return [
-            self.last_epoch(metric, one, {other: self.lead(metric, one, other) + limit},
-                            f"is at most {words} {self.name(other)}'s", title=title, ties=True)
-            for metric, limit, words in limits
-        ]  # fmt: skip
+
+def means(values: Mapping[str, Floats], spec: str = ".3f") -> str:
+    """What configurations have (S,), mean over the seeds, in words."""
+    return ", ".join(
+        f"{number(float(value.mean()), spec, missing='no number')} ({name})" for name, value in values.items()
+    )
+
+
+def lead(metric: str, mine: Floats, theirs: Floats) -> Floats:
+    """By how much values are the better ones: the log ratio where less is better, else the difference."""
+    return mine - theirs if rises(metric) else log_losses(theirs) - log_losses(mine)
 
 
 @dataclass(frozen=True)
@@ -125,13 +140,16 @@ class Runs:
 
     def missing(self, configurations: Sequence[str]) -> list[str]:
         """What is missing to judge these configurations: some of them, or anything that they have in common."""
-        if self.curves(configurations, "").epochs:
+        if self.curves({}, dict(zip(configurations, configurations, strict=True))).epochs:
             return []
         absent = [name for name in configurations if name not in self.rows]
         return absent or ["a seed and an epoch that all its configurations have"]
 
-    def curves(self, configurations: Sequence[str], prefix: str) -> Curves:
-        """What these configurations have in common; no seeds and epochs where that is nothing."""
+    def curves(
+        self, groups: Mapping[str, tuple[str, ...]], names: Mapping[str, str], others: Mapping[str, str] | None = None
+    ) -> Curves:
+        """What configurations have in common, as `Curves` has them; no seeds and epochs where that is nothing."""
+        configurations = [*names.values(), *(others or {}).values()]
         runs = [self.epochs.get(name, {}) for name in configurations]
         every = sorted(set().union(*runs))
         seeds = [seed for seed in every if all(seed in run for run in runs)]
@@ -148,4 +166,4 @@ class Runs:
             mine, steps, cells = self.rows[name]
             shared = np.isin(mine, seeds) & np.isin(steps, epochs)
             values[name] = cells[shared].reshape(len(seeds), len(epochs), len(history.METRICS))
-        return Curves(prefix, tuple(seeds), tuple(epochs), values, tuple(notes))
+        return Curves(names, tuple(seeds), tuple(epochs), values, tuple(notes), groups, others or {})

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from kvbench.findings.curves import EVERYONE
 from kvbench.findings.finding import Finding
 from kvbench.utils.errors import UserError, unknown
-
-EVERYONE = "all"  # names all students, where a group can stand
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,12 @@ class Design:
         configurations: name of each recipe -> name of each student -> what that configuration is called.
         groups: name of each group or tag -> its students.
         findings: by id.
+        focus: the group whose best student tables mark, beside the best of all; empty: none.
+        shipped: folder of the references that come with it, below kvbench/expected; empty: there are none.
 
     Raises:
-        UserError: two configurations or a student and a group share a name, or a group has an unknown student.
+        UserError: two configurations or a student and a group share a name, or a group or a finding names a student,
+            group or recipe that is not there.
 
     Example:
         >>> design = Design("mine", {"Adam": {"linear": "linear", "mlp": "mlp"}}, {"deep": ("mlp",)})
@@ -34,6 +36,8 @@ class Design:
     configurations: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     findings: Mapping[str, Finding] = field(default_factory=dict)
+    focus: str = ""
+    shipped: str = ""
 
     def __post_init__(self) -> None:
         names = [name for row in self.configurations.values() for name in row.values()]
@@ -45,6 +49,8 @@ class Design:
             for name in students:
                 if name not in self.students:
                     raise UserError(f"The group {group}: {unknown('student', name, self.students)}")
+        for row in self.findings.values():
+            self.scopes(row)
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -61,13 +67,43 @@ class Design:
         """What the configurations are called: recipe by recipe, students in order."""
         return tuple(name for row in self.configurations.values() for name in row.values())
 
-    def members(self, name: str) -> tuple[str, ...]:
+    def members(self, name: str, kind: str = "student or group") -> tuple[str, ...]:
         """The students of a group or tag, of `EVERYONE`, or the one student of that name; raises `UserError`."""
         if name in self.students:
             return (name,)
         if name != EVERYONE and name not in self.groups:
-            raise unknown("student or group", name, [*self.students, *self.groups])
+            raise unknown(kind, name, [*self.students, *self.groups])
         return self.students if name == EVERYONE else self.groups[name]
+
+    def finding(self, name: str) -> Finding:
+        """Look a finding up; raises `UserError` naming the valid ones."""
+        if name not in self.findings:
+            raise unknown("finding", name, self.findings)
+        return self.findings[name]
+
+    def scopes(self, row: Finding) -> dict[str, tuple[dict[str, str], ...]]:
+        """What a finding is judged on -> student -> configuration: of a recipe, or of both of those that it compares.
+
+        A recipe that lacks one of its students is left out. Raises `UserError` for a name that is not there.
+        """
+        kind = f"student or group in the finding {row.id}"
+        students = {student for name in row.names for student in self.members(name, kind)}
+        for name in (*row.across, *row.recipes):
+            if name not in self.configurations:
+                raise unknown(f"recipe in the finding {row.id}", name, self.configurations)
+        blocks = {recipe: {student: name for student, name in names.items() if student in students}
+                  for recipe, names in self.configurations.items()}  # fmt: skip
+        asked = [row.across] if row.across else [(recipe,) for recipe in row.recipes or blocks]
+        return {
+            " against ".join(recipes): tuple(blocks[recipe] for recipe in recipes)
+            for recipes in asked
+            if all(len(blocks[recipe]) == len(students) for recipe in recipes)
+        }
+
+    def needs(self, row: Finding) -> dict[str, tuple[str, ...]]:
+        """What a finding is judged on -> the configurations needed for that; see `scopes`."""
+        scopes = self.scopes(row).items()
+        return {scope: tuple(name for block in blocks for name in block.values()) for scope, blocks in scopes}
 
     def find(self, configuration: str) -> tuple[str, str]:
         """Recipe and student of a configuration; no recipe, and its own name, where the study has none of that name."""

@@ -1,47 +1,127 @@
-"""Findings: a sentence about configurations, and what is needed to judge it."""
+"""Findings: a sentence about students, and the terms that make it exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Union
 
-from kvbench.core.recipe import SCHEDULED
 from kvbench.findings.clauses import Claim
-from kvbench.findings.curves import Curves
+from kvbench.findings.curves import EVERYONE, Costs, Curves
+from kvbench.utils.errors import UserError
 
-RECIPES = {SCHEDULED: "StepLR", "": "constant lr"}  # prefix of a configuration -> name of its recipe
-BOTH = "StepLR against constant lr"
+Groups = Mapping[str, tuple[str, ...]]  # name of each group or tag -> its students
+Claims = Callable[[Curves, Costs], list[Claim]]
 
-Costs = Mapping[str, float | None]  # configuration -> FLOPs per sample; None or absent: unknown
+
+class Term:
+    """One exact statement, which makes the claims to be tested: `kvbench.findings.vocabulary` has them."""
+
+    across: tuple[str, ...] = ()  # the two recipes that it compares; none: it is judged on each recipe by itself
+    when: ClassVar[str] = ""  # in words, where not over the whole run
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The students and groups that it is about."""
+        raise NotImplementedError
+
+    def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
+        """What is claimed of curves: a claim for each student of the subject."""
+        raise NotImplementedError
+
+    def describe(self, groups: Groups) -> str:
+        """The statement in words."""
+        raise NotImplementedError
+
+
+Terms = Union[Term, Claims, Sequence["Terms"]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence about configurations, with the function that judges it.
+    """A sentence about students, and what is claimed by it: a row of a study's findings.
 
     Args:
         id: its name in options and files.
         sentence: the source's.
-        judged_as: the same, made exact.
-        students: what it needs, of each recipe that it is judged on.
-        claims: from curves and costs to what is claimed.
-        compares_recipes: judged once, across both recipes, instead of once for each.
+        terms: one or several of `kvbench.findings.vocabulary`; a function from curves and costs to claims is one, too.
+        students: what functions among them need, by name or group.
+        recipes: those that it is judged on; empty: all.
+
+    Raises:
+        UserError: some of its terms compare recipes, and some don't, or not the same.
 
     Example:
-        >>> def claims(curves, costs):
-        ...     return [curves.last_epoch("val_accuracy", "Model2", ["Model1"], "is above Model1's")]
-        >>> Finding("two-beat-one", "two heads beat one", "...", ("Model1", "Model2"), claims).needs()["StepLR"]
-        ('lr_Model1', 'lr_Model2')
+        >>> from kvbench.findings.vocabulary import above, at_least
+        >>> Finding("mlp-wins", "two layers beat one", above("mlp", "linear", "val_accuracy")).names
+        ('mlp', 'linear')
+        >>> two = [above("mlp", "linear", "val_accuracy"), at_least(2, "linear", "mlp", "train_loss")]
+        >>> Finding("mlp-wins", "two layers beat one", two).describe({})
+        "at the last epoch mlp's accuracy is above linear's; linear's training loss is at least 2x mlp's"
     """
 
     id: str
     sentence: str
-    judged_as: str
-    students: tuple[str, ...]
-    claims: Callable[[Curves, Costs], list[Claim]]
-    compares_recipes: bool = False
+    terms: Terms
+    students: tuple[str, ...] = (EVERYONE,)
+    recipes: tuple[str, ...] = ()
 
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """Name of each recipe that it is judged on -> the configurations needed for that."""
-        blocks = {name: tuple(prefix + student for student in self.students) for prefix, name in RECIPES.items()}
-        return {BOTH: tuple(c for block in blocks.values() for c in block)} if self.compares_recipes else blocks
+    def __post_init__(self) -> None:
+        if len({_across(term) for term in self._terms}) != 1:
+            raise UserError(f"The finding {self.id} needs terms that all compare the same two recipes, or none.")
+
+    @cached_property
+    def _terms(self) -> tuple[Term | Claims, ...]:
+        return tuple(_flat(self.terms))
+
+    @property
+    def across(self) -> tuple[str, ...]:
+        """The two recipes that it compares, or none."""
+        return _across(self._terms[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The students and groups that it is about."""
+        needed = [term.needs if isinstance(term, Term) else self.students for term in self._terms]
+        return tuple(dict.fromkeys(itertools.chain(*needed)))
+
+    def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
+        """All that it claims of curves; raises `UserError` where two claims have one id."""
+        found: list[Claim] = []
+        # Terms that say something of the same students, one after the other, make claims student by student.
+        for subject, together in itertools.groupby(self._terms, lambda term: getattr(term, "subject", None)):
+            sides = [term.claims(curves, costs) if isinstance(term, Term) else term(curves, costs) for term in together]
+            found += itertools.chain(*(zip(*sides, strict=True) if subject else sides))
+        ids = [claim.id for claim in found]
+        if twice := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
+            raise UserError(f"The finding {self.id} has two clauses called {', '.join(twice)}; give one term a label.")
+        return found
+
+    def describe(self, groups: Groups) -> str:
+        """What is judged, in words."""
+        said, before = [], ""
+        for term in self._terms:
+            when, words = (term.when, term.describe(groups)) if isinstance(term, Term) else ("", _doc(term))
+            said.append(f"{when} {words}" if when and when != before else words)
+            before = when
+        return "; ".join(said)
+
+
+def _flat(terms: Terms) -> Iterator[Term | Claims]:
+    if isinstance(terms, Iterable):
+        for term in terms:
+            yield from _flat(term)
+    else:
+        yield terms
+
+
+def _across(term: Term | Claims) -> tuple[str, ...]:
+    return term.across if isinstance(term, Term) else ()
+
+
+def _doc(function: Claims) -> str:
+    """The first line of a function's docstring, or its name."""
+    name = getattr(function, "__name__", "a function")
+    return (function.__doc__ or f"what {name} claims").strip().partition("\n")[0].rstrip(".")

@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench.findings import registry as findings
+from kvbench.findings import judge as findings
+from kvbench.findings.design import Design
 from kvbench.harness.record import Record, complete, difference, digest
 from kvbench.harness.result import Check, Result, State
 from kvbench.reference import store
+from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.update import update as update_reference
-from kvbench.reference.verdicts import Change, verdict_changes
 from kvbench.results import history, saved
 from kvbench.results.saved import RunOutcome
 from kvbench.utils.environment import FACTS
@@ -34,6 +35,7 @@ class Collector:
 
     Args:
         workload: its name.
+        design: the study's.
         seeds: those of every training.
         expected: the folder of references.
         run: the command that runs this again, for messages.
@@ -45,6 +47,7 @@ class Collector:
     def __init__(
         self,
         workload: str,
+        design: Design,
         seeds: tuple[int, ...],
         expected: Path,
         run: str,
@@ -53,7 +56,7 @@ class Collector:
         *,
         update: bool,
     ):
-        self.workload, self.seeds, self.expected = workload, seeds, expected
+        self.workload, self.design, self.seeds, self.expected = workload, design, seeds, expected
         self.run, self.recorded_run, self.names, self.update = run, recorded_run, names, update
         self.selected: dict[str, set[str]] = {}  # configuration or finding -> ids of the tests that are to compare it
         self.finished: dict[str, str] = {}  # id of a test -> how it ended
@@ -79,7 +82,7 @@ class Collector:
     @cached_property
     def reference(self) -> store.Reference:
         """The workload's reference; raises `UserError` where there is none."""
-        return store.load(self.expected, self.workload, self.run)
+        return store.load(self.expected, self.workload, self.design, self.run)
 
     @property
     def records(self) -> list[Record]:
@@ -108,7 +111,7 @@ class Collector:
         """Whether a training that findings may need is still to come."""
         trained = {record["configuration"] for record in self.complete}
         return any(
-            name not in trained and name not in findings.FINDINGS and not tests <= self.finished.keys()
+            name not in trained and name not in self.design.findings and not tests <= self.finished.keys()
             for name, tests in self.selected.items()
         )
 
@@ -120,7 +123,7 @@ class Collector:
     def judgements(self) -> list[findings.Judgement]:
         """All findings judged on all complete histories: they share one error rate, so all are judged together."""
         if self._judged[0] != self._known:
-            self._judged = self._known, findings.judge(histories(self.complete), self.costs)
+            self._judged = self._known, findings.judge(histories(self.complete), self.design, self.costs)
         return self._judged[1]
 
     def check_configuration(self, record: Record) -> Check:
@@ -163,10 +166,10 @@ class Collector:
         except UserError as error:
             problem = str(error)
         checks = {}
-        for name, finding in findings.FINDINGS.items():
+        for name, finding in self.design.findings.items():
             mine = [judgement for judgement in judged if judgement.finding is finding]
-            if {judgement.recipe for judgement in mine} < set(finding.needs()):
-                missing = findings.missing(finding, histories(self.complete))
+            if {judgement.recipe for judgement in mine} < set(self.design.scopes(finding)):
+                missing = findings.missing(finding, histories(self.complete), self.design)
                 needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in missing.items())
                 checks[name] = Check(
                     State.MISSING,
@@ -182,7 +185,7 @@ class Collector:
     def check(self, name: str) -> Check:
         """Compare what was selected under a name, on the complete histories; what raises an error fails."""
         try:
-            if name in findings.FINDINGS:
+            if name in self.design.findings:
                 return self.check_finding(name)
             if name in self._records and complete(self._best(name)):
                 return self.check_configuration(self._best(name))
@@ -197,7 +200,7 @@ class Collector:
             tests_failed: a test of the session, any project's, failed.
             interrupted: the session ended before its last test.
         """
-        everything = [*self.names(), *findings.FINDINGS]
+        everything = [*self.names(), *self.design.findings]
         checks = {
             name: self.check(name) for name in dict.fromkeys([*everything, *self.selected]) if name in self.selected
         }
@@ -269,6 +272,7 @@ class Collector:
             changed = update_reference(
                 self.expected,
                 self.workload,
+                self.design,
                 histories(records),
                 provenance,
                 full=full,

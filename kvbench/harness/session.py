@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvbench.core.recipe import SCHEDULED, Configuration, configurations
-from kvbench.findings import registry as findings
 from kvbench.harness.collector import Collector
 from kvbench.harness.options import command
+from kvbench.studies.kv_memory import DESIGN
 from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import need_writable
 
@@ -53,6 +53,7 @@ class Session:
         self.report_path: Path = values["report"] or values["cache"] / f"report-{self.workload.name}.md"
         self.collector = Collector(
             self.workload.name,
+            DESIGN,
             self.seeds,
             values["expected"],
             command(texts),
@@ -70,7 +71,7 @@ class Session:
     @property
     def finding_ids(self) -> list[str]:
         """The findings that tests are made for."""
-        return list(findings.FINDINGS)
+        return list(DESIGN.findings)
 
     def configurations(self) -> list[Configuration]:
         """Every student with both recipes, at this workload's scale."""
@@ -85,7 +86,7 @@ class Session:
         for name in STUDENTS:
             if not (name.strip() and name.isprintable()):
                 raise UserError(f"A student is called {name!r}; valid is a name of printable characters.")
-        counts = Counter([*self.names(), *findings.FINDINGS])
+        counts = Counter([*self.names(), *DESIGN.findings])
         if twice := [name for name, count in counts.items() if count > 1]:
             raise UserError(
                 f"{twice[0]} is the name of two configurations, or of a configuration and a finding: give the student"

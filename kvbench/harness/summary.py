@@ -23,7 +23,7 @@ from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from kvbench.findings.registry import Judgement
+    from kvbench.findings.judge import Judgement
 
 
 def summarize(collector: Collector, result: Result, path: Path) -> str:
@@ -60,7 +60,9 @@ def _markdown(collector: Collector, *, clauses: bool) -> str:
         with best_effort("show the reference's verdicts and seconds"):
             recorded = collector.reference.judgements
             timed = _timings(collector)
-    return report.report(histories(records), judged, facts, collector.outcome, timed, recorded, clauses=clauses)
+    return report.report(
+        histories(records), collector.design, judged, facts, collector.outcome, timed, recorded, clauses=clauses
+    )
 
 
 def _reference(collector: Collector) -> store.Reference | None:
@@ -90,7 +92,7 @@ def _where_to_look(collector: Collector, result: Result) -> list[str]:
     left = {name: check.metrics for name, check in result.checks.items() if check.metrics}
     compared = [record["configuration"] for record in collector.records]
     compared = [name for name in compared if name not in result.not_compared]
-    return [f"WHERE TO LOOK: {diagnose(left, compared)}"] if left else []
+    return [f"WHERE TO LOOK: {diagnose(left, compared, collector.design)}"] if left else []
 
 
 def _not_settled(collector: Collector, result: Result) -> list[str]:

@@ -13,14 +13,14 @@ import pandas as pd
 from kvbench.core.models import STUDENTS
 from kvbench.core.recipe import configurations
 from kvbench.core.trainer import Training
-from kvbench.findings.registry import judge
+from kvbench.findings.judge import judge
 from kvbench.harness.record import made_from
 from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import Fault
+from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import Comparison, compare
 from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import Deviation
-from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.environment import rng_fingerprint
 from kvbench.utils.errors import UserError
@@ -151,7 +151,9 @@ class FaultInjector:
         )
         others = self.reference.histories
         others = others[others["seed"].isin(self.seeds) & ~others["configuration"].isin(list(frames))]
-        judged = judge(pd.concat([others, *frames.values()], ignore_index=True), self.reference.costs)
+        judged = judge(
+            pd.concat([others, *frames.values()], ignore_index=True), self.reference.design, self.reference.costs
+        )
         changes = [change for change in verdict_changes(self.reference, judged) if change.failed]
         changed_verdicts = tuple(f"{change.finding} ({change.recipe}), {change.clause}" for change in changes)
         refused = next((problem for comparison in paired for problem in comparison.problems), "")

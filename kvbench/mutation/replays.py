@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
-from kvbench.findings.registry import judge
+from kvbench.findings.judge import judge
 from kvbench.mutation.injector import FaultInjector
+from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference
-from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 
 CONFIDENCE = 0.95
@@ -70,7 +70,7 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
     drifted, verdicts, unconfirmed, excess = [], [], [], [0.0]
     for against, fresh, rng_fingerprint in replays:
         comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
-        changes = verdict_changes(against, judge(fresh, against.costs), names)
+        changes = verdict_changes(against, judge(fresh, against.design, against.costs), names)
         drifted.append(any(comparison.failed for comparison in comparisons))
         verdicts.append(any(change.failed for change in changes))
         unconfirmed.append(sum(change.unconfirmed for change in changes))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from tabulate import tabulate
 
 from kvbench.reference.status import Status
+from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import HEADERS, TOLERANCES, Deviation, Sample, measure
 from kvbench.results import history
 from kvbench.stats.intervals import Floats, exact_mean
 from kvbench.utils.text import number
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from kvbench.reference.store import Reference
 
 FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its tolerances together
 FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
@@ -106,8 +103,8 @@ def compare(
         UserError: the fresh rows hold what no history can.
 
     Example:
-        >>> reference = load(Path("expected"), "fractals")  # doctest: +SKIP
-        >>> compare(reference, reference.histories, "Model1").failed  # doctest: +SKIP
+        >>> reference = load(Path("expected"), "fractals", design)  # doctest: +SKIP
+        >>> compare(reference, reference.histories, "linear").failed  # doctest: +SKIP
         False
     """
     new = history.of(fresh, configuration)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, format_margin
-from kvbench.findings.registry import FAMILY_ERROR as FINDINGS_ERROR
+from kvbench.findings.judge import FAMILY_ERROR as FINDINGS_ERROR
 from kvbench.reference.compare import FAMILY_ERROR, grid
 from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import TOLERANCES, Tolerance

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from kvbench.findings.registry import Judgement, judge
+from kvbench.findings.design import Design
+from kvbench.findings.judge import Judgement, judge
 from kvbench.reference import verdicts
 from kvbench.results import history
 from kvbench.utils.errors import UserError
@@ -29,6 +30,7 @@ class Reference:
 
     Args:
         workload: its name.
+        design: of the study whose reference it is.
         folder: where it lies.
         histories: the history frame.
         recorded: verdicts, with `kvbench.reference.verdicts.COLUMNS`.
@@ -39,12 +41,14 @@ class Reference:
         command: the one that runs the workload as it was run, for messages.
 
     Example:
-        >>> reference = load_reference(Path("expected"), "fractals")
+        >>> from kvbench.studies.kv_memory import DESIGN
+        >>> reference = load_reference(Path("expected"), "fractals", DESIGN)
         >>> len(reference.histories), reference.provenance["teacher_val_accuracy"]
         (2800, 0.76708984375)
     """
 
     workload: str
+    design: Design
     folder: Path
     histories: pd.DataFrame
     recorded: pd.DataFrame
@@ -70,13 +74,13 @@ class Reference:
     @cached_property
     def judgements(self) -> list[Judgement]:
         """The judgements of its histories."""
-        return judge(self.histories, self.costs)
+        return judge(self.histories, self.design, self.costs)
 
     def judgements_of(self, seeds: Collection[int]) -> list[Judgement]:
         """The judgements of those of its histories that have one of ``seeds``."""
         if set(seeds) >= set(history.seeds(self.histories)):
             return self.judgements
-        return judge(self.histories[self.histories["seed"].isin(list(seeds))], self.costs)
+        return judge(self.histories[self.histories["seed"].isin(list(seeds))], self.design, self.costs)
 
     @property
     def costs(self) -> dict[str, float]:
@@ -96,29 +100,29 @@ class Reference:
         return gone + [f"{name} was run but is not in the reference" for name in configurations if name not in mine]
 
 
-def command(workload: str) -> str:
-    """The command that runs a workload."""
-    return f"pytest benchmarks/ --kvbench-workload {workload}"
+def _homes(folder: Path, design: Design) -> list[Path]:
+    return [folder, SHIPPED / design.shipped] if design.shipped else [folder]
 
 
-def available(folder: Path) -> list[str]:
-    """The workloads that have a reference in a folder or come with one, sorted; the folder may be missing."""
-    return sorted({path.parent.name for home in (folder, SHIPPED) for path in home.glob(f"*/{HISTORIES}")})
+def available(folder: Path, design: Design) -> list[str]:
+    """The workloads of which a study has a reference in a folder or comes with one, sorted; a folder may be missing."""
+    return sorted({path.parent.name for home in _homes(folder, design) for path in home.glob(f"*/{HISTORIES}")})
 
 
-def find(folder: Path, workload: str) -> Path | None:
-    """The folder of a workload's reference: ``<folder>/<workload>``, else the one that ships with kvbench, or None."""
+def find(folder: Path, workload: str, design: Design) -> Path | None:
+    """The folder of a workload's reference: ``<folder>/<workload>``, else the one that comes with it, or None."""
     check_name(workload, "The name of a reference")
-    homes = (folder / workload, SHIPPED / workload)
+    homes = [home / workload for home in _homes(folder, design)]
     return next((home for home in homes if (home / HISTORIES).is_file()), None)
 
 
-def load(folder: Path, workload: str, run: str = "", *, strict: bool = True) -> Reference:
+def load(folder: Path, workload: str, design: Design, run: str = "", *, strict: bool = True) -> Reference:
     """Read a workload's reference from where `find` finds it.
 
     Args:
-        folder: the folder of all references.
+        folder: the folder of all references of the study.
         workload: its name.
+        design: the study's.
         run: the command that runs the workload, where it is not the plain one.
         strict: False accepts verdicts of findings that are no longer there, and a reference without any.
 
@@ -127,15 +131,17 @@ def load(folder: Path, workload: str, run: str = "", *, strict: bool = True) -> 
             unreadable, impossible values, missing rows, an unknown finding.
 
     Example:
-        >>> str(load_reference(Path("expected"), "fractals").judgements[0].verdict)
+        >>> from kvbench.studies.kv_memory import DESIGN
+        >>> str(load_reference(Path("expected"), "fractals", DESIGN).judgements[0].verdict)
         'fails'
     """
-    home = find(folder, workload)
+    home = find(folder, workload, design)
+    run = run or f"pytest benchmarks/ --kvbench-workload {workload}"
     if home is None:
-        known = ", ".join(available(folder)) or "none"
+        known = ", ".join(available(folder, design)) or "none"
         raise UserError(
             f"There is no reference for {workload} in {folder} (there: {known}). "
-            f"To record one: {run or command(workload)} --kvbench-seeds {SEEDS} {UPDATE}"
+            f"To record one: {run} --kvbench-seeds {SEEDS} {UPDATE}"
         )
     histories = history.read(home / HISTORIES)
     provenance = _provenance(home / PROVENANCE)
@@ -154,8 +160,10 @@ def load(folder: Path, workload: str, run: str = "", *, strict: bool = True) -> 
     if problems := invalid_replicates(replicates, histories):
         raise UserError(f"{home / REPLICATES} does not fit {home / HISTORIES}: {'; '.join(problems)}.")
     path = home / VERDICTS
-    recorded_verdicts = verdicts.read(path, strict=strict) if strict or path.exists() else verdicts.frame([])
-    return Reference(workload, home, histories, recorded_verdicts, provenance, replicates, run or command(workload))
+    recorded_verdicts = verdicts.frame([])
+    if strict or path.exists():
+        recorded_verdicts = verdicts.read(path, design if strict else None)
+    return Reference(workload, design, home, histories, recorded_verdicts, provenance, replicates, run)
 
 
 def invalid_replicates(replicates: pd.DataFrame, histories: pd.DataFrame) -> list[str]:

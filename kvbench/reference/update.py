@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kvbench.findings.registry import judge
+from kvbench.findings.design import Design
+from kvbench.findings.judge import judge
 from kvbench.reference import verdicts
 from kvbench.reference.compare import differing
 from kvbench.reference.store import (
@@ -33,6 +34,7 @@ from kvbench.utils.text import number
 def update(
     folder: Path,
     workload: str,
+    design: Design,
     fresh: pd.DataFrame,
     provenance: Mapping[str, Any],
     *,
@@ -44,8 +46,10 @@ def update(
     """Make a run's histories the reference, and the verdicts on all histories that are then there.
 
     Args:
-        folder: the folder of all references; ``<folder>/<workload>/`` is written, each file whole or not at all.
+        folder: the folder of all references of the study; ``<folder>/<workload>/`` is written, each file whole or not
+            at all.
         workload: its name.
+        design: the study's.
         fresh: complete histories: every seed of a configuration with all epochs, losses and accuracies finite.
         provenance: facts for provenance.json; ``seeds`` is added.
         full: the run had every configuration, so recorded ones that it lacks are removed; else those stay.
@@ -70,7 +74,7 @@ def update(
         paired = history.check(replicates, "the replicates", fresh=True)
     if problems := invalid_replicates(paired, new):
         raise UserError(f"The replicates do not fit the run, so it can't become the reference: {'; '.join(problems)}.")
-    old = load(folder, workload) if find(folder, workload) else None
+    old = load(folder, workload, design) if find(folder, workload, design) else None
     names = history.configurations(new)
     kept = old.histories[~old.histories["configuration"].isin(names)] if old is not None and not full else new.iloc[:0]
     facts, costs = dict(provenance), dict(provenance.get(COSTS) or {})
@@ -89,7 +93,7 @@ def update(
     same = all(each == seeds_of[names[0]] for each in seeds_of.values())
     facts |= {"workload": workload, "seeds": seeds_of[names[0]] if same else seeds_of, "epochs": steps}
     facts |= {COSTS: costs} if costs else {}
-    judged = verdicts.frame(judge(merged, costs))
+    judged = verdicts.frame(judge(merged, design, costs))
     lines = _differences(merged.iloc[:0] if old is None else old.histories, merged)
     lines += _changed_verdicts(old.recorded, judged) if old is not None else []
     history.write(merged, home / HISTORIES)
@@ -111,7 +115,7 @@ def recorded(folder: Path) -> list[str]:
     return names
 
 
-def rejudge(folder: Path, workload: str) -> str:
+def rejudge(folder: Path, workload: str, design: Design) -> str:
     """Judge a reference's recorded histories again, and write verdicts.csv: after a finding was added or changed.
 
     Returns:
@@ -121,14 +125,14 @@ def rejudge(folder: Path, workload: str) -> str:
         UserError: `load`'s, except that verdicts may be recorded of findings that are no longer there, or not at all.
 
     Example:
-        >>> print(rejudge(Path("expected"), "imagenet"))  # doctest: +SKIP
+        >>> print(rejudge(Path("expected"), "imagenet", design))  # doctest: +SKIP
         Verdicts written to expected/imagenet/verdicts.csv:
           clauses now: 76 holds, 4 fails
     """
     home = folder / check_name(workload, "The name of a reference")
     if not (home / HISTORIES).is_file():
         raise UserError(f"There is no {home / HISTORIES}: nothing to judge again.")
-    old = load(folder, workload, strict=False)
+    old = load(folder, workload, design, strict=False)
     judged = verdicts.frame(old.judgements)
     verdicts.write(judged, old.folder / VERDICTS)
     lines = [*_changed_verdicts(old.recorded, judged), _count(judged)]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from kvbench.core.recipe import SCHEDULED
-from kvbench.findings.finding import RECIPES
+from kvbench.findings.design import Design
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import atomic_write
@@ -45,7 +43,7 @@ STYLE = {
 LABEL_GAP = 0.075  # between two labels, as a share of a panel's height
 
 
-def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
+def curves_chart(histories: pd.DataFrame, design: Design, output: Path, workload: str) -> None:
     """Draw training loss (log scale) and validation accuracy against epochs, a column of panels for each recipe.
 
     A line is a configuration's mean over seeds; its band reaches from the lowest to the highest seed. The background is
@@ -53,6 +51,7 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
 
     Args:
         histories: a history frame; losses in nat, accuracies from 0 to 1.
+        design: the study's: its recipes are the columns; what it does not know has one of its own.
         output: the file to write: .svg, .png or .pdf.
         workload: its name, for the title.
 
@@ -60,8 +59,9 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
         UserError: the file has another suffix or cannot be written, or matplotlib is not installed.
 
     Example:
-        >>> reference = load_reference(Path("expected"), "fractals")
-        >>> curves_chart(reference.histories, Path("curves.svg"), "fractals")  # doctest: +SKIP
+        >>> from kvbench.studies.kv_memory import DESIGN
+        >>> reference = load_reference(Path("expected"), "fractals", DESIGN)
+        >>> curves_chart(reference.histories, DESIGN, Path("curves.svg"), "fractals")  # doctest: +SKIP
     """
     if output.suffix not in METADATA:
         raise UserError(f"Cannot draw {output}: its suffix must be one of {', '.join(METADATA)}.")
@@ -70,29 +70,27 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("Drawing needs matplotlib: pip install 'kvbench[plot]'.") from None
-    names = history.configurations(histories)
-    recipes = [(name, prefix) for prefix, name in RECIPES.items() if any(_runs_with(prefix, name) for name in names)]
-    lines = dict.fromkeys(name.removeprefix(SCHEDULED) for name in names)
-    styles = {student: LINES[number % len(LINES)] for number, student in enumerate(sorted(lines))}
+    blocks = design.blocks(history.configurations(histories))
+    lines = sorted({student for block in blocks.values() for student in block})
+    styles = {student: LINES[number % len(LINES)] for number, student in enumerate(lines)}
     with rc_context(STYLE):
-        figure = Figure(figsize=(1 + 4.2 * len(recipes), 5.6), layout="constrained")
-        panels = figure.subplots(len(METRICS), len(recipes), sharex=True, sharey="row", squeeze=False)
+        figure = Figure(figsize=(1 + 4.2 * len(blocks), 5.6), layout="constrained")
+        panels = figure.subplots(len(METRICS), len(blocks), sharex=True, sharey="row", squeeze=False)
         for row, metric in zip(panels, METRICS, strict=True):
             row[0].set_ylabel(METRICS[metric])
-            for axes, (_, prefix) in zip(row, recipes, strict=True):
+            for axes, block in zip(row, blocks.values(), strict=True):
                 if metric == "train_loss":
                     axes.set_yscale("log")
                     axes.yaxis.set_major_formatter("{x:g}")
                 axes.margins(x=0)
                 axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
                 axes.spines[["top", "right"]].set_visible(False)
-                for name in names:
-                    if _runs_with(prefix, name):
-                        _draw(axes, histories[histories["configuration"] == name], metric, styles)
+                for student, name in block.items():
+                    _draw(axes, history.of(histories, name), metric, student, *styles[student])
         for axes in panels.flat:  # once all curves have set the limits that panels share
             _label(axes)
-        for axes, (recipe, _) in zip(panels[0], recipes, strict=True):
-            axes.set_title(recipe, loc="left", color=GREY)
+        for axes, recipe in zip(panels[0], blocks, strict=True):
+            axes.set_title(shown(recipe or "others"), loc="left", color=GREY, parse_math=False)
         for axes in panels[-1]:
             axes.set_xlabel("epoch")
         seeds = history.seeds(histories)
@@ -102,17 +100,10 @@ def curves_chart(histories: pd.DataFrame, output: Path, workload: str) -> None:
             figure.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
 
 
-def _runs_with(prefix: str, configuration: str) -> bool:
-    """Whether a configuration has the recipe of a prefix."""
-    return configuration.startswith(SCHEDULED) == bool(prefix)
-
-
-def _draw(axes: Any, rows: pd.DataFrame, metric: str, styles: Mapping[str, tuple[str, Any]]) -> None:
+def _draw(axes: Any, rows: pd.DataFrame, metric: str, student: str, colour: str, dashes: Any) -> None:
     """Draw one configuration's line and band, as far as every seed has a number that the axis can show."""
-    student = str(rows["configuration"].iloc[0]).removeprefix(SCHEDULED)
     seeds = rows.pivot_table(index="epoch", columns="seed", values=metric, dropna=False)
     seeds = seeds[np.isfinite(seeds).all(axis=1) & ((seeds > 0).all(axis=1) | (axes.get_yscale() == "linear"))]
-    colour, dashes = styles[student]
     axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.15, linewidth=0)
     axes.plot(seeds.index, seeds.mean(axis=1), color=colour, linestyle=dashes, linewidth=1.6, label=shown(student))
 

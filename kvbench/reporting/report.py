@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvbench.core.recipe import SCHEDULED
 from kvbench.findings.clauses import Clause
-from kvbench.findings.kv_memory import ALL, MEMORY
-from kvbench.findings.registry import BY_SIGN, Judgement, finding, judge, missing
+from kvbench.findings.design import Design
+from kvbench.findings.judge import BY_SIGN, Judgement, judge, missing
 from kvbench.reference.store import load
 from kvbench.results import history
 from kvbench.results.saved import OWN, RunOutcome
@@ -26,33 +25,34 @@ if TYPE_CHECKING:
 
     from kvbench.reference.timing import Timing
 
-EPOCHS = (1, 2, 3, 5, 10)  # the source's columns
-ROWS = tuple(prefix + student for prefix in (SCHEDULED, "") for student in ALL)
+EPOCHS = (1, 2, 3, 5, 10)  # columns of the tables, where there are too many for all of them
 HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints", "random_numbers")  # facts for programs
 TITLES = {"train_loss": "Training loss (nat, mean over the epoch)", "val_accuracy": "Validation accuracy (top-1)"}
 
 
-def tables(histories: pd.DataFrame) -> str:
-    """The source's two tables from a history frame, in markdown: same rows, columns and order, 3 decimals.
+def tables(histories: pd.DataFrame, design: Design) -> str:
+    """Training losses and accuracies of a history frame, two tables in markdown: a row a configuration, 3 decimals.
 
-    Means over seeds. In each column of a block (one recipe) the best is **bold** and the best memory model *italic*,
-    all of them where they tie. Columns are the epochs 1, 2, 3, 5, 10 and the last, or all if there are at most five.
+    Means over seeds. In each column of a block (one recipe) the best is **bold** and the best of the design's ``focus``
+    *italic*, all of them where they tie. Columns are the epochs 1, 2, 3, 5, 10 and the last, or all if there are at
+    most five.
     """
-    parts = [f"Means over seeds, {_seeds(histories)}. **Bold**: best of its recipe; *italic*: best memory model of it."]
-    parts += [f"{title}\n\n{_table(histories, metric)}" for metric, title in TITLES.items()]
+    italic = f"; *italic*: best {design.focus} model of it" if design.focus else ""
+    parts = [f"Means over seeds, {_seeds(histories)}. **Bold**: best of its recipe{italic}."]
+    parts += [f"{title}\n\n{_table(histories, design, metric)}" for metric, title in TITLES.items()]
     if any("| -" in part for part in parts[1:]):
         parts.append("-: not measured, or no number for some seed.")
     return "\n\n".join(parts)
 
 
-def seconds(histories: pd.DataFrame, timings: Sequence[Timing] = ()) -> str:
+def seconds(histories: pd.DataFrame, design: Design, timings: Sequence[Timing] = ()) -> str:
     """Markdown table of seconds per training epoch of each configuration; empty if none was measured.
 
     ``timings`` hold each configuration's share of the run's mean, next to the reference's.
     """
     rows = []
     judged = {timing.configuration: timing for timing in timings}
-    for name in _order(histories):
+    for name in _order(histories, design):
         cells = history.of(histories, name)["seconds"].to_numpy()
         cells = cells[~np.isnan(cells)]
         if len(cells):
@@ -85,7 +85,7 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
             title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
-            notes = [f"Judged as: {judgement.finding.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
+            notes = [f"Judged as: {judgement.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
             body = markdown_table(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
             parts += [f"#### {title}", " ".join(notes), body]
     return "\n\n".join(parts)
@@ -93,6 +93,7 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
 
 def report(
     histories: pd.DataFrame,
+    design: Design,
     judgements: Sequence[Judgement],
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
@@ -105,7 +106,8 @@ def report(
 
     Args:
         histories: a history frame.
-        judgements: what `kvbench.findings.registry.judge` says about it.
+        design: the study's.
+        judgements: what `kvbench.findings.judge.judge` says about it.
         facts: what to say about where the numbers come from, by name: text, numbers, mappings and lists; `HIDDEN` ones
             are left out. ``workload`` is the title; if it is one of kvbench's, its row tells how the recipe differs
             from the source's.
@@ -116,8 +118,14 @@ def report(
         clauses: below the verdicts, show every clause of every finding.
     """
     head = [f"# kvbench: {escape(_workload(facts))}", *_outcome(outcome), about(histories, facts)]
-    parts = [*head, "## Tables", tables(histories), "## Verdicts", verdicts(judgements, recorded, clauses=clauses)]
-    if timed := seconds(histories, timings):
+    parts = [
+        *head,
+        "## Tables",
+        tables(histories, design),
+        "## Verdicts",
+        verdicts(judgements, recorded, clauses=clauses),
+    ]
+    if timed := seconds(histories, design, timings):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
 
@@ -133,7 +141,7 @@ def about(histories: pd.DataFrame, facts: Mapping[str, Any]) -> str:
     return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
 
 
-def report_saved(path: Path, name: str | None = None) -> str:
+def report_saved(path: Path, design: Design, name: str | None = None) -> str:
     """The report of a saved run, judged afresh from its histories, or the clauses of one finding alone.
 
     Raises:
@@ -141,30 +149,31 @@ def report_saved(path: Path, name: str | None = None) -> str:
     """
     saved = read_saved(path)
     if name:
-        return _clauses(saved.histories, name, saved.costs)
+        return _clauses(saved.histories, design, name, saved.costs)
     facts = {**saved.info, "workload": saved.workload}
     outcome = {"outcome": saved.outcome, "reasons": saved.reasons}
-    return report(saved.histories, judge(saved.histories, saved.costs), facts, outcome)
+    return report(saved.histories, design, judge(saved.histories, design, saved.costs), facts, outcome)
 
 
-def report_expected(folder: Path, workload: str, name: str | None = None) -> str:
+def report_expected(folder: Path, workload: str, design: Design, name: str | None = None) -> str:
     """The report of the reference in ``<folder>/<workload>/``, likewise.
 
     Raises:
         UserError: `kvbench.reference.store.load`'s, or there is no such finding.
     """
-    reference = load(folder, workload)
+    reference = load(folder, workload, design)
     if name:
-        return _clauses(reference.histories, name, reference.costs)
+        return _clauses(reference.histories, design, name, reference.costs)
     facts = {**reference.provenance, "workload": workload}
-    return report(reference.histories, reference.judgements, facts)
+    return report(reference.histories, design, reference.judgements, facts)
 
 
-def _clauses(histories: pd.DataFrame, name: str, costs: Mapping[str, float]) -> str:
+def _clauses(histories: pd.DataFrame, design: Design, name: str, costs: Mapping[str, float]) -> str:
     """One finding with all its clauses, and what is missing to judge it."""
-    row = finding(name)
-    texts = [judgement.describe() for judgement in judge(histories, costs) if judgement.finding is row]
-    texts += [f"{name} ({recipe}): lacks {', '.join(names)}" for recipe, names in missing(row, histories).items()]
+    row = design.finding(name)
+    texts = [judgement.describe() for judgement in judge(histories, design, costs) if judgement.finding is row]
+    lacking = missing(row, histories, design).items()
+    texts += [f"{name} ({recipe}): lacks {', '.join(names)}" for recipe, names in lacking]
     return "\n\n".join(texts) + "\n"
 
 
@@ -190,10 +199,9 @@ def _seeds(histories: pd.DataFrame) -> str:
     return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 
-def _order(histories: pd.DataFrame) -> list[str]:
-    """The source's rows first, in its order, then the others."""
-    names = history.configurations(histories)
-    return [*(name for name in ROWS if name in names), *(name for name in names if name not in ROWS)]
+def _order(histories: pd.DataFrame, design: Design) -> list[str]:
+    """The study's configurations first, in its order, then the others."""
+    return [name for block in design.blocks(history.configurations(histories)).values() for name in block.values()]
 
 
 def _epochs(histories: pd.DataFrame) -> list[int]:
@@ -201,30 +209,30 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
     return every if len(every) <= len(EPOCHS) else [e for e in every if e in EPOCHS or e == every[-1]]
 
 
-def _table(histories: pd.DataFrame, metric: str) -> str:
-    """One of the source's tables."""
-    names, epochs = _order(histories), _epochs(histories)
+def _table(histories: pd.DataFrame, design: Design, metric: str) -> str:
+    """Of one metric: a block of rows for each recipe."""
+    epochs = _epochs(histories)
     groups = histories.groupby(["configuration", "epoch"])[metric]
     means = {key: number(exact_mean(cells), ".3f", missing="-") for key, cells in groups}
-    best = min if metric == "train_loss" else max
+    best = min if metric in history.LOSSES else max
+    focus = design.groups.get(design.focus, ())
     rows = []
-    for name in names:
-        block = [other for other in names if other.startswith(SCHEDULED) == name.startswith(SCHEDULED)]
-        cells = []
+    for block in design.blocks(history.configurations(histories)).values():
+        columns = []
         for epoch in epochs:
-            cell = means.get((name, epoch), "-")
+            cells = {student: means.get((name, epoch), "-") for student, name in block.items()}
             # compared as shown: what looks like a tie is one
-            shown = {other: float(means[other, epoch]) for other in block if _is_number(means.get((other, epoch)))}
-            memory = {other: value for other, value in shown.items() if other.removeprefix(SCHEDULED) in MEMORY}
-            stars = 2 if name in shown and shown[name] == best(shown.values()) else 0
-            stars += 1 if name in memory and memory[name] == best(memory.values()) else 0
-            cells.append(Marked(f"{'*' * stars}{cell}{'*' * stars}"))
-        rows.append([name, *cells])
+            shown = {student: float(cell) for student, cell in cells.items() if cell[-1].isdigit()}
+            marked = {student: value for student, value in shown.items() if student in focus}
+            stars = dict.fromkeys(block, 0)
+            for mark, among in ((2, shown), (1, marked)):
+                for student, value in among.items():
+                    stars[student] += mark * (value == best(among.values()))
+            columns.append(
+                [Marked(f"{'*' * stars[student]}{cell}{'*' * stars[student]}") for student, cell in cells.items()]
+            )
+        rows += [[name, *cells] for name, *cells in zip(block.values(), *columns, strict=True)]
     return markdown_table(["configuration", *map(str, epochs)], rows)
-
-
-def _is_number(cell: str | None) -> bool:
-    return cell is not None and cell[-1].isdigit()
 
 
 def _clause(clause: Clause) -> list[str]:

@@ -21,10 +21,10 @@ class UserError(ValueError):
 
     Example:
         >>> try:
-        ...     load_reference(Path("expected"), "flowers")
+        ...     read_saved(Path("first.json"))
         ... except UserError as error:
         ...     print(error)
-        There is no reference for flowers in expected (there: fractals, imagenet, tiny-imagenet). To record one: ...
+        There is no file first.json.
     """
 
     def __init__(self, message: str):

@@ -21,6 +21,7 @@ from kvbench.reference.store import load
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment, rng_fingerprint
+from tests.support import DESIGN
 from tests.support.small import SMALL
 
 CPU = torch.device("cpu")
@@ -42,8 +43,8 @@ def injector(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
             rows += training.history
             replicates += training.replicate_history
     facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
-    update(folder, "small", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
-    return FaultInjector(settings, load(folder, "small"), (0, 1))
+    update(folder, "small", DESIGN, history.frame(rows), facts, full=True, replicates=history.frame(replicates))
+    return FaultInjector(settings, load(folder, "small", DESIGN), (0, 1))
 
 
 def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:

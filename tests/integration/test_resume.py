@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.support import DESIGN
 from tests.support.project import Project, counts
 from tests.support.resume import EPOCHS, TWO, Interruption, records, states, timeless
 
@@ -66,7 +67,7 @@ def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytes
     from kvbench.reporting.report import report_saved
 
     told = "- resumed: Model1 (finished); Model2 from epoch 3 on"
-    assert told in report_saved(pytester.path / "resumed.json")
+    assert told in report_saved(pytester.path / "resumed.json", DESIGN)
     assert told in (pytester.path / ".kvbench" / "report-small.md").read_text()
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from kvbench.core.models import STUDENTS
-from kvbench.findings.registry import FINDINGS
 from kvbench.harness.result import State
 from kvbench.reporting.report import report_saved
 from kvbench.results.saved import RunOutcome, read
+from tests.support import DESIGN
 from tests.support.sessions import Drawn, TinyProject, suite_of
 from tests.support.synthetic import ALL
 
@@ -58,7 +58,7 @@ def test_configurations_alone_pass_and_the_save_says_incomplete(project: TinyPro
     assert code == 0
     assert result is not None
     assert result.outcome is RunOutcome.INCOMPLETE
-    assert set(result.not_compared) == {*ALL, *FINDINGS} - {"Model1", "lr_Model2"}
+    assert set(result.not_compared) == {*ALL, *DESIGN.findings} - {"Model1", "lr_Model2"}
     assert read(project.path / "run.json").outcome == RunOutcome.INCOMPLETE
 
 
@@ -184,7 +184,7 @@ def test_two_trainings_that_disagree_are_named(project: TinyProject) -> None:
     (reason,) = result.reasons
     assert reason.startswith("FAILED: Model1 is not repeatable: it was trained 2 times in this session, and ")
     assert "of seed 1 in epoch 1 is 0." in reason
-    assert "not repeatable" in report_saved(project.path / "run.json")
+    assert "not repeatable" in report_saved(project.path / "run.json", DESIGN)
 
 
 def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyProject) -> None:
@@ -197,7 +197,7 @@ def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyPro
     )
     drawn = Drawn(0, ("test_again[Model1-1]", "test_again[1-Model1]", "test_again[Model1-2]"))
     assert project.run(drawn, "--benchmark-json=run.json")[0] == 0
-    assert "| Model1 " in report_saved(project.path / "run.json")
+    assert "| Model1 " in report_saved(project.path / "run.json", DESIGN)
 
 
 @pytest.mark.parametrize("mine", ["Training(replace(own.configuration, student='Model2'), *banks, [0, 1])", "None"])

@@ -10,6 +10,7 @@ from kvbench.reference import verdicts
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference
 from kvbench.results import history
+from tests.support import DESIGN
 from tests.support.references import MEMORY, memory_runs
 from tests.support.trials import trials
 
@@ -18,7 +19,7 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
     alarms, count = 0, trials(60)
     for trial in range(count):
         histories = memory_runs(seeds=5, first=1000 * trial)
-        known = Reference("fractals", Path(), histories, verdicts.frame([]), {}, history.frame([]), "pytest")
+        known = Reference("fractals", DESIGN, Path(), histories, verdicts.frame([]), {}, history.frame([]), "pytest")
         fresh = memory_runs(seeds=3, first=1000 * trial + 500)
         alarms += any(compare(known, fresh, name).failed for name in MEMORY)
     assert alarms <= binom.isf(1 / 300, count, 0.01)

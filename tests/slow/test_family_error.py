@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kvbench.findings import registry as findings
+from kvbench.findings import judge as findings
 from kvbench.findings.clauses import DIFFERENCE, Claim
 from kvbench.findings.curves import Curves, Runs
+from kvbench.findings.design import Design
 from kvbench.findings.finding import Finding
-from kvbench.findings.registry import Judgement, judge
+from kvbench.findings.judge import Judgement, judge
 from kvbench.results import history
 from tests.support.trials import trials
 
 ERROR = 0.05  # instead of 1%, so that fewer trials tell
+DESIGN = Design("drawn", {"one": {"it": "it"}})
 TRIALS = trials(400)
 MOST = int(stats.binom.ppf(1 - 1e-4, TRIALS, ERROR))
 
@@ -46,12 +48,11 @@ class World:
             return made
 
         chosen = [
-            Finding(str(place), "", "", (), lambda *_, means=means: claims(means), compares_recipes=True)
-            for place, means in enumerate(self.means)
+            Finding(str(place), "", lambda *_, means=means: claims(means)) for place, means in enumerate(self.means)
         ]
         for _ in range(TRIALS):
             shared = self.draw.normal(size=(self.seeds, 1))
-            yield judge(nothing, chosen=chosen)
+            yield judge(nothing, DESIGN, chosen=chosen)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def _an_error_that_shows_and_no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The margins come from no curves here."""
 
     monkeypatch.setattr(findings, "FAMILY_ERROR", ERROR)
-    monkeypatch.setattr(Runs, "curves", lambda _, configurations, prefix: Curves(prefix, (0,), (1,), {}))
+    monkeypatch.setattr(Runs, "curves", lambda _, groups, names, others=None: Curves(names, (0,), (1,), {}))
 
 
 SURE, NULL = 30.0, 0.0
@@ -104,7 +105,7 @@ def with_p(*p_values: float) -> Finding:
         Claim(str(place), "", DIFFERENCE, (0, 1, 2, 3), column[:, None], ("",), "")
         for place, column in enumerate(margins)
     ]
-    return Finding(str(p_values), "", "", (), lambda *_: made, compares_recipes=True)
+    return Finding(str(p_values), "", lambda *_: made)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +119,10 @@ def with_p(*p_values: float) -> Finding:
 def test_a_finding_takes_its_place_by_its_least_sure_clause_or_by_a_failure_among_all(
     p_values: list[float], verdict: str
 ) -> None:
-    other, one = judge(history.frame([]), chosen=[with_p(0.02), with_p(*p_values)])
+    other, one = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*p_values)])
     assert other.clauses[0].level == ERROR / 2  # 0.02 comes first
     assert {clause.level for clause in one.clauses} == {ERROR}
     assert one.verdict == verdict
     # with a surer one beside it, the same finding comes too late
-    _, surer = judge(history.frame([]), chosen=[with_p(0.02), with_p(*[p / 10 for p in p_values])])
+    _, surer = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*[p / 10 for p in p_values])])
     assert {clause.level for clause in surer.clauses} == {ERROR / 2}

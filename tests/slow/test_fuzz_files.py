@@ -21,7 +21,7 @@ from kvbench.reference.store import load
 from kvbench.reporting import report
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support import EXPECTED
+from tests.support import DESIGN, EXPECTED
 from tests.support.fuzz import edited, edits, fuzz, safe, said, spoil, spoilt
 
 
@@ -47,7 +47,7 @@ def reference(place: Path, **changed: bytes) -> object:
     folder.mkdir(exist_ok=True)
     for name, whole in FILES.items():
         (folder / name).write_bytes(changed.get(name.partition(".")[0], whole))
-    return said(lambda: report.report_expected(place, "imagenet"))
+    return said(lambda: report.report_expected(place, "imagenet", DESIGN))
 
 
 @fuzz
@@ -143,4 +143,4 @@ def test_any_annotations(place: Path, whole: bytes) -> None:
 @pytest.mark.parametrize("name", ["../imagenet", "/etc", "..", ".", "", "a\\b", "C:x", "a\x00b", "a\x1bb", "a" * 300])
 def test_a_reference_lies_in_its_folder(name: str) -> None:
     with pytest.raises(UserError, match="valid is a name that can be a folder's"):
-        load(EXPECTED, name)
+        load(EXPECTED, name, DESIGN)

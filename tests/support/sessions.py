@@ -15,14 +15,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kvbench.findings.registry import FINDINGS, judge
+from kvbench.findings.judge import judge
 from kvbench.harness import resume, session, summary
 from kvbench.harness.result import Result, State
+from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference, load
-from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
-from tests.support import ROOT
+from tests.support import DESIGN, ROOT
 from tests.support.synthetic import ALL
 from tests.support.tiny import register
 
@@ -151,12 +151,12 @@ class Drawn:
             if name in complete:
                 failed = compare(reference, trained, name, None, (0, 1), reference.rng_fingerprint).failed
                 states[name] = State.FAILED if failed else State.PASSED
-        judged = judge(trained, reference.costs) if len(trained) else []
+        judged = judge(trained, DESIGN, reference.costs) if len(trained) else []
         for name in self.selected("test_finding"):
             mine = [judgement for judgement in judged if judgement.finding.id == name]
             changes = verdict_changes(reference, mine, sorted(complete))
             states[name] = (
-                State.MISSING if len(mine) < len(FINDINGS[name].needs())
+                State.MISSING if len(mine) < len(DESIGN.scopes(DESIGN.findings[name]))
                 else State.FAILED if any(change.failed for change in changes)
                 else State.UNSETTLED if any(change.unconfirmed for change in changes)
                 else State.PASSED
@@ -178,7 +178,7 @@ def draw(seed: int, *, workers: int = 0) -> Drawn:
 
     everything = dice.random() < 0.6
     configurations = list(ALL) if everything else some(ALL, 0.9)
-    found = list(FINDINGS) if dice.random() < 0.5 else some(list(FINDINGS), 0.5)
+    found = list(DESIGN.findings) if dice.random() < 0.5 else some(list(DESIGN.findings), 0.5)
     tests = [f"test_configuration[{name}]" for name in configurations] + [f"test_finding[{name}]" for name in found]
     for test, chance in (("again", 0.3), ("silent", 0.3), ("partial", 0.3), ("flaky", 0.2)):
         if dice.random() < chance:
@@ -193,7 +193,7 @@ def draw(seed: int, *, workers: int = 0) -> Drawn:
         dice.random() < 0.2,
         workers,
         dice.choice(ALL) if bad == "moved" else "",
-        dice.choice(list(FINDINGS)) if bad == "unrecorded" else "",
+        dice.choice(list(DESIGN.findings)) if bad == "unrecorded" else "",
     )
 
 
@@ -251,7 +251,9 @@ class TinyProject:
         (self.path / "benchmarks" / "test_more.py").write_text(MORE_TESTS)
         (self.path / "conftest.py").write_text(CONFTEST)
         pytester.makeini("[pytest]\nkvbench_workload = tiny\nkvbench_cache = .kvbench\n")
-        every = tuple(f"test_configuration[{name}]" for name in ALL) + tuple(f"test_finding[{f}]" for f in FINDINGS)
+        every = tuple(f"test_configuration[{name}]" for name in ALL) + tuple(
+            f"test_finding[{f}]" for f in DESIGN.findings
+        )
         self.plain = Drawn(0, every)
         if not (recorded / "plain.json").exists():
             self.run(self.plain, "--kvbench-update-expected", "--kvbench-seeds", "6")
@@ -271,7 +273,7 @@ class TinyProject:
 
     @property
     def reference(self) -> Reference:
-        return load(self.path / "expected", "tiny")
+        return load(self.path / "expected", "tiny", DESIGN)
 
     def run(
         self,
@@ -334,7 +336,7 @@ def assert_holds(project: TinyProject, drawn: Drawn) -> None:
         assert mine.equals(plain.loc[mine.index]), said
 
 
-def suite_of(names: Sequence[str] = ALL, findings: Sequence[str] = tuple(FINDINGS), **changes: Any) -> Drawn:
+def suite_of(names: Sequence[str] = ALL, findings: Sequence[str] = tuple(DESIGN.findings), **changes: Any) -> Drawn:
     """A session of these configurations and findings in the shipped suite."""
     chosen = [f"test_configuration[{name}]" for name in names] + [f"test_finding[{name}]" for name in findings]
     return Drawn(0, tuple(chosen), **changes)

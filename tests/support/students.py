@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kvbench.findings.registry import Judgement, finding, judge
+from kvbench.findings.judge import Judgement, judge
 from kvbench.results import history
+from tests.support import DESIGN
 
 STUDENTS = [f"Model{n}" for n in range(1, 8)]
 LOSSES = dict(zip(STUDENTS, (0.10, 0.11, 0.32, 0.30, 0.40, 0.36, 0.33), strict=True))
@@ -53,5 +54,5 @@ def verdicts(
     name: str, histories: pd.DataFrame, recipe: str = "constant lr", costs: Mapping[str, float] | None = None
 ) -> tuple[Judgement, dict[str, str]]:
     """A finding's judgement on a recipe, with the verdict of each clause."""
-    (judgement,) = [j for j in judge(histories, costs, [finding(name)]) if j.recipe == recipe]
+    (judgement,) = [j for j in judge(histories, DESIGN, costs, [DESIGN.finding(name)]) if j.recipe == recipe]
     return judgement, {clause.id: clause.verdict for clause in judgement.clauses}

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kvbench.core.recipe import SCHEDULED
-from kvbench.findings.kv_memory import ALL as STUDENTS
 from kvbench.reference.store import Reference, load
 from kvbench.reference.update import update
 from kvbench.results import history
+from tests.support import DESIGN
 
-ALL = tuple(prefix + student for prefix in (SCHEDULED, "") for student in STUDENTS)
+ALL = DESIGN.names
 LEVELS = {"Model1": 0.05, "Model2": 0.08, "Model3": 0.2, "Model4": 0.25, "Model5": 0.3, "Model6": 0.35, "Model7": 0.22}
 
 
@@ -25,7 +24,8 @@ def runs(seeds: Sequence[int], names: Sequence[str] = ALL, *, shift: float = 0.0
     """
     rows = []
     for name in names:
-        level = LEVELS[name.removeprefix(SCHEDULED)] * (0.9 if name.startswith(SCHEDULED) else 1)
+        recipe, student = DESIGN.find(name)
+        level = LEVELS[student] * (0.9 if recipe == "StepLR" else 1)
         for seed in seeds:
             own = np.random.default_rng([ALL.index(name), seed])
             other = np.random.default_rng([ALL.index(name), seed, 1, int(jitter * 1e9)])
@@ -51,5 +51,5 @@ def reference(folder: Path, seeds: int = 20, replicates: int = 6, names: Sequenc
     """A reference of drawn numbers, with replicates that rounding moved by 1% of a seed's spread."""
     facts = {"random_numbers": "here"}
     others = runs(range(replicates), names, jitter=0.01)
-    update(folder, "synthetic", runs(range(seeds), names), facts, full=True, replicates=others)
-    return load(folder, "synthetic")
+    update(folder, "synthetic", DESIGN, runs(range(seeds), names), facts, full=True, replicates=others)
+    return load(folder, "synthetic", DESIGN)

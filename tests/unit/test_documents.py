@@ -14,7 +14,7 @@ from kvbench.core import models
 from kvbench.features.teacher import build, default_taps, frozen
 from kvbench.mutation import faults
 from kvbench.reference.store import load
-from tests.support import EXPECTED, ROOT
+from tests.support import DESIGN, EXPECTED, ROOT
 from tests.support.banks import Dots
 from tests.support.commands import Call
 from tests.support.commands_page import MARK, PAGE, generated
@@ -45,7 +45,7 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
 def test_the_readmes_headline_is_what_the_references_record() -> None:
     readme = (ROOT / "README.md").read_text()
     for workload in ("imagenet", "tiny-imagenet", "fractals"):
-        judged = load(EXPECTED, workload).judgements
+        judged = load(EXPECTED, workload, DESIGN).judgements
         headline = {j.recipe: j.verdict for j in judged if j.finding.id == "simple-converges-faster"}
         (row,) = re.findall(rf"^\| {workload} .*$", readme, flags=re.MULTILINE)
         assert [cell.strip() for cell in row.split("|")][-3:-1] == [headline["StepLR"], headline["constant lr"]]

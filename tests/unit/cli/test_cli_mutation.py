@@ -17,7 +17,7 @@ from kvbench.mutation import replays
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment
-from tests.support import synthetic, tiny
+from tests.support import DESIGN, synthetic, tiny
 from tests.support.banks import CPU
 from tests.support.commands import Call
 
@@ -40,7 +40,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             replicates += training.replicate_history
     facts = {"fingerprints": made_from(tiny.TINY, banks), **environment(CPU)}
     folder = tmp_path / "references"
-    update(folder, "tiny", history.frame(rows), facts, full=True, replicates=history.frame(replicates))
+    update(folder, "tiny", DESIGN, history.frame(rows), facts, full=True, replicates=history.frame(replicates))
     return folder
 
 
@@ -141,7 +141,7 @@ def test_power_refuses_what_makes_no_sense(arguments: list[str], sentence: str, 
 
 def test_the_power_of_one_seed_is_not_known(call: Call, tmp_path: Path) -> None:
     facts = {"random_numbers": "here"}
-    update(tmp_path, "lone", synthetic.runs([0], ["Model1"]), facts, full=True)
+    update(tmp_path, "lone", DESIGN, synthetic.runs([0], ["Model1"]), facts, full=True)
     assert json.loads((tmp_path / "lone" / "provenance.json").read_text())
     result = call("power", "--expected", "lone", "--folder", tmp_path)
     assert result.code == 2

@@ -8,12 +8,13 @@ import pytest
 
 from kvbench.findings.clauses import Claim
 from kvbench.findings.curves import Runs
-from kvbench.findings.registry import FINDINGS, finding, judge
+from kvbench.findings.judge import judge
+from tests.support import DESIGN
 from tests.support.students import STUDENTS, student_runs, verdicts
 
 
 def test_made_curves_hold_every_finding_that_compares_students() -> None:
-    for judgement in judge(student_runs()):
+    for judgement in judge(student_runs(), DESIGN):
         if judgement.finding.id != "scheduler-helps":
             assert judgement.verdict == "holds", judgement.describe()
 
@@ -83,8 +84,8 @@ def test_scheduler_is_judged_per_student_and_metric() -> None:
 
 def claims_of(name: str, histories: pd.DataFrame) -> dict[str, Claim]:
     """What a finding claims about the constant lr, by id."""
-    chosen = finding(name)
-    taken = Runs.of(histories).curves(chosen.needs()["constant lr"], "")
+    chosen = DESIGN.finding(name)
+    taken = Runs.of(histories).curves(DESIGN.groups, *DESIGN.scopes(chosen)["constant lr"])
     return {claim.id: claim for claim in chosen.claims(taken, {})}
 
 
@@ -121,8 +122,8 @@ def test_limits_are_in_the_margins() -> None:
 def test_only_limits_and_not_better_give_ties_to_the_sentence() -> None:
     held = {
         claim.id.rpartition("-")[0]
-        for name in FINDINGS
-        if not finding(name).compares_recipes
+        for name in DESIGN.findings
+        if not DESIGN.finding(name).across
         for claim in claims_of(name, student_runs()).values()
         if claim.tie_holds
     }

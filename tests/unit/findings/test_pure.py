@@ -16,17 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvbench.findings.kv_memory import FINDINGS
-from kvbench.findings.registry import judge, missing
+from kvbench.findings.judge import judge, missing
+from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.power import clauses_table, tolerances_table
 from kvbench.reference.store import Reference, load
 from kvbench.reference.timing import timings
 from kvbench.reference.update import rejudge, update
-from kvbench.reference.verdicts import verdict_changes
 from kvbench.reporting.report import report
 from kvbench.results import history
-from tests.support import synthetic
+from tests.support import DESIGN, synthetic
 from tests.support.students import student_runs
 
 NAMES = synthetic.ALL[7:]  # constant lr
@@ -40,13 +39,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def everything(known: Reference, fresh: pd.DataFrame, rng_fingerprint: str = "here") -> dict[str, object]:
     """All that is concluded from fresh histories and a reference, by configuration or finding."""
-    judged = judge(fresh, COSTS)
+    judged = judge(fresh, DESIGN, COSTS)
     names = [name for name in NAMES if name in history.configurations(fresh)]
     changes = verdict_changes(known, judged, names)
     return {
         **{name: repr(compare(known, fresh, name, rng_fingerprint=rng_fingerprint)) for name in names},
         "judged": [judgement.describe() for judgement in judged],
-        "missing": missing(FINDINGS["simple-is-best"], fresh),
+        "missing": missing(DESIGN.findings["simple-is-best"], fresh, DESIGN),
         "changes": sorted(change.describe() for change in changes),
         "timings": sorted(map(repr, timings(fresh, known.histories))),
     }
@@ -148,12 +147,12 @@ def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str
                        replicates=reference.replicates.iloc[:0])  # fmt: skip
     measured = replace(one_seed, histories=history.rounded(fresh))
     for known in (reference, one_seed):
-        judged = judge(fresh, {**COSTS, "Model4": None})
+        judged = judge(fresh, DESIGN, {**COSTS, "Model4": None})
         facts = {"workload": "synthetic", "teacher": None, "flops per sample": {"Model4": None}, "share": math.nan}
         texts = [*(judgement.describe() for judgement in judged),
                  *(change.describe() for change in verdict_changes(known, judged, NAMES)),
                  *(compare(known, fresh, name, rng_fingerprint="here").describe() for name in NAMES),
-                 report(fresh, judged, facts, None, timings(fresh, known.histories), known.judgements),
+                 report(fresh, DESIGN, judged, facts, None, timings(fresh, known.histories), known.judgements),
                  tolerances_table(measured, 4, 1.05, 0.01, ["Model1"]),
                  clauses_table(known, 4, 1.05, 0.01)]  # fmt: skip
         for text in texts:
@@ -164,10 +163,10 @@ def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str
 def test_settings_of_the_process_change_no_number_and_no_text(reference: Reference, kind: str) -> None:
     fresh = broken(kind)
     expected = everything(reference, fresh)
-    plain = report(fresh, judge(fresh, COSTS), {"workload": "synthetic"})
+    plain = report(fresh, DESIGN, judge(fresh, DESIGN, COSTS), {"workload": "synthetic"})
     with strict_world():
         assert everything(reference, fresh) == expected
-        assert report(fresh, judge(fresh, COSTS), {"workload": "synthetic"}) == plain
+        assert report(fresh, DESIGN, judge(fresh, DESIGN, COSTS), {"workload": "synthetic"}) == plain
 
 
 def test_settings_of_the_process_change_no_byte_of_a_reference(tmp_path: Path) -> None:
@@ -177,9 +176,9 @@ def test_settings_of_the_process_change_no_byte_of_a_reference(tmp_path: Path) -
                 stack.enter_context(strict_world())
             known = synthetic.reference(tmp_path / folder, 4, 2, NAMES)
             again = synthetic.runs([0, 1], ["Model3"], shift=0.1)
-            update(tmp_path / folder, "synthetic", again, {"random_numbers": "here"})
-            rejudge(tmp_path / folder, "synthetic")
-            assert load(tmp_path / folder, "synthetic").recorded["verdict"].notna().all()
+            update(tmp_path / folder, "synthetic", DESIGN, again, {"random_numbers": "here"})
+            rejudge(tmp_path / folder, "synthetic", DESIGN)
+            assert load(tmp_path / folder, "synthetic", DESIGN).recorded["verdict"].notna().all()
     for name in ("histories.csv", "verdicts.csv", "replicates.csv", "provenance.json"):
         plain, strict = ((tmp_path / folder / known.workload / name).read_bytes() for folder in ("plain", "strict"))
         assert plain == strict
@@ -191,7 +190,7 @@ def test_judging_takes_and_leaves_no_random_state() -> None:
     for seed in (0, 1):
         np.random.seed(seed)
         before = np.random.get_state()[1].tolist()  # type: ignore[index]
-        texts.append([judgement.describe() for judgement in judge(frame)])
+        texts.append([judgement.describe() for judgement in judge(frame, DESIGN)])
         assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
     assert texts[0] == texts[1]
     assert any("sign flips" in text for text in texts[0])

@@ -15,13 +15,14 @@ from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
+from tests.support import DESIGN
 from tests.support.references import MEMORY, PRINTS, UPDATE, memory_runs
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
-    update(tmp_path, "fractals", memory_runs(), {"fingerprints": PRINTS})
-    return load(tmp_path, "fractals")
+    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
+    return load(tmp_path, "fractals", DESIGN)
 
 
 def test_the_same_curves_pass_and_so_do_other_seeds(recorded: Reference) -> None:
@@ -86,8 +87,8 @@ def test_the_allowed_interval_is_students_over_all_gates_widened_by_the_floor(re
 
 
 def test_the_floor_lets_rounding_pass_where_seeds_do_not_spread(tmp_path: Path) -> None:
-    update(tmp_path, "fractals", memory_runs(noise=0.0), {})
-    known = load(tmp_path, "fractals")
+    update(tmp_path, "fractals", DESIGN, memory_runs(noise=0.0), {})
+    known = load(tmp_path, "fractals", DESIGN)
     assert not compare(known, memory_runs(noise=0.0, shift=1.0005), "Model3").failed
     assert compare(known, memory_runs(noise=0.0, shift=1.002), "Model3").failed
 
@@ -155,8 +156,8 @@ def test_what_one_side_did_not_measure_is_said(recorded: Reference) -> None:
 
 
 def test_one_reference_seed_is_not_judged_but_shown(tmp_path: Path) -> None:
-    update(tmp_path, "fractals", memory_runs(seeds=1), {})
-    comparison = compare(load(tmp_path, "fractals"), memory_runs(seeds=1, shift=9.0), "Model3")
+    update(tmp_path, "fractals", DESIGN, memory_runs(seeds=1), {})
+    comparison = compare(load(tmp_path, "fractals", DESIGN), memory_runs(seeds=1, shift=9.0), "Model3")
     assert not comparison.failed
     assert not comparison.judged
     text = comparison.describe()
@@ -166,8 +167,8 @@ def test_one_reference_seed_is_not_judged_but_shown(tmp_path: Path) -> None:
 
 
 def test_few_reference_seeds_are_told(tmp_path: Path) -> None:
-    update(tmp_path, "fractals", memory_runs(seeds=3), {})
-    comparison = compare(load(tmp_path, "fractals"), memory_runs(seeds=3), "Model3")
+    update(tmp_path, "fractals", DESIGN, memory_runs(seeds=3), {})
+    comparison = compare(load(tmp_path, "fractals", DESIGN), memory_runs(seeds=3), "Model3")
     assert "only 3 reference seeds" in comparison.describe()
 
 
@@ -183,8 +184,8 @@ def test_other_fingerprints_fail_by_name_instead_of_numbers(recorded: Reference)
 
 def test_fingerprints_are_compared_as_json_has_them(tmp_path: Path) -> None:
     prints = {"taps": ("layer3.1", "layer4.0")}
-    update(tmp_path, "fractals", memory_runs(), {"fingerprints": prints})
-    assert not compare(load(tmp_path, "fractals"), memory_runs(), "Model3", prints).failed
+    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": prints})
+    assert not compare(load(tmp_path, "fractals", DESIGN), memory_runs(), "Model3", prints).failed
 
 
 def test_a_published_table_is_compared_at_its_epochs(recorded: Reference) -> None:

@@ -17,6 +17,7 @@ from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import shift_interval
+from tests.support import DESIGN
 from tests.support.references import MEMORY, PRINTS, memory_runs, perturbed
 
 STREAM = "abc"
@@ -31,8 +32,8 @@ PAIRED, MIXED, OTHER_STREAM = (
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
     facts = {"fingerprints": PRINTS, "random_numbers": STREAM}
-    update(tmp_path, "fractals", memory_runs(), facts, replicates=perturbed(memory_runs()))
-    return load(tmp_path, "fractals")
+    update(tmp_path, "fractals", DESIGN, memory_runs(), facts, replicates=perturbed(memory_runs()))
+    return load(tmp_path, "fractals", DESIGN)
 
 
 def told(comparison: Comparison) -> list[str]:
@@ -149,7 +150,7 @@ def test_a_run_that_is_rounded_as_the_replicates_are_passes_and_a_shift_of_ten_t
     for trial in range(40):
         histories = memory_runs(["Model3"], first=1000 * trial)
         replicates = perturbed(histories, size=2e-4)
-        reference = Reference("fractals", Path(), histories, verdicts.frame([]), known, replicates, "pytest")
+        reference = Reference("fractals", DESIGN, Path(), histories, verdicts.frame([]), known, replicates, "pytest")
         rounding = 2e-4 * np.random.default_rng(trial).normal(size=5)
         for shift in alarms:
             fresh = histories.copy()

@@ -5,24 +5,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kvbench.findings.registry import judge
+from kvbench.findings.judge import judge
 from kvbench.reference import store
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support import EXPECTED
+from tests.support import DESIGN, EXPECTED
 from tests.support.references import PRINTS, edit, memory_runs, perturbed
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     facts = {"fingerprints": PRINTS, "random_numbers": "abc"}
-    update(tmp_path, "fractals", memory_runs(), facts, replicates=perturbed(memory_runs()))
+    update(tmp_path, "fractals", DESIGN, memory_runs(), facts, replicates=perturbed(memory_runs()))
     return tmp_path
 
 
 def test_the_published_table_is_whole_and_says_what_is_known() -> None:
-    published = store.load(EXPECTED, "imagenet")
+    published = store.load(EXPECTED, "imagenet", DESIGN)
     assert len(published.histories) == 70
     assert published.histories[["train_loss", "val_accuracy"]].notna().all().all()
     assert published.histories[["val_loss", "agreement", "seconds"]].isna().all().all()
@@ -32,13 +32,13 @@ def test_the_published_table_is_whole_and_says_what_is_known() -> None:
 
 def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(folder: Path) -> None:
     with pytest.raises(UserError) as error:
-        store.load(folder, "tiny-imagenet")
+        store.load(folder, "tiny-imagenet", DESIGN)
     assert str(folder) in str(error.value)
     assert "there: fractals" in str(error.value)
     assert "pytest benchmarks/ --kvbench-workload tiny-imagenet --kvbench-seeds 8 --kvbench-update-expected" in str(
         error.value
     )
-    assert store.available(folder / "nowhere") == []
+    assert store.available(folder / "nowhere", DESIGN) == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_damaged_reference_is_refused_in_a_sentence_that_names_the_file(
     path = folder / "fractals" / file
     edit(path, old, new)
     with pytest.raises(UserError) as error:
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)
     assert said in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -99,14 +99,14 @@ def test_a_damaged_reference_is_refused_in_a_sentence_that_names_the_file(
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / "fractals" / file).unlink()
     with pytest.raises(UserError, match=f"There is no file .*{file}"):
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)
 
 
 @pytest.mark.parametrize(("file", "content"), [("verdicts.csv", b""), ("provenance.json", b"[]")])
 def test_an_empty_file_is_told(folder: Path, file: str, content: bytes) -> None:
     (folder / "fractals" / file).write_bytes(content)
     with pytest.raises(UserError, match=file):
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)
 
 
 def test_a_row_that_vanished_from_the_reference_is_named(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_row_that_vanished_from_the_reference_is_named(folder: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("Model4,3,2,")))
     with pytest.raises(UserError, match="Model4 lacks seed 3, epoch 2"):
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)
 
 
 def test_verdicts_of_a_file_without_tests_are_refused(folder: Path) -> None:
@@ -122,22 +122,22 @@ def test_verdicts_of_a_file_without_tests_are_refused(folder: Path) -> None:
     old = ["finding", "recipe", "clause", "verdict", "margin", "low", "high", "n"]
     pd.read_csv(path)[old].to_csv(path, index=False)
     with pytest.raises(UserError, match=r"verdicts\.csv has the columns finding, .*; valid: .*, p, level, method\."):
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)
 
 
 def test_a_reference_holds_its_replicates_its_random_numbers_and_its_judgements(folder: Path) -> None:
-    loaded = store.load(folder, "fractals")
+    loaded = store.load(folder, "fractals", DESIGN)
     assert history.seeds(loaded.replicates) == [0, 1, 2, 3]
     assert history.configurations(loaded.replicates) == history.configurations(loaded.histories)
     assert loaded.rng_fingerprint == "abc"
-    assert loaded.judgements == judge(loaded.histories)
+    assert loaded.judgements == judge(loaded.histories, DESIGN)
     assert loaded.judgements is loaded.judgements  # judged once
 
 
 def test_a_reference_without_replicates_has_an_empty_frame_of_them(folder: Path) -> None:
     (folder / "fractals" / "replicates.csv").unlink()
     edit(folder / "fractals" / "provenance.json", '"random_numbers": "abc",', "")
-    loaded = store.load(folder, "fractals")
+    loaded = store.load(folder, "fractals", DESIGN)
     assert loaded.replicates.empty
     assert list(loaded.replicates.columns) == list(loaded.histories.columns)
     assert loaded.rng_fingerprint == ""
@@ -148,4 +148,4 @@ def test_a_row_that_vanished_from_the_replicates_is_named(folder: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("Model4,3,2,")))
     with pytest.raises(UserError, match=r"replicates\.csv .*Model4 lacks seed 3, epoch 2"):
-        store.load(folder, "fractals")
+        store.load(folder, "fractals", DESIGN)

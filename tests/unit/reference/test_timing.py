@@ -11,7 +11,7 @@ import pytest
 from kvbench.reference.status import Status
 from kvbench.reference.timing import timings
 from kvbench.reporting.report import seconds
-from tests.support import synthetic
+from tests.support import DESIGN, synthetic
 
 RECORDED = synthetic.runs(range(10))
 
@@ -69,8 +69,8 @@ def test_seeds_that_were_not_timed_are_left_out() -> None:
 
 def test_the_table_shows_them_beside_the_seconds() -> None:
     fresh = slowed("Model3", 2)
-    told = seconds(fresh, timings(fresh, RECORDED))
+    told = seconds(fresh, DESIGN, timings(fresh, RECORDED))
     (row,) = [line for line in told.splitlines() if line.startswith("| Model3 ")]
     assert Status.SLOWER in row
     assert "fails no run" in told
-    assert Status.SLOWER not in seconds(fresh)
+    assert Status.SLOWER not in seconds(fresh, DESIGN)

@@ -3,35 +3,35 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from kvbench.findings.clauses import Claim
-from kvbench.findings.curves import ACCURACY, Curves
-from kvbench.findings.finding import Costs, Finding
-from kvbench.findings.kv_memory import FINDINGS
-from kvbench.findings.registry import judge
+from kvbench.findings.finding import Finding
+from kvbench.findings.judge import judge
+from kvbench.findings.vocabulary import above
+from kvbench.reference.changes import verdict_changes
 from kvbench.reference.store import load
 from kvbench.reference.update import rejudge, update
-from kvbench.reference.verdicts import verdict_changes
 from kvbench.results import history
 from kvbench.utils.errors import UserError
+from tests.support import DESIGN
 from tests.support.references import MEMORY, PRINTS, edit, memory_runs, perturbed
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    update(tmp_path, "fractals", memory_runs(), {"fingerprints": PRINTS})
+    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
     return tmp_path
 
 
 def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
-    before = load(folder, "fractals")
+    before = load(folder, "fractals", DESIGN)
     fresh = memory_runs(["Model5", "Model9"], shift=0.5)
-    text = update(folder, "fractals", fresh, {"fingerprints": PRINTS, "note": "x"})
-    after = load(folder, "fractals")
+    text = update(folder, "fractals", DESIGN, fresh, {"fingerprints": PRINTS, "note": "x"})
+    after = load(folder, "fractals", DESIGN)
     assert history.configurations(after.histories) == [*MEMORY, "Model9"]
     for name in ("Model3", "Model4", "Model6"):
         one, other = (
@@ -58,30 +58,34 @@ def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
 def test_an_update_with_other_seconds_alone_changes_nothing_to_tell(folder: Path) -> None:
     fresh = memory_runs()
     fresh["seconds"] += 1
-    text = update(folder, "fractals", fresh, {"fingerprints": PRINTS})
+    text = update(folder, "fractals", DESIGN, fresh, {"fingerprints": PRINTS})
     assert "4 configurations unchanged" in text
     assert "changed " not in text
 
 
 def test_a_full_update_removes_what_was_not_run(folder: Path) -> None:
     fresh = memory_runs(["Model3"])
-    text = update(folder, "fractals", fresh, {"fingerprints": {"teacher": "new"}}, full=True)
-    assert history.configurations(load(folder, "fractals").histories) == ["Model3"]
+    text = update(folder, "fractals", DESIGN, fresh, {"fingerprints": {"teacher": "new"}}, full=True)
+    assert history.configurations(load(folder, "fractals", DESIGN).histories) == ["Model3"]
     assert "removed  Model4" in text
     assert "Model3-Model5-loss: holds -> no longer judged" in text
 
 
 def test_seeds_may_differ_after_a_partial_update(folder: Path) -> None:
-    update(folder, "fractals", memory_runs(["Model5"], seeds=2), {"fingerprints": PRINTS})
-    after = load(folder, "fractals")
+    update(folder, "fractals", DESIGN, memory_runs(["Model5"], seeds=2), {"fingerprints": PRINTS})
+    after = load(folder, "fractals", DESIGN)
     assert after.provenance["seeds"] == {name: [0, 1] if name == "Model5" else [0, 1, 2, 3, 4] for name in MEMORY}
     assert set(after.recorded["n"]) == {2}  # pairs need a seed on both sides
 
 
 def test_costs_are_kept_for_the_reports(folder: Path) -> None:
-    update(folder, "fractals", memory_runs(["Model3"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model3": 7}})
-    update(folder, "fractals", memory_runs(["Model4"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model4": 8}})
-    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0}
+    update(
+        folder, "fractals", DESIGN, memory_runs(["Model3"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model3": 7}}
+    )
+    update(
+        folder, "fractals", DESIGN, memory_runs(["Model4"]), {"fingerprints": PRINTS, "flops_per_sample": {"Model4": 8}}
+    )
+    assert load(folder, "fractals", DESIGN).costs == {"Model3": 7.0, "Model4": 8.0}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_an_update_that_would_not_fit_writes_nothing(
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     with pytest.raises(UserError) as error:
-        update(folder, "fractals", fresh, facts)
+        update(folder, "fractals", DESIGN, fresh, facts)
     assert said in str(error.value)
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
@@ -117,18 +121,18 @@ def with_replicates(
 ) -> None:
     """Update some configurations, with replicates of their first four seeds."""
     facts = {"fingerprints": PRINTS, "random_numbers": rng_fingerprint}
-    update(folder, "fractals", memory_runs(names), facts, replicates=perturbed(memory_runs(names)), full=full)
+    update(folder, "fractals", DESIGN, memory_runs(names), facts, replicates=perturbed(memory_runs(names)), full=full)
 
 
 def replicates_of(folder: Path) -> list[str]:
     """The configurations that have replicates."""
-    return history.configurations(load(folder, "fractals").replicates)
+    return history.configurations(load(folder, "fractals", DESIGN).replicates)
 
 
 def test_replicates_are_written_beside_the_histories_as_a_file_holds_them(folder: Path) -> None:
     assert not (folder / "fractals" / "replicates.csv").exists()
     with_replicates(folder)
-    after = load(folder, "fractals")
+    after = load(folder, "fractals", DESIGN)
     pd.testing.assert_frame_equal(after.replicates, history.rounded(perturbed(memory_runs())))
     assert after.rng_fingerprint == "abc"
     written = (folder / "fractals" / "replicates.csv").read_bytes()
@@ -138,11 +142,11 @@ def test_replicates_are_written_beside_the_histories_as_a_file_holds_them(folder
 
 def test_a_partial_update_replaces_its_own_replicates_and_keeps_the_others(folder: Path) -> None:
     with_replicates(folder)
-    before = load(folder, "fractals").replicates
+    before = load(folder, "fractals", DESIGN).replicates
     fresh = memory_runs(["Model5"], shift=0.9)
     new = perturbed(fresh, seeds=2)
-    update(folder, "fractals", fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, replicates=new)
-    after = load(folder, "fractals").replicates
+    update(folder, "fractals", DESIGN, fresh, {"fingerprints": PRINTS, "random_numbers": "abc"}, replicates=new)
+    after = load(folder, "fractals", DESIGN).replicates
     assert history.configurations(after) == list(MEMORY)
     for name in MEMORY:
         expected = history.rounded(new) if name == "Model5" else before[before["configuration"] == name]
@@ -159,9 +163,9 @@ def test_a_new_configuration_brings_its_replicates_with_it(folder: Path) -> None
 
 def test_a_full_update_without_replicates_removes_them(folder: Path) -> None:
     with_replicates(folder)
-    update(folder, "fractals", memory_runs(), {"fingerprints": PRINTS}, full=True)
+    update(folder, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS}, full=True)
     assert not (folder / "fractals" / "replicates.csv").exists()
-    assert load(folder, "fractals").replicates.empty
+    assert load(folder, "fractals", DESIGN).replicates.empty
 
 
 def test_a_full_update_removes_the_replicates_of_what_was_not_run(folder: Path) -> None:
@@ -172,7 +176,7 @@ def test_a_full_update_removes_the_replicates_of_what_was_not_run(folder: Path) 
 
 def test_a_partial_update_without_replicates_leaves_those_of_the_others(folder: Path) -> None:
     with_replicates(folder)
-    update(folder, "fractals", memory_runs(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
+    update(folder, "fractals", DESIGN, memory_runs(["Model5"]), {"fingerprints": PRINTS, "random_numbers": "abc"})
     assert replicates_of(folder) == ["Model3", "Model4", "Model6"]
 
 
@@ -198,7 +202,7 @@ def test_replicates_that_do_not_fit_are_refused_and_nothing_is_written(
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     with pytest.raises(UserError) as error:
-        update(folder, "fractals", memory_runs(shift=0.9), {"fingerprints": PRINTS}, replicates=replicates)
+        update(folder, "fractals", DESIGN, memory_runs(shift=0.9), {"fingerprints": PRINTS}, replicates=replicates)
     assert said in str(error.value)
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
@@ -206,8 +210,8 @@ def test_replicates_that_do_not_fit_are_refused_and_nothing_is_written(
 def test_written_files_are_stable(folder: Path) -> None:
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
-    again = load(folder, "fractals")
-    update(folder, "fractals", again.histories, {"fingerprints": PRINTS})
+    again = load(folder, "fractals", DESIGN)
+    update(folder, "fractals", DESIGN, again.histories, {"fingerprints": PRINTS})
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
     assert json.loads(before["provenance.json"])["seeds"] == [0, 1, 2, 3, 4]
 
@@ -237,18 +241,20 @@ def test_no_reference_is_written_from_incomplete_histories(
     before = {path: path.read_bytes() for path in (folder / "fractals").iterdir()}
     for name in ("fractals", "other"):
         with pytest.raises(UserError, match=said):
-            update(folder, name, spoil(memory_runs(shift=2)), {"fingerprints": PRINTS}, seeds=range(5), epochs=3)
+            update(
+                folder, name, DESIGN, spoil(memory_runs(shift=2)), {"fingerprints": PRINTS}, seeds=range(5), epochs=3
+            )
     assert {path: path.read_bytes() for path in (folder / "fractals").iterdir()} == before
     assert not (folder / "other").exists()
 
 
 def test_an_unknown_cost_is_null_in_a_reference(folder: Path) -> None:
     costs = {"Model3": 7, "Model4": None, "Model5": None, "Model6": 9}
-    update(folder, "fractals", memory_runs(), {"flops_per_sample": costs})
-    assert load(folder, "fractals").provenance["flops_per_sample"] == costs
-    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model6": 9.0}
-    update(folder, "fractals", memory_runs(["Model4"]), {"flops_per_sample": {"Model4": 8}})
-    assert load(folder, "fractals").costs == {"Model3": 7.0, "Model4": 8.0, "Model6": 9.0}
+    update(folder, "fractals", DESIGN, memory_runs(), {"flops_per_sample": costs})
+    assert load(folder, "fractals", DESIGN).provenance["flops_per_sample"] == costs
+    assert load(folder, "fractals", DESIGN).costs == {"Model3": 7.0, "Model6": 9.0}
+    update(folder, "fractals", DESIGN, memory_runs(["Model4"]), {"flops_per_sample": {"Model4": 8}})
+    assert load(folder, "fractals", DESIGN).costs == {"Model3": 7.0, "Model4": 8.0, "Model6": 9.0}
 
 
 # Judging again
@@ -258,36 +264,34 @@ def test_rejudging_writes_what_the_recorded_histories_say_and_nothing_else(folde
     home = folder / "fractals"
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     counts = "clauses now: 5 holds, 2 undecided, 1 fails"
-    assert rejudge(folder, "fractals") == f"Verdicts written to {home / 'verdicts.csv'}:\n  {counts}"
+    assert rejudge(folder, "fractals", DESIGN) == f"Verdicts written to {home / 'verdicts.csv'}:\n  {counts}"
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
     edit(home / "verdicts.csv", "Model3-Model5-loss,holds", "Model3-Model5-loss,fails")
     old = "a-finding-of-old,constant lr,a-clause"
     edit(home / "verdicts.csv", "gelu-beats-relu,constant lr,Model4-Model6-loss", old)
-    assert rejudge(folder, "fractals").splitlines()[1:-1] == [
+    assert rejudge(folder, "fractals", DESIGN).splitlines()[1:-1] == [
         "  verdict  gelu-beats-relu (constant lr), Model3-Model5-loss: fails -> holds",
         "  verdict  a-finding-of-old (constant lr), a-clause: holds -> no longer judged",
         "  verdict  gelu-beats-relu (constant lr), Model4-Model6-loss: not recorded -> holds",
     ]
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
     (home / "verdicts.csv").unlink()
-    assert "not recorded -> holds" in rejudge(folder, "fractals")
+    assert "not recorded -> holds" in rejudge(folder, "fractals", DESIGN)
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
 
-def test_a_finding_that_was_added_is_recorded_by_rejudging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def claims(curves: Curves, _: Costs) -> list[Claim]:
-        return [curves.last_epoch(ACCURACY, "Model3", ["Model6"], "is above Model6's")]
-
-    row = Finding("an-addition", "Model3 is better", "Model3 has the higher accuracy", ("Model3", "Model6"), claims)
-    monkeypatch.setitem(FINDINGS, row.id, row)
-    fresh = judge(memory_runs())
-    known = load(folder, "fractals")
+def test_a_finding_that_was_added_is_recorded_by_rejudging(folder: Path) -> None:
+    row = Finding("an-addition", "Model3 is better", above("Model3", "Model6"))
+    design = replace(DESIGN, findings={**DESIGN.findings, row.id: row})
+    fresh = judge(memory_runs(), design)
+    known = load(folder, "fractals", design)
     assert [change.status for change in verdict_changes(known, fresh, MEMORY)] == ["missing"]
-    assert "an-addition (constant lr), Model3-accuracy: not recorded -> holds" in rejudge(folder, "fractals")
-    assert verdict_changes(load(folder, "fractals"), fresh, MEMORY) == []
+    told = rejudge(folder, "fractals", design)
+    assert "an-addition (constant lr), Model3-Model6-accuracy: not recorded -> holds" in told
+    assert verdict_changes(load(folder, "fractals", design), fresh, MEMORY) == []
 
 
 def test_only_a_reference_in_the_folder_is_judged_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no .*imagenet/histories.csv: nothing to judge again"):
-        rejudge(tmp_path, "imagenet")
+        rejudge(tmp_path, "imagenet", DESIGN)
     assert not (tmp_path / "imagenet").exists()

@@ -8,24 +8,26 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kvbench.findings.registry import FAMILY_ERROR, Judgement, finding, judge
+from kvbench.findings.judge import FAMILY_ERROR, Judgement, judge
+from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.store import Reference, load
 from kvbench.reference.update import update
-from kvbench.reference.verdicts import Change, frame, read, verdict_changes, write
+from kvbench.reference.verdicts import frame, read, write
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
+from tests.support import DESIGN
 from tests.support.references import MEMORY, PRINTS, UPDATE, edit, memory_runs
 from tests.support.students import student_runs
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Reference:
-    update(tmp_path, "fractals", memory_runs(), {"fingerprints": PRINTS})
-    return load(tmp_path, "fractals")
+    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
+    return load(tmp_path, "fractals", DESIGN)
 
 
 def gelu(frame: pd.DataFrame) -> list[Judgement]:
-    return judge(frame, chosen=[finding("gelu-beats-relu")])
+    return judge(frame, DESIGN, chosen=[DESIGN.finding("gelu-beats-relu")])
 
 
 def change(frame: pd.DataFrame, known: Reference) -> Change:
@@ -43,7 +45,7 @@ def relu(frame: pd.DataFrame, factor: float, seeds: Sequence[int] | None = None)
 
 
 def test_the_same_verdicts_are_no_change(recorded: Reference) -> None:
-    assert verdict_changes(recorded, judge(memory_runs()), MEMORY) == []
+    assert verdict_changes(recorded, judge(memory_runs(), DESIGN), MEMORY) == []
 
 
 def test_a_clause_that_turns_fails_the_run(recorded: Reference) -> None:
@@ -80,8 +82,8 @@ def test_one_seed_does_not_overturn_several(recorded: Reference) -> None:
 
 
 def test_one_seed_overturns_one(tmp_path: Path) -> None:
-    update(tmp_path, "fractals", memory_runs(seeds=1), {})
-    assert change(relu(memory_runs(seeds=1), 0.5), load(tmp_path, "fractals")).status == "changed"
+    update(tmp_path, "fractals", DESIGN, memory_runs(seeds=1), {})
+    assert change(relu(memory_runs(seeds=1), 0.5), load(tmp_path, "fractals", DESIGN)).status == "changed"
 
 
 def test_a_clause_without_a_number_fails(recorded: Reference) -> None:
@@ -111,7 +113,7 @@ def test_a_missing_number_fails_whatever_was_recorded(recorded: Reference) -> No
 def undecided(recorded: Reference) -> Reference:
     """The same reference with that verdict recorded as undecided."""
     edit(recorded.folder / "verdicts.csv", "Model3-Model5-loss,holds", "Model3-Model5-loss,undecided")
-    return load(recorded.folder.parent, "fractals")
+    return load(recorded.folder.parent, "fractals", DESIGN)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_margins_against_different_rivals_are_not_compared(recorded: Reference) 
 
 def test_what_was_undecided_is_only_noted(recorded: Reference) -> None:
     edit(recorded.folder / "verdicts.csv", "Model3-Model5-loss,holds", "Model3-Model5-loss,undecided")
-    found = change(memory_runs(), load(recorded.folder.parent, "fractals"))
+    found = change(memory_runs(), load(recorded.folder.parent, "fractals", DESIGN))
     assert (found.status, found.failed, found.unconfirmed) == ("noted", False, False)
 
 
@@ -175,8 +177,8 @@ def test_a_recorded_clause_that_is_not_judged_fails(recorded: Reference) -> None
 
 def test_a_recipe_that_was_not_run_is_no_change(tmp_path: Path) -> None:
     both = memory_runs([*(f"lr_{name}" for name in MEMORY), *MEMORY])
-    update(tmp_path, "fractals", both, {})
-    known = load(tmp_path, "fractals")
+    update(tmp_path, "fractals", DESIGN, both, {})
+    known = load(tmp_path, "fractals", DESIGN)
     half = both[~both["configuration"].str.startswith("lr_")]
     assert verdict_changes(known, gelu(half), MEMORY) == []
     everything = history.configurations(both)
@@ -188,7 +190,7 @@ def test_a_recipe_that_was_not_run_is_no_change(tmp_path: Path) -> None:
 
 def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
     for seeds in (1, 5, 16):
-        judged = judge(memory_runs(seeds=seeds))
+        judged = judge(memory_runs(seeds=seeds), DESIGN)
         written = frame(judged)
         write(written, tmp_path / "verdicts.csv")
         pd.testing.assert_frame_equal(read(tmp_path / "verdicts.csv"), written, rtol=1e-5)
@@ -200,7 +202,7 @@ def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
 
 
 def test_clauses_that_are_reported_beside_are_not_recorded() -> None:
-    rows = frame(judge(student_runs()))
+    rows = frame(judge(student_runs(), DESIGN))
     assert set(rows.loc[rows["finding"] == "simple-converges-faster", "clause"]) == {"Model1-epochs", "Model2-epochs"}
     assert len(rows) == 80
 
@@ -212,25 +214,25 @@ def test_recorded_seeds_that_come_out_as_they_did_leave_the_recorded_verdict(tmp
     known = reference_of(memory_runs(seeds=20, noise=0.1), tmp_path)
     recorded = known.histories
     fresh = recorded[recorded["seed"] < 2]  # two seeds decide nothing at this noise
-    found = {c.status for c in verdict_changes(known, judge(fresh), MEMORY)}
+    found = {c.status for c in verdict_changes(known, judge(fresh, DESIGN), MEMORY)}
     assert found == {"repeated"}
     # another rounding moves little
     moved = fresh.assign(train_loss=fresh["train_loss"] * 1.001)
-    assert {c.status for c in verdict_changes(known, judge(moved), MEMORY)} == {"repeated"}
+    assert {c.status for c in verdict_changes(known, judge(moved, DESIGN), MEMORY)} == {"repeated"}
 
 
 def test_seeds_that_do_not_repeat_are_not_taken_for_confirmed(tmp_path: Path) -> None:
     known = reference_of(memory_runs(seeds=20, noise=0.1), tmp_path)
     fresh = known.histories[known.histories["seed"] < 2]
     new = memory_runs(seeds=2, noise=0.1, first=50)
-    assert "repeated" not in {c.status for c in verdict_changes(known, judge(new), MEMORY)}
+    assert "repeated" not in {c.status for c in verdict_changes(known, judge(new, DESIGN), MEMORY)}
     off = fresh.copy()
     off.loc[(off["configuration"] == "Model3") & (off["seed"] == 1), "train_loss"] *= 1.1
-    kinds = {c.clause: c.status for c in verdict_changes(known, judge(off), MEMORY)}
+    kinds = {c.clause: c.status for c in verdict_changes(known, judge(off, DESIGN), MEMORY)}
     assert kinds["Model3-Model5-loss"] == "not confirmed"
     assert kinds["Model4-Model6-loss"] == "repeated"
 
 
 def reference_of(histories: pd.DataFrame, folder: Path) -> Reference:
-    update(folder, "fractals", histories, {}, full=True)
-    return load(folder, "fractals")
+    update(folder, "fractals", DESIGN, histories, {}, full=True)
+    return load(folder, "fractals", DESIGN)

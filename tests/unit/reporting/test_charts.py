@@ -15,7 +15,7 @@ from kvbench.reference.store import load
 from kvbench.reporting.charts import curves_chart
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support import EXPECTED, ROOT
+from tests.support import DESIGN, EXPECTED, ROOT
 from tests.support.commands import Call
 from tests.support.saved_runs import benchmark, content
 from tests.support.tables import rows
@@ -24,9 +24,9 @@ pytest.importorskip("matplotlib")
 
 
 def test_the_same_curves_give_the_same_bytes(tmp_path: Path) -> None:
-    histories = load(EXPECTED, "imagenet").histories
+    histories = load(EXPECTED, "imagenet", DESIGN).histories
     for name in ("one.svg", "two.svg"):
-        curves_chart(histories, tmp_path / name, "imagenet")
+        curves_chart(histories, DESIGN, tmp_path / name, "imagenet")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
@@ -49,31 +49,31 @@ def texts(svg: Path) -> list[str]:
 def test_every_student_is_named_in_each_of_its_panels(tmp_path: Path) -> None:
     half = history.frame([*rows("Model1", [2.0, 1.0], [0.1, 0.2]), *rows("lr_Model1", [2.0, 1.0], [0.1, 0.2]),
                           *rows("Mine", [3.0, 2.0], [0.1, 0.3])])  # fmt: skip
-    curves_chart(half, tmp_path / "a.svg", "half")
+    curves_chart(half, DESIGN, tmp_path / "a.svg", "half")
     written = texts(tmp_path / "a.svg")
     assert (written.count("Model1"), written.count("Mine")) == (4, 2)
-    assert {"StepLR", "constant lr", "half: one seed", "epoch"} <= {*written}
-    curves_chart(half[half["configuration"] == "Mine"], tmp_path / "b.svg", "half")
+    assert {"StepLR", "constant lr", "others", "half: one seed", "epoch"} <= {*written}
+    curves_chart(half[half["configuration"] == "Mine"], DESIGN, tmp_path / "b.svg", "half")
     assert "StepLR" not in texts(tmp_path / "b.svg")
 
 
 def test_a_run_that_diverged_is_drawn_as_far_as_it_got(tmp_path: Path) -> None:
     lost = history.frame(rows("Model1", [2.0, math.inf], [0.1, 0.2]) + rows("Model2", [math.nan, math.nan], [0.1, 0.1])
                          + rows("Model3", [1.0, 0.0], [0.1, 0.1]))  # fmt: skip
-    curves_chart(lost, tmp_path / "a.svg", "lost")
+    curves_chart(lost, DESIGN, tmp_path / "a.svg", "lost")
     written = texts(tmp_path / "a.svg")
     assert [written.count(name) for name in ("Model1", "Model2", "Model3")] == [2, 1, 2]
 
 
 def test_a_name_from_a_file_is_text_and_not_a_formula(tmp_path: Path) -> None:
     strange = history.frame(rows(r"$\frac$", [2.0, 1.0], [0.1, 0.2]))
-    curves_chart(strange, tmp_path / "a.png", r"$\nonsense{$")
+    curves_chart(strange, DESIGN, tmp_path / "a.png", r"$\nonsense{$")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_file_of_another_kind_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"curves\.bmp: its suffix must be one of \.svg, \.pdf, \.png"):
-        curves_chart(load(EXPECTED, "imagenet").histories, tmp_path / "curves.bmp", "imagenet")
+        curves_chart(load(EXPECTED, "imagenet", DESIGN).histories, DESIGN, tmp_path / "curves.bmp", "imagenet")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from kvbench.findings.registry import judge
+from kvbench.findings.judge import judge
 from kvbench.reporting import report
 from kvbench.results import history
-from tests.support import EXPECTED
+from tests.support import DESIGN, EXPECTED
 from tests.support.students import student_runs
 from tests.support.tables import cells, rows
 
@@ -15,7 +15,7 @@ ORDER = [f"{prefix}Model{n}" for prefix in ("lr_", "") for n in range(1, 8)]
 
 @pytest.fixture(scope="module")
 def published() -> str:
-    return report.report_expected(EXPECTED, "imagenet")
+    return report.report_expected(EXPECTED, "imagenet", DESIGN)
 
 
 # Tables
@@ -56,33 +56,36 @@ def test_marks_by_hand_on_a_small_frame() -> None:
             *rows("Model1", [1.0, 0.4], [0.20, 0.50]),
             *rows("lr_Model1", [0.1, 0.1], [0.99, 0.99]),
             *rows("Model4", [0.9001, 0.6], [0.30, 0.30]),
+            *rows("Other", [0.7, 0.7], [0.20, 0.20]),
         ]
     )
-    text = report.tables(frame)
+    text = report.tables(frame, DESIGN)
     assert cells(text[text.index("Training") :]) == [
         ["configuration", "1", "2"],
         ["lr_Model1", "**0.100**", "**0.100**"],  # a block of its own
-        ["Model1", "1.000", "0.400"],
-        ["Model3", "*0.900*", "*0.500*"],
-        ["Model4", "*0.900*", "0.600"],  # what looks like a tie marks both
-        ["Mine", "**0.800**", "**0.100**"],  # not the source's: below its rows, and it may be the best
+        ["Model1", "1.000", "**0.400**"],
+        ["Model3", "***0.900***", "*0.500*"],
+        ["Model4", "***0.900***", "0.600"],  # what looks like a tie marks both
+        ["Mine", "0.800", "**0.100**"],  # not the study's: below its rows, a block of their own
+        ["Other", "**0.700**", "0.700"],
     ]
     assert cells(text[text.index("Validation") :])[2:] == [
-        ["Model1", "0.200", "0.500"],
+        ["Model1", "0.200", "**0.500**"],
         ["Model3", "***0.300***", "*0.400*"],
         ["Model4", "***0.300***", "0.300"],
         ["Mine", "0.100", "**0.900**"],
+        ["Other", "**0.200**", "0.200"],
     ]
 
 
 def test_means_over_seeds_with_n_above() -> None:
     frame = history.frame([*rows("Model1", [0.1], [0.5]), *rows("Model1", [0.3], [0.6], seed=1)])
-    text = report.tables(frame)
+    text = report.tables(frame, DESIGN)
     assert text.startswith("Means over seeds, n = 2.")
     assert cells(text)[1] == ["Model1", "**0.200**"]
     uneven = history.frame([*rows("Model1", [0.1], [0.5]), *rows("Model1", [0.3], [0.6], seed=1),
                             *rows("Model2", [0.1], [0.5])])  # fmt: skip
-    assert "n = 1 to 2" in report.tables(uneven)
+    assert "n = 1 to 2" in report.tables(uneven, DESIGN)
 
 
 @pytest.mark.parametrize(
@@ -97,21 +100,21 @@ def test_means_over_seeds_with_n_above() -> None:
 )
 def test_columns_are_the_source_epochs_and_the_last(count: int, columns: list[str]) -> None:
     frame = history.frame(rows("Model1", [0.1] * count, [0.5] * count))
-    assert cells(report.tables(frame))[0][1:] == columns
+    assert cells(report.tables(frame, DESIGN))[0][1:] == columns
 
 
 def test_a_missing_number_is_a_dash_and_never_the_best() -> None:
     frame = history.frame([*rows("Model1", [None, 0.4], [0.2, 0.5]), *rows("Model3", [0.9], [0.3])])
-    assert cells(report.tables(frame))[1:] == [["Model1", "-", "**0.400**"], ["Model3", "***0.900***", "-"]]
+    assert cells(report.tables(frame, DESIGN))[1:] == [["Model1", "-", "**0.400**"], ["Model3", "***0.900***", "-"]]
 
 
 def test_seconds_are_shown_where_they_were_measured() -> None:
     frame = history.frame([*rows("Model1", [0.1] * 3, [0.5] * 3, seconds=2.0), *rows("Model3", [0.1], [0.5])])
     frame.loc[1, "seconds"] = 9.0
-    assert cells(report.seconds(frame))[1:] == [["Model1", "2", "2", "9", "3"]]
-    assert "## Seconds" in report.report(frame, [], {})
-    assert report.seconds(history.frame(rows("Model3", [0.1], [0.5]))) == ""
-    assert "## Seconds" not in report.report(history.frame(rows("Model3", [0.1], [0.5])), [], {})
+    assert cells(report.seconds(frame, DESIGN))[1:] == [["Model1", "2", "2", "9", "3"]]
+    assert "## Seconds" in report.report(frame, DESIGN, [], {})
+    assert report.seconds(history.frame(rows("Model3", [0.1], [0.5])), DESIGN) == ""
+    assert "## Seconds" not in report.report(history.frame(rows("Model3", [0.1], [0.5])), DESIGN, [], {})
 
 
 # Verdicts
@@ -137,25 +140,25 @@ def test_the_verdict_table_and_every_clause(published: str) -> None:
 
 
 def test_a_verdict_of_several_seeds_tells_its_test_and_of_one_seed_that_there_was_none() -> None:
-    several = report.verdicts(judge(student_runs(seeds=4, noise=0.001)))
+    several = report.verdicts(judge(student_runs(seeds=4, noise=0.001), DESIGN))
     assert "by sign" not in several
     assert "4 seeds, p = " in several
     assert " by t at level 0.00" in several
-    one = report.verdicts(judge(student_runs()))
+    one = report.verdicts(judge(student_runs(), DESIGN))
     verdicts = [row[2] for row in cells(one)[1:]]
     assert verdicts == ["holds by sign (one seed, no test)"] * 14 + ["fails by sign (one seed, no test)"]
     assert "p = " not in one
 
 
 def test_the_verdicts_can_do_without_their_clauses() -> None:
-    judged = judge(student_runs(seeds=2))
+    judged = judge(student_runs(seeds=2), DESIGN)
     short = report.verdicts(judged, clauses=False)
     assert report.verdicts(judged).startswith(short)
     assert "####" not in short
 
 
 def test_no_judgement_is_said() -> None:
-    assert "No finding could be judged" in report.report(history.frame(rows("Model1", [0.1], [0.5])), [], {})
+    assert "No finding could be judged" in report.report(history.frame(rows("Model1", [0.1], [0.5])), DESIGN, [], {})
 
 
 # Header
@@ -178,7 +181,7 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
         "history": [],
         "seeds": [0],
     }
-    text = report.report(history.frame(rows("Model1", [0.1], [0.5])), [], facts)
+    text = report.report(history.frame(rows("Model1", [0.1], [0.5])), DESIGN, [], facts)
     head = text[: text.index("## Tables")]
     assert "recipe against the source's: 4,096 training images instead of" in head
     assert "versions: torch 2.9" in head
@@ -198,14 +201,16 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
 )
 def test_the_outcome_comes_first(outcome: str, said: str) -> None:
     frame = history.frame(rows("Model1", [0.1], [0.5]))
-    text = report.report(frame, [], {"workload": "fractals"}, {"outcome": outcome, "reasons": ["Model3 | moved"]})
+    text = report.report(
+        frame, DESIGN, [], {"workload": "fractals"}, {"outcome": outcome, "reasons": ["Model3 | moved"]}
+    )
     assert said in text.splitlines()[2]
     assert ("- Model3 \\| moved" in text) == (outcome != "passed")
 
 
 def test_names_from_files_can_not_break_the_table() -> None:
     frame = history.frame(rows("a|b\n| c\x1b[31m`*<b>", [0.1], [0.5]))
-    text = report.report(frame, [], {"workload": "x\n# y", "note": "one\r\ntwo"})
+    text = report.report(frame, DESIGN, [], {"workload": "x\n# y", "note": "one\r\ntwo"})
     assert "\x1b" not in text
     assert "a\\|b \\| c \\[31m\\`\\*\\<b>" in text
     assert text.startswith("# kvbench: x # y\n")
@@ -217,4 +222,4 @@ def test_names_from_files_can_not_break_the_table() -> None:
 
 def test_judgements_of_a_report_are_those_of_the_findings(published: str) -> None:
     frame = history.read(EXPECTED / "imagenet" / "histories.csv")
-    assert report.verdicts(judge(frame)) in published
+    assert report.verdicts(judge(frame, DESIGN)) in published

@@ -11,7 +11,7 @@ from kvbench.reference.store import load
 from kvbench.reference.update import update
 from kvbench.reporting.side_by_side import side_by_side
 from kvbench.utils.errors import UserError
-from tests.support import EXPECTED
+from tests.support import DESIGN, EXPECTED
 from tests.support.students import student_runs
 from tests.support.tables import cells
 
@@ -22,12 +22,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("histories.csv", "verdicts.csv", "provenance.json"):
         (tmp_path / "imagenet").mkdir(exist_ok=True)
         (tmp_path / "imagenet" / file).write_bytes((EXPECTED / "imagenet" / file).read_bytes())
-    update(tmp_path, "fractals", student_runs(seeds=3, noise=0.001), {})
+    update(tmp_path, "fractals", DESIGN, student_runs(seeds=3, noise=0.001), {})
     return tmp_path
 
 
 def test_verdicts_stand_side_by_side_and_each_workloads_tables_below(folder: Path) -> None:
-    told = side_by_side(folder, ["imagenet", "fractals"])
+    told = side_by_side(folder, ["imagenet", "fractals"], DESIGN)
     verdicts = cells(told)
     assert verdicts[0] == ["finding", "recipe", "imagenet", "fractals"]
     assert len(verdicts) == 16
@@ -43,20 +43,20 @@ def test_verdicts_stand_side_by_side_and_each_workloads_tables_below(folder: Pat
 
 
 def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
-    rows = {tuple(row[:2]): row[2] for row in cells(side_by_side(folder, ["fractals"]))[1:]}
-    for judgement in load(folder, "fractals").judgements:
-        recipe = "both" if judgement.finding.compares_recipes else judgement.recipe
+    rows = {tuple(row[:2]): row[2] for row in cells(side_by_side(folder, ["fractals"], DESIGN))[1:]}
+    for judgement in load(folder, "fractals", DESIGN).judgements:
+        recipe = "both" if judgement.finding.across else judgement.recipe
         assert rows[judgement.finding.id, recipe].startswith(f"{judgement.verdict} ")
 
 
 def test_what_a_reference_lacks_is_a_dash(folder: Path) -> None:
     half = student_runs(prefixes=[""], seeds=2)
-    update(folder, "half", half, {})
-    rows = cells(side_by_side(folder, ["half"]))
+    update(folder, "half", DESIGN, half, {})
+    rows = cells(side_by_side(folder, ["half"], DESIGN))
     assert ["simple-is-best", "StepLR", "-"] in rows
     assert ["scheduler-helps", "both", "-"] in rows
 
 
 def test_an_unknown_reference_is_told(folder: Path) -> None:
     with pytest.raises(UserError, match="no reference for nowhere"):
-        side_by_side(folder, ["fractals", "nowhere"])
+        side_by_side(folder, ["fractals", "nowhere"], DESIGN)

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvbench.findings import kv_memory
-from kvbench.findings.registry import FINDINGS, finding, judge, missing
+from kvbench.findings.judge import judge, missing
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from tests.support import EXPECTED
+from tests.support import DESIGN, EXPECTED
 from tests.support.students import STUDENTS, student_runs, verdicts
 
 
@@ -24,7 +23,7 @@ def source() -> pd.DataFrame:
 
 def test_the_source_tables_give_each_finding_and_recipe_this_verdict(source: pd.DataFrame) -> None:
     assert {(j.finding.id, j.recipe): (j.verdict, sum(c.verdict == "holds" for c in j.gating), len(j.gating))
-            for j in judge(source)} == {
+            for j in judge(source, DESIGN)} == {
         ("simple-converges-faster", "StepLR"): ("holds", 2, 2),
         ("simple-converges-faster", "constant lr"): ("holds", 2, 2),
         ("simple-is-best", "StepLR"): ("holds", 4, 4),
@@ -116,7 +115,7 @@ def test_the_last_epoch_is_the_last_that_all_have() -> None:
 
 
 def test_one_seed_is_judged_by_sign_and_says_so(source: pd.DataFrame) -> None:
-    for judgement in judge(source):
+    for judgement in judge(source, DESIGN):
         assert not judgement.tested
         assert judgement.summary.startswith(f"{judgement.verdict} by sign (one seed, no test): ")
         assert {clause.method for clause in judgement.clauses} == {"sign of one seed, no test"}
@@ -125,42 +124,44 @@ def test_one_seed_is_judged_by_sign_and_says_so(source: pd.DataFrame) -> None:
 
 def test_one_epoch_is_enough() -> None:
     frame = student_runs()
-    assert len(judge(frame[frame["epoch"] == 4])) == 15
+    assert len(judge(frame[frame["epoch"] == 4], DESIGN)) == 15
 
 
 def test_rows_may_come_in_any_order() -> None:
     frame = student_runs(seeds=3, noise=0.05)
     shuffled = frame.sample(frac=1, random_state=0)
-    assert judge(shuffled) == judge(frame)
+    assert judge(shuffled, DESIGN) == judge(frame, DESIGN)
 
 
 def test_lacking_configurations_are_named_and_the_other_recipe_is_judged() -> None:
     frame = student_runs()
     frame = frame[~frame["configuration"].isin(["lr_Model5", "lr_Model6"])]
-    chosen = finding("gelu-beats-relu")
-    assert missing(chosen, frame) == {"StepLR": ["lr_Model5", "lr_Model6"]}
-    assert [j.recipe for j in judge(frame, chosen=[chosen])] == ["constant lr"]
-    assert missing(finding("scheduler-helps"), frame) == {"StepLR against constant lr": ["lr_Model5", "lr_Model6"]}
-    assert judge(frame, chosen=[finding("scheduler-helps")]) == []
-    assert judge(history.frame([])) == []
+    chosen = DESIGN.finding("gelu-beats-relu")
+    assert missing(chosen, frame, DESIGN) == {"StepLR": ["lr_Model5", "lr_Model6"]}
+    assert [j.recipe for j in judge(frame, DESIGN, chosen=[chosen])] == ["constant lr"]
+    assert missing(DESIGN.finding("scheduler-helps"), frame, DESIGN) == {
+        "StepLR against constant lr": ["lr_Model5", "lr_Model6"]
+    }
+    assert judge(frame, DESIGN, chosen=[DESIGN.finding("scheduler-helps")]) == []
+    assert judge(history.frame([]), DESIGN) == []
 
 
 def test_no_common_seed_is_lacking_too() -> None:
     frame = student_runs(prefixes=("",), seeds=2)
     apart = frame[(frame["configuration"] == "Model3") == (frame["seed"] == 0)]
-    assert "a seed and an epoch" in missing(finding("gelu-beats-relu"), apart)["constant lr"][0]
-    assert judge(apart, chosen=[finding("gelu-beats-relu")]) == []
+    assert "a seed and an epoch" in missing(DESIGN.finding("gelu-beats-relu"), apart, DESIGN)["constant lr"][0]
+    assert judge(apart, DESIGN, chosen=[DESIGN.finding("gelu-beats-relu")]) == []
 
 
 def test_an_unknown_finding_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match=r"gelu-beat-relu.*Did you mean gelu-beats-relu.*scheduler-helps"):
-        finding("gelu-beat-relu")
+        DESIGN.finding("gelu-beat-relu")
 
 
 def test_the_limits_are_told_where_the_finding_is() -> None:
-    assert f"{kv_memory.RESIDUAL_LOSS:g}x" in FINDINGS["dense-beats-residual"].judged_as
-    assert f"{kv_memory.FROZEN_ACCURACY:g}" in FINDINGS["frozen-memory-suffices"].judged_as
-    assert list(FINDINGS) == [
+    assert "at most 1.2x Model3's" in DESIGN.finding("dense-beats-residual").describe(DESIGN.groups)
+    assert "at most 0.01 below Model5's" in DESIGN.finding("frozen-memory-suffices").describe(DESIGN.groups)
+    assert list(DESIGN.findings) == [
         "simple-converges-faster",
         "simple-is-best",
         "memory-hardly-trains",

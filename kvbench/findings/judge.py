@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvbench.findings.clauses import Clause, Evidence, Verdict, decide, evaluate_claim
-from kvbench.findings.curves import Runs
-from kvbench.findings.finding import RECIPES, Costs, Finding
-from kvbench.findings.kv_memory import FINDINGS
+from kvbench.findings.curves import Costs, Runs
+from kvbench.findings.design import Design
+from kvbench.findings.finding import Finding
 from kvbench.stats.significance import SIGN, holm
-from kvbench.utils.errors import unknown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["BY_SIGN", "FAMILY_ERROR", "FINDINGS", "Judgement", "finding", "judge", "missing"]
 
 BY_SIGN = " by sign (one seed, no test)"
 FAMILY_ERROR = 0.01  # chance that any of a run's judgements is wrongly decided, over all of them together
@@ -26,12 +23,13 @@ FAMILY_ERROR = 0.01  # chance that any of a run's judgements is wrongly decided,
 
 @dataclass(frozen=True)
 class Judgement:
-    """A finding's verdict for one recipe, with the clauses behind it."""
+    """A finding's verdict for one recipe, or for two that it compares, with the clauses behind it."""
 
     finding: Finding
     recipe: str
     clauses: tuple[Clause, ...]
     notes: tuple[str, ...] = ()
+    judged_as: str = ""  # the finding, made exact
 
     @property
     def gating(self) -> tuple[Clause, ...]:
@@ -68,29 +66,22 @@ class Judgement:
     def describe(self) -> str:
         """The sentence, the verdict and every clause with its numbers, over several lines."""
         head = f"{self.finding.id} ({self.recipe}): {self.summary}\n  the source says: {self.finding.sentence}"
-        lines = [f"  judged as: {self.finding.judged_as}", *(f"  note: {note}" for note in self.notes)]
+        lines = [f"  judged as: {self.judged_as}", *(f"  note: {note}" for note in self.notes)]
         return "\n".join([head, *lines, *(f"  {clause.describe()}" for clause in self.clauses)])
 
 
-def finding(name: str) -> Finding:
-    """Look a finding up; raises `UserError` naming the valid ones."""
-    if name not in FINDINGS:
-        raise unknown("finding", name, FINDINGS)
-    return FINDINGS[name]
-
-
-def missing(row: Finding, histories: pd.DataFrame) -> dict[str, list[str]]:
+def missing(row: Finding, histories: pd.DataFrame, design: Design) -> dict[str, list[str]]:
     """Name of each recipe on which a finding can't be judged -> what ``histories`` miss for it; empty if all can."""
     runs = Runs.of(histories)
-    absent = {recipe: runs.missing(needed) for recipe, needed in row.needs().items()}
+    absent = {recipe: runs.missing(needed) for recipe, needed in design.needs(row).items()}
     return {recipe: names for recipe, names in absent.items() if names}
 
 
 @np.errstate(all="ignore")  # what is no number is NaN, whatever the caller's settings
 def judge(
-    histories: pd.DataFrame, costs: Costs | None = None, chosen: Iterable[Finding] | None = None
+    histories: pd.DataFrame, design: Design, costs: Costs | None = None, chosen: Iterable[Finding] | None = None
 ) -> list[Judgement]:
-    """Judge findings on every recipe whose configurations are all there; `missing` tells about the others.
+    """Judge a study's findings on every recipe whose configurations are all there; `missing` tells about the others.
 
     All judgements of a call are one family: they share `FAMILY_ERROR` by Holm's procedure, each with the p-value of
     its better side. A judgement holds as a whole where all its clauses do (intersection-union), so its clauses are
@@ -100,25 +91,26 @@ def judge(
     Args:
         histories: a history frame with any number of seeds and epochs. Margins are paired by seed; the last epoch is
             the last that all needed runs have.
+        design: the study's: its configurations, groups and findings.
         costs: FLOPs per sample of each configuration, to report the time to the target in FLOPs as well; left out
             where one is unknown.
-        chosen: rows of `FINDINGS`; None: all.
+        chosen: some of the study's findings; None: all.
 
     Raises:
         UserError: the frame holds what no history can.
 
     Example:
-        >>> judgements = judge(load_reference(Path("expected"), "imagenet").histories)
+        >>> from kvbench.studies.kv_memory import DESIGN
+        >>> judgements = judge(load_reference(Path("expected"), "imagenet", DESIGN).histories, DESIGN)
         >>> judgements[0].summary
         'holds by sign (one seed, no test): 2 of 2 clauses hold'
     """
     runs = Runs.of(histories)
-    prefixes = {name: prefix for prefix, name in RECIPES.items()}
-    finest = FAMILY_ERROR / sum(len(row.needs()) for row in FINDINGS.values())
+    finest = FAMILY_ERROR / max(1, sum(len(design.scopes(row)) for row in design.findings.values()))
     evaluated: list[tuple[Finding, str, tuple[str, ...], list[Evidence], int]] = []
-    for row in FINDINGS.values() if chosen is None else chosen:
-        for recipe, needed in row.needs().items():
-            curves = runs.curves(needed, prefixes.get(recipe, ""))
+    for row in design.findings.values() if chosen is None else chosen:
+        for recipe, blocks in design.scopes(row).items():
+            curves = runs.curves(design.groups, *blocks)
             if curves.epochs:
                 claims = row.claims(curves, costs or {})
                 siblings = sum(claim.gating for claim in claims)
@@ -126,7 +118,13 @@ def judge(
                 evaluated.append((row, recipe, curves.notes, evidence, siblings))
     levels = holm([_p_value(evidence) for *_, evidence, _ in evaluated], FAMILY_ERROR)
     return [
-        Judgement(row, recipe, tuple(decide(e, level, siblings if e.claim.gating else 1) for e in evidence), notes)
+        Judgement(
+            row,
+            recipe,
+            tuple(decide(e, level, siblings if e.claim.gating else 1) for e in evidence),
+            notes,
+            row.describe(design.groups),
+        )
         for (row, recipe, notes, evidence, siblings), level in zip(evaluated, levels, strict=True)
     ]
 

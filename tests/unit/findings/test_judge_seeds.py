@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kvbench.findings.registry import FAMILY_ERROR, finding, judge
+from kvbench.findings.judge import FAMILY_ERROR, judge
+from tests.support import DESIGN
 from tests.support.students import STUDENTS, student_runs, verdicts
 
 
@@ -77,7 +78,7 @@ def test_a_run_that_diverged_leaves_its_clauses_undecided(bad: float) -> None:
     assert clauses["Model4-Model6-loss"] == "holds"
     assert "a number is missing or not finite for seed 2" in judgement.describe()
     assert judgement.clauses[0].n == 2
-    for other in judge(frame):  # none trips over it
+    for other in judge(frame, DESIGN):  # none trips over it
         other.describe()
 
 
@@ -130,7 +131,7 @@ CLOSE = (0.0045, 0.0065, 0.0095, 0.0055)  # p = 0.0046
 def test_all_judgements_of_a_call_share_one_error() -> None:
     frame = with_margins(CLOSE)
     alone, _ = verdicts("gelu-beats-relu", frame)
-    among = {(j.finding.id, j.recipe): j for j in judge(frame)}
+    among = {(j.finding.id, j.recipe): j for j in judge(frame, DESIGN)}
     clause = among["gelu-beats-relu", "constant lr"].clauses[0]
     assert alone.clauses[0].p == clause.p == pytest.approx(0.0046, abs=1e-5)
     assert {c.level for c in alone.clauses} == {FAMILY_ERROR / 2}  # of two recipes
@@ -142,13 +143,13 @@ def test_all_judgements_of_a_call_share_one_error() -> None:
 
 
 def test_what_is_sure_leaves_its_share_to_the_others() -> None:
-    sure = judge(student_runs(seeds=11))  # without noise every judgement is sure
+    sure = judge(student_runs(seeds=11), DESIGN)  # without noise every judgement is sure
     assert "undecided" not in {judgement.verdict for judgement in sure}
     assert all(len({clause.level for clause in judgement.clauses}) == 1 for judgement in sure)
     levels = [judgement.clauses[0].level for judgement in sure]
     assert levels == pytest.approx([FAMILY_ERROR / left for left in range(15, 0, -1)])
     noisy = student_runs(dict.fromkeys(STUDENTS, 0.3), dict.fromkeys(STUDENTS, 0.6), seeds=3, noise=0.5)
-    unsure = judge(noisy)
+    unsure = judge(noisy, DESIGN)
     assert {judgement.verdict for judgement in unsure} == {"undecided"}
     assert {clause.level for judgement in unsure for clause in judgement.clauses} == {FAMILY_ERROR / 15}
 
@@ -169,7 +170,7 @@ def test_a_judgement_is_as_sure_as_its_least_sure_clause_or_its_surest_failure()
     tied = frame.copy()
     ours = tied["configuration"].isin(["Model3", "Model5"])
     tied.loc[ours, "train_loss"] = 0.3
-    first, second = (judge(f, chosen=[finding("gelu-beats-relu")]) for f in (frame, tied))
+    first, second = (judge(f, DESIGN, chosen=[DESIGN.finding("gelu-beats-relu")]) for f in (frame, tied))
     assert [j.recipe for j in first] == ["StepLR", "constant lr"]
     # the surer one gets half of the error, the other all of it
     by_p = {max(c.p for c in j.clauses): j.clauses[0].level for j in first}

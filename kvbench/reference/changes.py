@@ -1,0 +1,135 @@
+"""How fresh verdicts differ from the recorded ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from kvbench.findings.clauses import Clause, Verdict
+from kvbench.findings.judge import FAMILY_ERROR, Judgement
+from kvbench.reference.status import Status
+from kvbench.reference.store import Reference
+from kvbench.reference.verdicts import clauses
+from kvbench.results import history
+from kvbench.stats.intervals import prediction_interval
+
+REPEATS = 0.25  # of the recorded margins' spread: closer, a seed's margin is its recorded one again
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a fresh verdict of one clause differs from the recorded one.
+
+    ``status`` is changed, not confirmed, repeated, noted or missing: see `Status`.
+    """
+
+    finding: str
+    recipe: str
+    clause: str
+    status: Status
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether this makes a run fail."""
+        return self.status.failed
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the recorded verdict stands because its own seeds came out the same."""
+        return self.status == Status.REPEATED
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether more seeds are needed to tell."""
+        return self.status == Status.NOT_CONFIRMED
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self.finding} ({self.recipe}), {self.clause}: {self.text}"
+
+
+def verdict_changes(
+    reference: Reference, judgements: Sequence[Judgement], configurations: Collection[str] = ()
+) -> list[Change]:
+    """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
+
+    Args:
+        reference: what `kvbench.reference.store.load` returns.
+        judgements: all that `kvbench.findings.judge.judge` says about one or more findings.
+        configurations: those of the fresh run: a recipe that has all it needs among them must have been judged.
+    """
+    due = {(j.finding.id, j.recipe) for j in judgements}
+    for row in {j.finding.id: j.finding for j in judgements}.values():
+        needs = reference.design.needs(row).items()
+        due |= {(row.id, recipe) for recipe, names in needs if set(names) <= set(configurations)}
+    fresh, recorded = clauses(judgements), clauses(reference.judgements)
+    seeds = {seed for clause in fresh.values() for seed in clause.margins}
+    known = seeds <= set(history.seeds(reference.histories))
+    same = clauses(reference.judgements_of(seeds)) if seeds and known else {}
+    level = 1 - FAMILY_ERROR / max(1, len(recorded), len(fresh))
+    columns = ("finding", "recipe", "clause", "verdict", "n", "margin")
+    old = {
+        (finding, recipe, clause): rest
+        for finding, recipe, clause, *rest in zip(*(reference.recorded[name] for name in columns), strict=True)
+        if (finding, recipe) in due
+    }
+    found = []
+    for key, clause in fresh.items():
+        if key not in old:
+            text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()})"
+            found.append(Change(*key, Status.MISSING, f"{text}; to record it: {reference.update_command}"))
+            continue
+        verdict, count, margin = old[key]
+        status = _status(clause, verdict, count, margin, recorded.get(key), same.get(key), level)
+        if status is None:
+            continue
+        text = f"recorded as {verdict}, now {clause.verdict}: {clause.sentence}: {clause.numbers}; "
+        text += clause.describe_margin()
+        if status in {Status.NOT_CONFIRMED, Status.REPEATED}:
+            text += f"; add seeds: {reference.command} --kvbench-seeds {max(clause.n + 1, clause.needed or count)}"
+        elif status == Status.CHANGED:
+            text += f"; if this is meant to be: {reference.update_command}"
+        found.append(Change(*key, status, text))
+    for key, (verdict, *_) in old.items():
+        if key not in fresh:
+            text = f"recorded as {verdict}, and not judged though its configurations are there"
+            found.append(Change(*key, Status.MISSING, f"{text}; to record it: {reference.update_command}"))
+    return found
+
+
+def _status(
+    fresh: Clause, verdict: str, count: int, margin: float, recorded: Clause | None, same: Clause | None, level: float
+) -> Status | None:
+    """How a clause's fresh verdict stands to the recorded one; None if it is the same.
+
+    ``verdict``, ``count`` (seeds) and ``margin`` are recorded; ``recorded`` is the clause on all recorded seeds,
+    ``same`` on those of the fresh run, where all of them are recorded; ``level`` that of the interval for its margin.
+    """
+    if math.isnan(fresh.margin) and not math.isnan(margin):
+        return Status.CHANGED
+    if fresh.verdict == verdict:
+        return None
+    if verdict == Verdict.UNDECIDED and not _drifted(recorded, fresh, level):
+        return Status.NOTED
+    # one seed has a sign but no interval: too little against a verdict that rests on several
+    if fresh.verdict == Verdict.UNDECIDED or (fresh.n == 1 and count > 1):
+        return Status.REPEATED if _repeats(same, fresh, recorded) else Status.NOT_CONFIRMED
+    return Status.CHANGED
+
+
+def _drifted(recorded: Clause | None, fresh: Clause, level: float) -> bool:
+    """Whether a margin against the same rival lies outside the prediction interval of the recorded ones."""
+    if recorded is None or recorded.rival != fresh.rival or recorded.n < 2 or math.isnan(fresh.margin):
+        return False
+    low, high = prediction_interval(list(recorded.margins.values()), fresh.n, level)
+    return not low <= fresh.margin <= high
+
+
+def _repeats(same: Clause | None, fresh: Clause, recorded: Clause | None) -> bool:
+    """Whether every fresh seed has its recorded margin, against the same rival, again."""
+    if same is None or same.rival != fresh.rival or set(fresh.margins) != set(same.margins):
+        return False
+    allowed = REPEATS * recorded.spread if recorded is not None else 0.0
+    return all(abs(margin - same.margins[seed]) <= allowed for seed, margin in fresh.margins.items())
