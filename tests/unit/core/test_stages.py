@@ -94,6 +94,41 @@ def shrinking_stem() -> Net:
     return Net(stem=shrinks, blocks=blocks(), head=nn.Sequential(*head(4)))
 
 
+def between_layers() -> Net:
+    """Blocks of one size with more layers between them."""
+    parts = {f"block{i}": nn.Sequential(conv(4, 4), nn.ReLU()) for i in range(3)}
+    apart = {f"{name}_{i}": nn.Identity() for name in parts for i in range(2)}
+    return Net(stem=stem(), **dict(sorted({**parts, **apart}.items())), head=nn.Sequential(*head(4)))
+
+
+class Branching(nn.Module):
+    """Three stages, and beside them a branch of smaller maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.branch, self.b, self.c = conv(3, 4, 2), conv(4, 4, 16), conv(4, 5, 2), conv(5, 6, 2)
+        self.head = nn.Sequential(*head(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x + self.branch(x).mean((2, 3), keepdim=True)
+        logits: Tensor = self.head(self.c(self.b(x)))
+        return logits
+
+
+class Towers(nn.Module):
+    """Two networks side by side: neither is the teacher's trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList([staged(), staged()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = (tower(x) for tower in self.towers)
+        logits: Tensor = one + other
+        return logits
+
+
 @pytest.mark.parametrize(
     ("make", "paths", "widths"),
     [
@@ -103,6 +138,8 @@ def shrinking_stem() -> Net:
         (swin, ("features.1", "features.3", "features.5"), (8, 16, 32)),  # channels last
         (vit, tuple(f"encoder.layers.encoder_layer_{i}" for i in (1, 2, 3)), (16, 16, 16)),
         (same_size, ("blocks.2", "blocks.3", "blocks.4"), (4, 4, 4)),
+        (between_layers, ("block0", "block1", "block2"), (4, 4, 4)),
+        (Branching, ("a", "b", "c"), (4, 5, 6)),
         (shrinking_stem, ("blocks.2", "blocks.3", "blocks.4"), (4, 4, 4)),
     ],
 )
@@ -122,6 +159,7 @@ def test_the_last_three_stages(make: Callable[[], nn.Module], paths: tuple[str, 
         lambda: Net(flatten=nn.Flatten(), a=nn.Linear(3072, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 8)),
         lambda: Net(pool=nn.AdaptiveAvgPool2d(1), a=conv(3, 3), b=conv(3, 3), c=conv(3, 3), flatten=nn.Flatten()),
         lambda: Net(flatten=nn.Flatten()),
+        Towers,
     ],
 )
 def test_a_teacher_without_three_stages_has_none(make: Callable[[], nn.Module]) -> None:
