@@ -37,7 +37,7 @@ def test_no_line_is_wider_than_a_screen(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
-    links = re.findall(r'(?:\]\(|src="|href="|srcset=")([^)#"\s]+)', path.read_text())
+    links = re.findall(r'(?:\]\(|^\[[^\]]+\]: |src="|href="|srcset=")([^)#"\s]+)', path.read_text(), flags=re.MULTILINE)
     gone = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert gone == []
 
