@@ -1,4 +1,4 @@
-"""What a session comes to, case by case: orders, selections, marks, switches, endings, updates."""
+"""What a session comes to: drawn ones (two hundred in tests/slow), and case by case orders, marks, endings, updates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from kvbench.harness.result import State
 from kvbench.reporting.report import report_saved
 from kvbench.results.saved import RunOutcome, read
 from tests.support import DESIGN
-from tests.support.sessions import Drawn, TinyProject, suite_of
+from tests.support.sessions import Drawn, TinyProject, assert_holds, draw, suite_of
 from tests.support.synthetic import ALL
 
 FINDING = "gelu-beats-relu"
 FOUR = ("Model3", "Model4", "Model5", "Model6")
 NEEDED = (*(f"lr_{name}" for name in FOUR), *FOUR)  # by the finding
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_drawn_session_comes_to_what_the_plain_runs_histories_say(project: TinyProject, seed: int) -> None:
+    assert_holds(project, draw(seed))
 
 
 # Order and selection

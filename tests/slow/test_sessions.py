@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.support.sessions import TinyProject, assert_holds, draw
+from tests.support.trials import trials
 
-SESSIONS = 200
 IN_WORKERS = 10  # one in so many
 
 
-@pytest.mark.parametrize("seed", range(100, 100 + SESSIONS))
+@pytest.mark.parametrize("seed", range(trials(200)))
 def test_a_drawn_session_comes_to_what_the_plain_runs_histories_say(project: TinyProject, seed: int) -> None:
     assert_holds(project, draw(seed, workers=0 if seed % IN_WORKERS else 2))

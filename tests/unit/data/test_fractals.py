@@ -85,8 +85,9 @@ def test_every_map_of_every_system_contracts() -> None:
 
 
 def test_every_attractor_is_centred_and_of_radius_one() -> None:
-    matrices, offsets, cumulative = systems(1000)
-    points = chaos_game(matrices, offsets, cumulative, torch.arange(1000), steps=4 * STEPS)
+    some = torch.arange(0, 1000, 5)
+    matrices, offsets, cumulative = (part[some] for part in systems(1000))
+    points = chaos_game(matrices, offsets, cumulative, some, steps=4 * STEPS)
     assert points.mean(1).abs().max() < 0.05
     assert points.square().sum(-1).mean(1).sqrt().sub(1).abs().max() < 0.05
 
