@@ -32,10 +32,10 @@ MAX_PIXELS: Final = 2**30 // 12  # Pillow's own limit, twice which is an error
 BITS_PER_SAMPLE: Final = 258  # TIFF's tag
 # Pillow goes by content, whatever a file's name is, and for some formats (EPS) it starts another program.
 FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # as Pillow names them; MPO is read as JPEG
-# What the file itself is the reason for; any other failure of the system may be gone the next time.
 # Brands of the container that HEIC and AVIF share, at byte 8.
 BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF",
                  b"msf1": "HEIF"}  # fmt: skip
+# What the file itself is the reason for; any other failure of the system may be gone the next time.
 LASTING: Final = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 

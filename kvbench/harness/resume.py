@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvbench.core.trainer import Run, Training
 
 LOG = logging.getLogger(__name__)
-DIRECTORY = "unfinished"  # in the cache
+DIRECTORY = "checkpoints"  # in the cache
 OLD = 14 * 24 * 3600.0  # seconds
 
 

@@ -1,4 +1,4 @@
-"""How a run's surroundings differ from the reference's: versions, hardware, instructions, switches."""
+"""How a run's environment differs from the reference's: versions, hardware, instructions, switches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same tables in other surroundings: locale, time zone, threads, odd folders, no home, no network."""
+"""The same tables in other environments: locale, time zone, threads, odd folders, no home, no network."""
 
 from __future__ import annotations
 

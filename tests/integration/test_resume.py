@@ -20,7 +20,7 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
     result.stderr.fnmatch_lines(reused)
     result.stdout.fnmatch_lines(["REUSED: Model1 (finished); Model2 from epoch 3 on; *--kvbench-fresh"])
     assert interruption.trained == 2, "one epoch of two seeds"
-    assert not (pytester.path / ".kvbench" / "unfinished").exists(), "removed once all is through"
+    assert not (pytester.path / ".kvbench" / "checkpoints").exists(), "removed once all is through"
     interruption.trained = 0
     result = interrupted(*TWO, "--benchmark-json=undisturbed.json")
     assert interruption.trained == 2 * 2 * EPOCHS, "a run after a whole one trains anew"

@@ -17,7 +17,7 @@ from tests.support.resume import EPOCHS, TWO, Interruption, states, timeless
 def test_a_damaged_state_is_named_and_that_seed_starts_over(
     interrupted: Project, pytester: pytest.Pytester, interruption: Interruption
 ) -> None:
-    (path,) = (pytester.path / ".kvbench").glob("unfinished/*/Model2-*/seed-1.safetensors")
+    (path,) = (pytester.path / ".kvbench").glob("checkpoints/*/Model2-*/seed-1.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     result = interrupted(*TWO, "--benchmark-json=resumed.json")
     counts(result, passed=2, failed=0)
@@ -103,7 +103,7 @@ def test_tables_that_have_no_place_are_told_before_anything_is_trained(
 
 def test_a_full_disk_costs_the_states_not_the_run(run: Project, pytester: pytest.Pytester) -> None:
     (pytester.path / ".kvbench").mkdir(exist_ok=True)
-    with tmpfs(pytester.path / ".kvbench" / "unfinished", "64k"):
+    with tmpfs(pytester.path / ".kvbench" / "checkpoints", "64k"):
         result = run(*TWO)
     counts(result, passed=2, failed=0)
     result.stdout.fnmatch_lines(["NOTED: Model1 is trained without keeping its state: *No space left on device."])

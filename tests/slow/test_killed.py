@@ -52,7 +52,7 @@ def suite(run: Project, pytester: pytest.Pytester) -> Suite:
 
 def when_kept(project: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the process has kept a state."""
-    while not list((project / ".kvbench").glob("unfinished/*/*/*.safetensors")):
+    while not list((project / ".kvbench").glob("checkpoints/*/*/*.safetensors")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
 
@@ -185,5 +185,5 @@ def test_under_xdist_too(suite: Suite, pytester: pytest.Pytester) -> None:
     process.communicate()
     told = suite("-n2").communicate()[0]
     assert "REUSED: " in told
-    assert not (pytester.path / ".kvbench" / "unfinished").exists(), "the session removes what its workers kept"
+    assert not (pytester.path / ".kvbench" / "checkpoints").exists(), "the session removes what its workers kept"
     assert "REUSED" not in suite("-n2").communicate()[0]

@@ -32,7 +32,7 @@ def records(path: Path) -> dict[str, dict[str, Any]]:
 
 def states(project: Path) -> list[str]:
     """The states in the cache: folder and file, without digests."""
-    found = (project / ".kvbench").glob("unfinished/*/*/*.safetensors")
+    found = (project / ".kvbench").glob("checkpoints/*/*/*.safetensors")
     return sorted(f"{path.parent.name.rpartition('-')[0]}/{path.name}" for path in found)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kvbench.core import hooks
 from kvbench.core.bank import FeatureBank
 from kvbench.data import fractals
-from kvbench.features import extract as extraction
+from kvbench.features import extract
 from kvbench.features.spec import BankSettings
 from kvbench.mutation.faults.fault import Fault, patched, with_banks, with_features
 
@@ -33,7 +33,7 @@ def hooked_elsewhere(move: Callable[[str], str]) -> Callable[[], AbstractContext
         with hooked(module, list(renamed)) as captured:
             yield _Renamed(captured, renamed)
 
-    return patched(extraction, "capture", capture)
+    return patched(extract, "capture", capture)
 
 
 class _Renamed(dict[str, Tensor]):
@@ -75,20 +75,20 @@ def before_last_relu() -> Iterator[None]:
         for handle in handles:
             handle.remove()
 
-    with patch.object(extraction, "capture", capture):
+    with patch.object(extract, "capture", capture):
         yield
 
 
 @contextmanager
 def teacher_in_train_mode() -> Iterator[None]:
     """Let the teacher normalise by its batches, and learn their statistics."""
-    extracted = extraction.extract
+    extracted = extract.extract
 
-    def extract(settings: BankSettings, *arguments: Any) -> Iterator[extraction.Rows]:
+    def in_train_mode(settings: BankSettings, *arguments: Any) -> Iterator[extract.Rows]:
         settings.teacher.module.train()
         return extracted(settings, *arguments)
 
-    with patch.object(extraction, "extract", extract):
+    with patch.object(extract, "extract", in_train_mode):
         yield
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kvbench.core.recipe import TeacherRecipe
-from kvbench.features import extract as extraction
+from kvbench.features import extract
 from kvbench.workloads import WORKLOADS
 from tests.support import ROOT, tiny_resnet
 from tests.support.commands import Call
@@ -137,7 +137,7 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
-    monkeypatch.setattr(extraction, "extract", refuse)
+    monkeypatch.setattr(extract, "extract", refuse)
     second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
     assert second == first
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")} == written

@@ -14,7 +14,7 @@ from kvbench.core.models import STUDENTS, KeyValueMemory, ResidualChain, SumOfHe
 from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data import fractals
-from kvbench.features import extract as extraction
+from kvbench.features import extract
 from kvbench.mutation.faults import FAULTS, fault
 from kvbench.utils.errors import UserError
 from tests.support.trainer import history, random_bank
@@ -35,8 +35,8 @@ PATCHED: list[tuple[Any, str]] = [
     (KeyValueMemory, "forward"),
     (SumOfHeads, "forward"),
     (ResidualChain, "forward"),
-    (extraction, "capture"),
-    (extraction, "extract"),
+    (extract, "capture"),
+    (extract, "extract"),
     (fractals, "render"),
     (fractals, "IMAGENET_MEAN"),
 ]

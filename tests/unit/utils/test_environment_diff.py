@@ -15,7 +15,7 @@ RECORDED = {
 }
 
 
-def test_the_same_surroundings_have_no_differences() -> None:
+def test_the_same_environment_has_no_differences() -> None:
     assert differences(RECORDED, RECORDED) == []
 
 
