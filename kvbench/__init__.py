@@ -1,13 +1,12 @@
 """kvbench turns the findings of a distillation ablation into tests: trained, timed, compared curve by curve, judged.
 
 The names below are the public surface. Each is imported when it is first used, so that ``import kvbench`` imports
-neither torch nor pandas. The tables `STUDENTS`, `WORKLOADS`, `FINDINGS` and `FAULTS` are dictionaries: add a row from
-``conftest.py``.
+neither torch nor pandas. The tables `WORKLOADS` and `FAULTS` are dictionaries: add a row from ``conftest.py``.
 
 Example:
     >>> import kvbench
-    >>> list(kvbench.STUDENTS)[:2]
-    ['Model1', 'Model2']
+    >>> kvbench.Recipe(lr=1e-3).lr
+    0.001
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
     from kvbench.core.bank import FeatureBank as FeatureBank
     from kvbench.core.hooks import capture as capture
     from kvbench.core.hooks import pool as pool
-    from kvbench.core.models import STUDENTS as STUDENTS
+    from kvbench.core.losses import distillation_loss as distillation_loss
     from kvbench.core.models import KeyValueMemory as KeyValueMemory
     from kvbench.core.models import ResidualChain as ResidualChain
-    from kvbench.core.models import Student as Student
     from kvbench.core.models import SumOfHeads as SumOfHeads
+    from kvbench.core.models import linear as linear
     from kvbench.core.recipe import Configuration as Configuration
     from kvbench.core.recipe import Recipe as Recipe
+    from kvbench.core.student import Student as Student
     from kvbench.core.trainer import Training as Training
-    from kvbench.core.trainer import distillation_loss as distillation_loss
     from kvbench.data.base import Images as Images
     from kvbench.data.base import Transform as Transform
     from kvbench.features.extract import extract as extract
@@ -54,19 +53,19 @@ if TYPE_CHECKING:
     from kvbench.reporting.charts import curves_chart as curves_chart
     from kvbench.results import history as history
     from kvbench.results.saved import read as read_saved
-    from kvbench.studies.kv_memory import FINDINGS as FINDINGS
+    from kvbench.studies.experiment import Experiment as Experiment
+    from kvbench.studies.study import Study as Study
     from kvbench.utils.errors import UserError as UserError
     from kvbench.workloads import WORKLOADS as WORKLOADS
     from kvbench.workloads import Workload as Workload
 
 __all__ = [
     "FAULTS",
-    "FINDINGS",
-    "STUDENTS",
     "WORKLOADS",
     "BankSettings",
     "Configuration",
     "Design",
+    "Experiment",
     "Fault",
     "FeatureBank",
     "Finding",
@@ -76,6 +75,7 @@ __all__ = [
     "Reference",
     "ResidualChain",
     "Student",
+    "Study",
     "SumOfHeads",
     "Teacher",
     "Training",
@@ -95,6 +95,7 @@ __all__ = [
     "extract",
     "history",
     "judge",
+    "linear",
     "load_reference",
     "monotone",
     "no_worse",
@@ -109,8 +110,8 @@ _HOMES = {
     "BankSettings": "features.spec:BankSettings",
     "Configuration": "core.recipe:Configuration",
     "Design": "findings.design:Design",
+    "Experiment": "studies.experiment:Experiment",
     "FAULTS": "mutation.faults:FAULTS",
-    "FINDINGS": "studies.kv_memory:FINDINGS",
     "Fault": "mutation.faults:Fault",
     "FeatureBank": "core.bank:FeatureBank",
     "Finding": "findings.finding:Finding",
@@ -119,8 +120,8 @@ _HOMES = {
     "Recipe": "core.recipe:Recipe",
     "Reference": "reference.store:Reference",
     "ResidualChain": "core.models:ResidualChain",
-    "STUDENTS": "core.models:STUDENTS",
-    "Student": "core.models:Student",
+    "Student": "core.student:Student",
+    "Study": "studies.study:Study",
     "SumOfHeads": "core.models:SumOfHeads",
     "Teacher": "features.teacher:Teacher",
     "Training": "core.trainer:Training",
@@ -137,10 +138,11 @@ _HOMES = {
     "capture": "core.hooks:capture",
     "correlates": "findings.vocabulary:correlates",
     "curves_chart": "reporting.charts:curves_chart",
-    "distillation_loss": "core.trainer:distillation_loss",
+    "distillation_loss": "core.losses:distillation_loss",
     "extract": "features.extract:extract",
     "history": "results.history:",
     "judge": "findings.judge:judge",
+    "linear": "core.models:linear",
     "load_reference": "reference.store:load",
     "monotone": "findings.vocabulary:monotone",
     "no_worse": "findings.vocabulary:no_worse",

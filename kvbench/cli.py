@@ -11,21 +11,22 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from kvbench.harness.options import LARGEST_SIZE, OPTIONS, Option
+from kvbench.harness.options import OPTIONS, Option
 from kvbench.utils.errors import UserError
 from kvbench.utils.logs import log_warnings, show_logs
 from kvbench.utils.progress import ProgressBar
 from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
 from kvbench.utils.text import plain
+from kvbench.workloads import LARGEST_SIZE
 
 if TYPE_CHECKING:
+    from kvbench.findings.design import Design
     from kvbench.mutation.injector import FaultResult
     from kvbench.mutation.replays import FalseAlarms
 
@@ -53,17 +54,26 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
     The command's first parameter gets the parsed values of all rows, by name; those not taken have their defaults.
     """
     taken = {row.ini: row for row in OPTIONS if row.name in names}
+    chooses = "study" in names
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**given: Any) -> None:
             texts = {row.name: given.pop(name) for name, row in taken.items()}
-            command({row.name: row.parse(texts.get(row.name, row.default)) for row in OPTIONS}, **given)
+            texts = {name: " ".join(text) if isinstance(text, list) else text for name, text in texts.items()}
+            project: list[Any] = []
+            if chooses:
+                from kvbench.harness.projects import of_this_project
+
+                project = of_this_project()  # before values are read: it may register workloads, too
+            values = {row.name: row.parse(texts.get(row.name, row.default)) for row in OPTIONS}
+            command(values | {"project": project}, **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        added = [
-            inspect.Parameter(name, KEYWORD, default=row.default, annotation=_typed(row)) for name, row in taken.items()
-        ]
+        added = []
+        for name, row in taken.items():
+            default = [] if row.several else row.default
+            added.append(inspect.Parameter(name, KEYWORD, default=default, annotation=_typed(row)))
         signature = inspect.Signature([*added, *(parameter.replace(kind=KEYWORD) for parameter in own)])
         run.__signature__ = signature  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
@@ -75,7 +85,8 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
 def _typed(row: Option) -> Any:
     short = "folder" if row.name == "expected" else row.name  # `kvbench report --expected imagenet` names a workload
     text = row.help[0].upper() + row.help[1:]
-    return Annotated[str, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper())]
+    kind = list[str] if row.several else str
+    return Annotated[kind, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper())]
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -98,8 +109,16 @@ def show(
     context.call_on_close(bar.close)
 
 
+def _references(values: Mapping[str, Any], study: str = "") -> tuple[Path, Design]:
+    """The folder of a study's references, and its design: of the one that an option names, else of ``study``."""
+    from kvbench.studies.registry import find
+
+    row = find(values["study"] or study, values["project"])
+    return values["expected"] / row.references, row.design
+
+
 @app.command()
-@takes(("expected",))
+@takes(("study", "expected"))
 def report(
     values: dict[str, Any],
     saved: Saved = None,
@@ -112,22 +131,25 @@ def report(
     """Print the tables and verdicts of a saved run or a reference."""
     from kvbench.reporting.report import report_expected, report_saved
     from kvbench.reporting.side_by_side import side_by_side
-    from kvbench.studies.kv_memory import DESIGN
+    from kvbench.results.saved import read
 
     if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
     if expected and len(expected) > 1:
         if finding:
             raise UserError("--finding shows one workload: name one --expected.")
-        echo(side_by_side(values["expected"], expected, DESIGN))
+        folder, design = _references(values)
+        echo(side_by_side(folder, expected, design))
     elif expected:
-        echo(report_expected(values["expected"], expected[0], DESIGN, finding))
+        folder, design = _references(values)
+        echo(report_expected(folder, expected[0], design, finding))
     else:
-        echo(report_saved(saved or Path(), DESIGN, finding))
+        run = read(saved or Path())
+        echo(report_saved(run, _references(values, run.study)[1], finding))
 
 
 @app.command()
-@takes(("expected",))
+@takes(("study", "expected"))
 def plot(
     values: dict[str, Any],
     saved: Saved = None,
@@ -143,29 +165,37 @@ def plot(
     from kvbench.reference.store import load
     from kvbench.reporting.charts import curves_chart
     from kvbench.results.saved import read
-    from kvbench.studies.kv_memory import DESIGN
 
     if (saved is None) == (expected is None):
         raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
-    source = load(values["expected"], expected, DESIGN) if expected else read(saved or Path())
-    curves_chart(source.histories, DESIGN, output, source.workload)
+    if expected:
+        folder, design = _references(values)
+        histories, workload = load(folder, expected, design).histories, expected
+    else:
+        run = read(saved or Path())
+        histories, workload, design = run.histories, run.workload, _references(values, run.study)[1]
+    curves_chart(histories, design, output, workload)
     echo(str(output))
 
 
 @app.command()
+@takes(("study",))
 def students(
+    values: dict[str, Any],
     names: Annotated[Optional[list[str]], typer.Argument(help="Which; all where none is named.")] = None,
     widths: Annotated[str, typer.Option(help="Widths of the taps, shallow to deep.")] = "256,512,512",
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
 ) -> None:
-    """Print the table of students.
+    """Print the table of a study's students.
 
     What they read, their parameters, the trainable ones, and the FLOPs of a sample's forward pass.
     """
     from tabulate import tabulate
 
-    from kvbench.core.models import STUDENTS, cost, student
+    from kvbench.core.cost import cost
+    from kvbench.studies.registry import find
 
+    study = find(values["study"], values["project"])
     try:
         taps = [int(part) for part in widths.split(",")]
     except ValueError:
@@ -173,10 +203,11 @@ def students(
     if min(taps) < 1:
         raise UserError(f"Cannot read the widths {widths!r}: give whole numbers from 1, such as 256,512,512.")
     rows = []
-    for row in [student(name) for name in names or STUDENTS]:
-        row.need_taps(taps)
-        computed = cost(row, taps, classes)
-        reads = "last tap" if row.reads == 1 else f"last {row.reads} taps"
+    for row in [study.student(name) for name in names] if names else study.students:
+        row.need_taps(len(taps))
+        computed = cost(row, [taps[tap] for tap in row.taps], classes)
+        last = row.taps == tuple(range(-len(row.taps), 0))
+        reads = ("last tap" if len(row.taps) == 1 else f"last {len(row.taps)} taps") if last else f"taps {row.taps}"
         counts = (computed.parameters, computed.trainable, computed.flops_per_sample)
         numbers = ["unknown" if count is None else f"{count:,}" for count in counts]
         rows.append([row.name, reads, row.summary, *numbers])
@@ -224,9 +255,11 @@ def extract(values: dict[str, Any]) -> None:
 
     One pass of the teacher over each split; an interrupted pass is resumed.
     """
+    from kvbench.harness.projects import experiment
     from kvbench.harness.setup import Settings
 
-    banks = Settings.of(values).open_banks(bar.show)
+    chosen = experiment(values, values["project"])
+    banks = Settings.of(values, chosen.images).open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
         echo(
@@ -236,7 +269,7 @@ def extract(values: dict[str, Any]) -> None:
 
 
 @expected_app.command("rejudge")
-@takes(("expected",))
+@takes(("study", "expected"))
 def expected_rejudge(
     values: dict[str, Any],
     workloads: Annotated[Optional[list[str]], typer.Argument(help="Which; all in the folder if none is named.")] = None,
@@ -246,23 +279,18 @@ def expected_rejudge(
     After a finding was added or changed; trains nothing.
     """
     from kvbench.reference.update import recorded, rejudge
-    from kvbench.studies.kv_memory import DESIGN
 
-    for workload in workloads or recorded(values["expected"]):
-        echo(rejudge(values["expected"], workload, DESIGN))
+    folder, design = _references(values)
+    for workload in workloads or recorded(folder):
+        echo(rejudge(folder, workload, design))
 
 
 @teacher_app.command("train")
-@takes(("workload", "root", "device", "size", "cache", "unreadable"))
+@takes(("workload", "set", "root", "device", "cache", "unreadable"))
 def teacher_train(
     values: dict[str, Any],
     out: Annotated[Optional[Path], typer.Option(help="File to write; default: teachers/WORKLOAD.safetensors.")] = None,
     arch: Annotated[Optional[str], typer.Option(help="An architecture, as in --kvbench-teacher.")] = None,
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs, instead of the workload's.")] = None,
-    batch_size: Annotated[
-        Optional[int], typer.Option(min=2, help="Images a step, at most all; instead of the workload's.")
-    ] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Largest learning rate, instead of the workload's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation, order and augmentation.")] = 0,
 ) -> None:
     """Train a workload's teacher from scratch.
@@ -270,21 +298,22 @@ def teacher_train(
     Writes fp16 weights and, beside them, a .json file that says where they come from. An interrupted training is
     resumed.
     """
+    from kvbench.core.recipe import TeacherRecipe
     from kvbench.features.train_teacher import TeacherTask, train_teacher
     from kvbench.harness.setup import Settings
+    from kvbench.studies.experiment import apply, read_choices
+    from kvbench.workloads import DEFAULT, Workload, workload
 
-    settings = Settings.of(values)
-    row = settings.workload
+    usual = workload(values["workload"] or DEFAULT)
+    choices = read_choices(values["set"], TeacherRecipe, Workload)
+    row, recipe = apply(choices, usual), apply(choices, usual.teacher_recipe)
+    settings = Settings.of(values, row)
     path = out or Path("teachers") / f"{row.name}.safetensors"
-    if lr is not None and not 0 < lr < math.inf:
-        raise UserError(f"Got --lr {lr:g}: valid is a number above 0.")
-    usual = row.teacher_recipe
-    recipe = replace(usual, epochs=epochs or usual.epochs, batch_size=batch_size or usual.batch_size, lr=lr or usual.lr)
     images, _ = settings.images(recipe.count, bar.show)
     # Without the paths, which decide nothing: the record is for readers on other machines.
-    command = f"kvbench teacher train --workload {row.name} --epochs {recipe.epochs} --seed {seed}"
-    given = {"arch": arch, "size": values["size"], "batch-size": batch_size, "lr": lr}
-    command += "".join(f" --{name} {value}" for name, value in given.items() if value)
+    command = f"kvbench teacher train --workload {row.name} --seed {seed}"
+    command += f" --arch {arch}" if arch else ""
+    command += "".join(f" --set {part}" for part in values["set"].split())
     command += f" --unreadable {settings.unreadable}" if settings.unreadable != "stop" else ""
     task = TeacherTask(arch or row.arch, images["train"], images["val"], recipe, seed)
     try:
@@ -301,7 +330,7 @@ def teacher_train(
 
 
 @app.command()
-@takes(("workload", "root", "device", "cache", "expected"))
+@takes(("study", "workload", "set", "root", "device", "cache", "expected"))
 def detect(
     values: dict[str, Any],
     fault: Annotated[Optional[list[str]], typer.Option(help="Inject this fault alone; may be repeated.")] = None,
@@ -314,6 +343,7 @@ def detect(
     Injects every fault of the catalogue, and replays clean runs for false alarms.
     """
     from kvbench.harness.options import parse_seeds
+    from kvbench.harness.projects import experiment
     from kvbench.harness.setup import Settings
     from kvbench.mutation.faults import FAULTS
     from kvbench.mutation.faults import fault as find
@@ -322,22 +352,27 @@ def detect(
     from kvbench.mutation.report import page, summary
     from kvbench.reference.store import load
     from kvbench.results import history
-    from kvbench.studies.kv_memory import DESIGN
     from kvbench.utils.environment import environment
     from kvbench.utils.files import atomic_write, need_writable
 
-    chosen = [find(name) for name in fault] if fault else list(FAULTS.values())
+    faults = [find(name) for name in fault] if fault else list(FAULTS.values())
+    chosen = experiment(values, values["project"])
     seeds = parse_seeds(clean_seeds)
-    settings = Settings.of(values)
-    workload = settings.workload.name
-    reference = load(values["expected"], workload, DESIGN)
+    settings = Settings.of(values, chosen.images)
+    reference = load(values["expected"] / chosen.study.references, chosen.name, chosen.design)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
         raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
     if out:
         need_writable(out.parent)
-    injector = FaultInjector(settings, reference, tuple(range(settings.workload.seeds)))
+    injector = FaultInjector(chosen, settings, reference, tuple(range(chosen.images.seeds)))
+    for row in [row for row in faults if not row.probed(chosen.configurations)]:
+        logger.info("%s: not tried, %s has no students that it is about", row.id, chosen.study.name)
+        faults.remove(row)
     facts = environment(settings.device)
-    command = f"kvbench detect --workload {workload}" + "".join(f" --fault {name}" for name in fault or [])
+    command = f"kvbench detect --workload {chosen.workload.name}"
+    command += f" --study {values['study']}" if values["study"] else ""
+    command += "".join(f" --set {part}" for part in values["set"].split())
+    command += "".join(f" --fault {name}" for name in fault or [])
     command += f" --clean-seeds {clean_seeds} --rounded {rounded}" if not fault else ""
     results: list[FaultResult] = []
 
@@ -349,10 +384,10 @@ def detect(
                 temporary.write_text(text, encoding="utf-8")
         return text
 
-    for number, row in enumerate(chosen, 1):
+    for number, row in enumerate(faults, 1):
         results.append(injector.test(row))
         verdict = "detected" if results[-1].detected else "missed" if results[-1].changed else "changes nothing"
-        logger.info("[%d/%d] %s: %s", number, len(chosen), row.id, verdict)
+        logger.info("[%d/%d] %s: %s", number, len(faults), row.id, verdict)
         keep([])
     counted = measure(injector, seeds, rounded) if not fault else []
     text = keep(counted)
@@ -360,7 +395,7 @@ def detect(
 
 
 @app.command()
-@takes(("expected",))
+@takes(("study", "expected"))
 def power(
     values: dict[str, Any],
     expected: Annotated[str, typer.Option(help="The workload whose reference tells the spread.")] = "fractals",
@@ -376,10 +411,10 @@ def power(
     from kvbench.reference.power import clauses_table, tolerances_table
     from kvbench.reference.store import load
     from kvbench.results import history
-    from kvbench.studies.kv_memory import DESIGN
     from kvbench.utils.errors import unknown
 
-    reference = load(values["expected"], expected, DESIGN)
+    folder, design = _references(values)
+    reference = load(folder, expected, design)
     names = history.configurations(reference.histories)
     for name in configuration or []:
         if name not in names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvbench.core.recipe import Recipe, TeacherRecipe
+from kvbench.core.recipe import TeacherRecipe
 from kvbench.utils.errors import UserError, describe, raised_at, unknown
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kvbench.data.base import Images, Transform
     from kvbench.data.layouts import Samples
 
+LARGEST_SIZE = 4096  # pixels of a side
 Opener = Callable[["Workload", str, "Path | None", "int | None"], "Images"]  # workload, split, root, count
 
 
@@ -69,16 +70,15 @@ def _photographs(
 
 @dataclass(frozen=True)
 class Workload:
-    """A data set with its teacher and the scale of the recipe: a row of `WORKLOADS`.
+    """A data set with its teacher: a row of `WORKLOADS`.
 
-    A row and a reference in ``expected/<name>/`` are all that a new workload needs.
+    A row and a reference are all that a new workload needs.
 
     Args:
         name: as in ``--kvbench-workload``.
         summary: what the images are, in a line.
         size: side of an image in pixels.
         train_count, val_count: images that students see of each split; None: all.
-        recipe: how students are trained.
         opener: opens a split of the data: of this row, a split (``train`` or ``val``), a root and a number of images.
         teacher: ``shipped`` (weights in the package) or ``torchvision`` (the pretrained ones of ``arch``).
         teacher_recipe: how ``kvbench teacher train`` trains one.
@@ -89,7 +89,6 @@ class Workload:
         seeds: fresh seeds of a default run.
         transform: how photographs are prepared; None: as the teacher's pretrained weights need it, where these are
             used, and else resized to ``size`` and normalized by ImageNet's mean and std.
-        differs: how the recipe differs from the source's, for the reader of the tables.
 
     Example:
         >>> from dataclasses import replace
@@ -103,7 +102,6 @@ class Workload:
     size: int
     train_count: int | None
     val_count: int | None
-    recipe: Recipe
     opener: Opener
     teacher: str
     teacher_recipe: TeacherRecipe
@@ -112,7 +110,22 @@ class Workload:
     taps: tuple[str, ...] = ()
     seeds: int = 4
     transform: Transform | None = None
-    differs: str = ""
+
+    @classmethod
+    def without_images(cls, name: str) -> Workload:
+        """A workload that is a name alone, of a study that trains without a teacher."""
+
+        def opener(*_: object) -> Images:
+            raise UserError(f"The workload {name} has no images: its study trains without a teacher.")
+
+        return cls(name, "no images: the study trains without a teacher", 1, None, None, opener, "", TeacherRecipe(1))
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.size, int) and 1 <= self.size <= LARGEST_SIZE):
+            raise UserError(f"Images of {self.size!r} pixels a side: valid is a number from 1 to {LARGEST_SIZE}.")
+        for name, count in (("train_count", self.train_count), ("val_count", self.val_count)):
+            if count is not None and count < 1:
+                raise UserError(f"{self.name} has {name} {count}: valid is a number from 1, or none for all images.")
 
     def images(self, split: str, root: Path | None, count: int | None) -> Images:
         """Open ``count`` images of a split (None: all); raises `UserError` where the data are not as they should be."""
@@ -136,11 +149,9 @@ WORKLOADS = {
             size=64,
             train_count=4096,
             val_count=2048,
-            recipe=Recipe(lr=1e-3),
             opener=generated(),
             teacher="shipped",
             teacher_recipe=TeacherRecipe(epochs=1, count=160_000),
-            differs="4,096 training images instead of 1.28 million, so lr 1e-3 instead of 1e-4",
         ),
         Workload(
             "tiny-imagenet",
@@ -148,12 +159,10 @@ WORKLOADS = {
             size=64,
             train_count=16_384,
             val_count=10_000,
-            recipe=Recipe(lr=3e-3),
             opener=tiny_imagenet,
             teacher="shipped",
             teacher_recipe=TeacherRecipe(epochs=6, augment=True),
             layout="the unpacked tiny-imagenet-200.zip, with train/<wnid>/images/ and val/val_annotations.txt",
-            differs="16,384 training images of 200 classes instead of 1.28 million of 1000, so lr 3e-3 instead of 1e-4",
         ),
         Workload(
             "imagenet",
@@ -161,7 +170,6 @@ WORKLOADS = {
             size=256,
             train_count=None,
             val_count=None,
-            recipe=Recipe(),
             opener=imagenet,
             teacher="torchvision",
             teacher_recipe=TeacherRecipe(epochs=16, augment=True),
@@ -174,15 +182,16 @@ WORKLOADS = {
             size=224,
             train_count=None,
             val_count=None,
-            recipe=Recipe(lr=1e-3),
             opener=image_folder,
             teacher="torchvision",
             teacher_recipe=TeacherRecipe(epochs=10, augment=True),
             layout="train/<class>/ and val/<class>/ with the same classes",
-            differs="lr 1e-3 instead of 1e-4, for folders smaller than ImageNet",
         ),
     ]
 }
+
+
+DEFAULT = "fractals"  # where neither a study nor an option names one
 
 
 def workload(name: str) -> Workload:

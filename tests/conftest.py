@@ -21,11 +21,11 @@ import kvbench.features.shards
 import kvbench.harness.session
 import kvbench.harness.setup
 from kvbench.features.teacher import shipped
-from kvbench.workloads import WORKLOADS, Workload
+from kvbench.workloads import Workload
 from tests.support import ROOT
 from tests.support.banks import ROWS
 from tests.support.project import Project
-from tests.support.small import SMALL
+from tests.support.small import SMALL, register
 
 if TYPE_CHECKING:
     from benchmarks.reliability.laboratory import Laboratory
@@ -77,7 +77,7 @@ def small_checkpoint(resnet18_checkpoint: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Workload:
     """The small workload, known by its name while the test runs."""
-    monkeypatch.setitem(WORKLOADS, "small", SMALL)
+    register(monkeypatch)
     return SMALL
 
 

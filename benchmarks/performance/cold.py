@@ -106,6 +106,8 @@ def pytest_configure() -> None:
     from kvbench.core.trainer import Training
     from kvbench.data.fractals import FractalImages
     from kvbench.harness.setup import Settings
+    from kvbench.studies.kv_memory import STUDY
+    from kvbench.studies.registry import BUILT_IN
     from kvbench.workloads import WORKLOADS
 
     places: list[tuple[Any, str, str]] = [
@@ -120,8 +122,9 @@ def pytest_configure() -> None:
     if os.environ.get("KVBENCH_PROBE_SHRINK"):
         train, val, epochs = map(int, os.environ["KVBENCH_PROBE_SHRINK"].split())
         row = WORKLOADS["fractals"]
-        recipe = replace(row.recipe, epochs=epochs)
-        WORKLOADS["fractals"] = replace(row, train_count=train, val_count=val, recipe=recipe)
+        WORKLOADS["fractals"] = replace(row, train_count=train, val_count=val)
+        changes = {**STUDY.workloads["fractals"], "epochs": epochs}
+        BUILT_IN[STUDY.name] = replace(STUDY, workloads={"fractals": changes})
 
 
 def pytest_unconfigure() -> None:

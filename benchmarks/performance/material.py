@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.interleave import interleave
-from kvbench.core.models import STUDENTS, student
-from kvbench.core.recipe import Configuration, Recipe, configurations
+from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.student import Student
 from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.architecture import SOURCES_TAPS
 from kvbench.features.teacher import shipped
 from kvbench.harness.setup import Settings
+from kvbench.studies.kv_memory import STUDY
 from kvbench.workloads import WORKLOADS, Workload
 
 
@@ -49,7 +50,7 @@ class Scale:
     chunk: int = 1024
     epochs: int = 10
     batch: int = 64
-    students: tuple[str, ...] = tuple(STUDENTS)
+    students: tuple[str, ...] = tuple(row.name for row in STUDY.students)
     rounds: int = 5
     rows: int = 1024
     cold: tuple[str, ...] = ("--kvbench-seeds", "5")
@@ -195,19 +196,34 @@ def passed(images: InMemory, *, half: bool = False) -> FeatureBank:
 
 def table(scale: Scale) -> list[Configuration]:
     """Every student with both recipes."""
-    return configurations([*scale.students], Recipe(epochs=scale.epochs, batch_size=scale.batch, lr=1e-3))
+    changes: dict[str, Any] = {"epochs": scale.epochs, "batch_size": scale.batch, "lr": 1e-3}
+    rows = STUDY.configurations([replace(recipe, **changes) for recipe in STUDY.recipes])
+    return [row for row in rows if row.student.name in scale.students]
 
 
 def once(name: str, *, epochs: int = 1000, batch: int = 64) -> Configuration:
     """A student with a constant lr and more epochs than anybody times."""
-    return Configuration(name, replace(Recipe(lr=1e-3), epochs=epochs, batch_size=batch))
+    return Configuration(STUDY.student(name), replace(Recipe(lr=1e-3), epochs=epochs, batch_size=batch))
 
 
-def head(name: str, classes: int = CLASSES, seed: int = 0) -> nn.Module:
+class Head(nn.Module):
+    """A student that is called with all taps and reads its own."""
+
+    def __init__(self, row: Student, classes: int):
+        super().__init__()
+        self.taps = row.taps
+        self.module = row.build([WIDTHS[tap] for tap in row.taps], classes)
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        out: Tensor = self.module([xs[tap] for tap in self.taps])
+        return out
+
+
+def head(row: Student, classes: int = CLASSES, seed: int = 0) -> nn.Module:
     """A student as a `Run` with this seed starts with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return student(name).build(WIDTHS, classes)
+        return Head(row, classes)
 
 
 def synthetic(rows: int, classes: int = CLASSES, seed: int = 0) -> FeatureBank:

@@ -24,7 +24,8 @@ from benchmarks.performance.material import (
     teacher,
     threads,
 )
-from kvbench.core.trainer import Run, Training, distillation_loss
+from kvbench.core.losses import distillation_loss
+from kvbench.core.trainer import Run, Training
 
 PRODUCTS = {
     "64x512 @ 512x1000": (64, 512, 1000),

@@ -21,8 +21,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small matrices, many processes: more thre
 import pytest
 from safetensors.torch import save_file
 
-from kvbench.core.recipe import Recipe
 from kvbench.results.saved import RunOutcome, read
+from kvbench.studies import kv_memory
+from kvbench.studies.registry import BUILT_IN
 from kvbench.workloads import WORKLOADS, generated
 
 SUITE = Path(__file__).parent.parent / "test_ablation.py"
@@ -32,10 +33,10 @@ SMALL = replace(
     name="small",
     train_count=640,
     val_count=128,
-    recipe=Recipe(epochs=3, lr=3e-3),
     opener=generated(CLASSES),
     seeds=2,
 )
+STUDY = replace(kv_memory.STUDY, workloads={"small": {"epochs": 3, "lr": 3e-3}})
 OUTPUT = "output.txt"
 Trouble = Callable[[], object]  # called in the new process before the suite starts; picklable
 _context = multiprocessing.get_context("forkserver")
@@ -66,6 +67,7 @@ def suite(folder: Path, arguments: tuple[str, ...], trouble: Trouble | None) -> 
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
     WORKLOADS["small"] = SMALL
+    BUILT_IN[STUDY.name] = STUDY
     if trouble is not None:
         trouble()
     # Hypothesis would load itself, a second, to end a session that does not use it.

@@ -146,7 +146,7 @@ def check_student(trial: Run, again: Run, run: Run) -> list[str]:
     Raises:
         UserError: names the student, what is wrong, and what is valid.
     """
-    name, module = run.configuration.student, trial.module
+    name, module = run.configuration.student.name, trial.module
     if module is run.module:
         raise UserError(
             f"The student {name} is the same module for every seed: its make must return a new one at each call."

@@ -9,47 +9,50 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.contract import UNREPEATABLE, attributes, check_student, materialize
 from kvbench.core.interleave import interleave
-from kvbench.core.models import student
+from kvbench.core.losses import objective
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept, seed_everything
-from kvbench.core.recipe import EVALUATION_BATCH, Configuration
-from kvbench.utils.errors import UserError
+from kvbench.core.recipe import EVALUATION_BATCH, Configuration, Recipe
+from kvbench.utils.errors import UserError, describe, unknown
 from kvbench.utils.oom import enough_memory
 
 LOG = logging.getLogger("kvbench")
+FUSED = ("Adam", "AdamW", "SGD")  # of torch.optim, the classes that have a fused step on every device
 CHUNK = 32  # batches of a seed before another's turn: seeds that are no multiple of the threads share them evenly
 CHUNK_SECONDS = 0.25  # at most about: whoever interrupts a training waits for its threads to pause
 MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on another device (--kvbench-device)."
 
 
-def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL divergence of the student's softmax from the teacher's, at temperature 1.
+def make_optimizer(recipe: Recipe, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser of a recipe; raises `UserError` where torch has none of the name, or the user's own fails."""
+    groups = [{"params": list(parameters)}]  # a group, since a student need not have trainable parameters
+    make = recipe.optimizer
+    if isinstance(make, str):
+        if make not in torch.optim.__all__ or not callable(getattr(torch.optim, make)):
+            raise unknown("optimizer", make, [name for name in torch.optim.__all__ if name[0].isupper()])
+        make = getattr(torch.optim, make)
+    fused = {"fused": True} if recipe.optimizer in FUSED else {}
+    try:
+        optimizer = make(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, **fused)
+    except Exception as error:
+        raise UserError(f"The optimizer {recipe.facts['optimizer']} cannot be made: {describe(error)}.") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"The optimizer of the recipe {recipe.name} is {type(optimizer).__name__}; valid is a"
+                        " torch.optim.Optimizer.")  # fmt: skip
+    return optimizer
 
-    Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K).
 
-    Returns:
-        A scalar in nats, the mean over B.
-
-    Raises:
-        UserError: the shapes differ; torch would repeat the smaller ones.
-
-    Example:
-        >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
-        tensor(0.)
-    """
-    if student_logits.shape != teacher_logits.shape:
-        shapes = tuple(student_logits.shape), tuple(teacher_logits.shape)
-        raise UserError(f"The student's logits have the shape {shapes[0]}, the teacher's {shapes[1]}: both are (B, K).")
-    return F.kl_div(
-        F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1), log_target=True, reduction="batchmean"
-    )
+def make_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """The schedule of a recipe, stepped once an epoch; None: lr stays."""
+    if recipe.schedule == "step":
+        return torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_size, recipe.gamma)
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    return None
 
 
 class Run:
@@ -73,7 +76,7 @@ class Run:
         UserError: the student cannot be made; names it.
 
     Example:
-        >>> run = Run(Configuration("Model1", Recipe(epochs=2)), train, val, seed=0)
+        >>> run = Run(Configuration(linear, Recipe(epochs=2)), train, val, seed=0)
         >>> run.epoch()
         >>> run.evaluate()
         >>> run.history[0]["train_loss"]
@@ -82,27 +85,23 @@ class Run:
 
     @default_numerics()
     def __init__(self, configuration: Configuration, train: FeatureBank, val: FeatureBank, seed: int):
-        self.configuration, self.train, self.val, self.seed = configuration, train, val, seed
-        recipe = configuration.recipe
+        self.configuration, self.seed = configuration, seed
+        student, recipe = configuration.student, configuration.recipe
+        student.need_taps(len(train.taps))
+        self.train, self.val = train.select(student.taps), val.select(student.taps)
         self.device = train.logits.device
         with random_state_kept(self.device):
             seed_everything(seed, self.device)
-            module = student(configuration.student).build(train.widths, train.classes)
+            module = student.build(self.train.widths, train.classes, self.train)
             if self.device.type != "meta":
-                materialize(configuration.student, module, train)
+                materialize(student.name, module, self.train)
             self.module = module.to(self.device)
             self.random_state = RandomState(self.device)  # what the student's own draws begin with
         self.attributes = attributes(self.module)  # as they are before training
         self.draws = True  # whether it may draw random numbers while it is trained
         self.order = torch.Generator().manual_seed(seed)
-        # A group, since a student need not have trainable parameters.
-        trained = [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
-        self.optimizer = torch.optim.Adam(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-        self.scheduler = (
-            torch.optim.lr_scheduler.StepLR(self.optimizer, recipe.step_size, recipe.gamma)
-            if recipe.step_size
-            else None
-        )
+        self.optimizer = make_optimizer(recipe, [p for p in self.module.parameters() if p.requires_grad])
+        self.scheduler = make_scheduler(recipe, self.optimizer)
         self.history: list[dict[str, Any]] = []
         self.epochs_done = 0
         self.diverged = False
@@ -172,8 +171,8 @@ class Run:
 
     def step(self, rows: Tensor) -> Tensor:
         """Train on one batch of rows (B,); returns its loss, a scalar on the device."""
-        xs, teacher_logits, _ = self.train.batch(rows)
-        loss = distillation_loss(self.module(xs), teacher_logits)
+        xs, teacher_logits, labels = self.train.batch(rows)
+        loss = objective(self.configuration.recipe, self.module(xs), teacher_logits, labels)
         self.optimizer.zero_grad()
         if loss.requires_grad:  # else nothing of the student is trained
             loss.backward()  # type: ignore[no-untyped-call]
@@ -196,7 +195,7 @@ class Run:
             with torch.inference_mode(), self._own_random_numbers():
                 xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
                 logits = self.module(xs)
-                loss += float(distillation_loss(logits, teacher_logits)) * len(labels)
+                loss += float(objective(self.configuration.recipe, logits, teacher_logits, labels)) * len(labels)
                 top = logits.argmax(1)
                 correct += int((top == labels).sum())
                 agreeing += int((top == teacher_logits.argmax(1)).sum())
@@ -242,7 +241,8 @@ class Training:
     Example:
         >>> taps = torch.rand(64, 256), torch.rand(64, 512), torch.rand(64, 512)
         >>> bank = FeatureBank(taps, torch.rand(64, 10), torch.randint(10, (64,)))
-        >>> training = Training(Configuration("Model1", Recipe(epochs=2)), bank, bank, seeds=[0, 1])
+        >>> linear = Student("linear", lambda widths, classes: SumOfHeads([torch.nn.Linear(widths[0], classes)]))
+        >>> training = Training(Configuration(linear, Recipe(epochs=2)), bank, bank, seeds=[0, 1])
         >>> training.finish()
         >>> [(row["seed"], row["epoch"]) for row in training.history]
         [(0, 1), (0, 2), (1, 1), (1, 2)]
@@ -256,24 +256,28 @@ class Training:
         seeds: Sequence[int],
         replicates: Sequence[Run] = (),
     ):
-        self.configuration = configuration
-        self.device = train.logits.device
-        self.runs = [Run(configuration, train, val, seed) for seed in seeds]
-        self.replicates = list(replicates)
-        self.on_epoch: Callable[[Run], object] = lambda _: None
-        self.reused = [0 for _ in self.runs]
-        self.notes: list[str] = []
+        self.begin(configuration, [Run(configuration, train, val, seed) for seed in seeds], replicates)
         trial, again = (Run(configuration, train, val, seeds[0]) for _ in range(2))
         for note in check_student(trial, again, self.runs[0]):
             self._note(note)
         first, *others = [run.random_state.torch[0] for run in self.runs]
         if any(torch.equal(first, other) for other in others):
             self._note(
-                f"{configuration.student} sets torch's seed itself when it is made, so what it draws is the same for"
-                " every seed"
+                f"{configuration.student.name} sets torch's seed itself when it is made, so what it draws is the same"
+                " for every seed"
             )
         for run in self.everyone:
             run.draws = self.runs[0].draws
+
+    def begin(self, configuration: Configuration, runs: Sequence[Run], replicates: Sequence[Run]) -> None:
+        """Set what every training has, before its first epoch."""
+        self.configuration = configuration
+        self.device = runs[0].device
+        self.runs = list(runs)
+        self.replicates = list(replicates)
+        self.on_epoch: Callable[[Run], object] = lambda _: None
+        self.reused = [0 for _ in self.runs]
+        self.notes: list[str] = []
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -293,7 +297,9 @@ class Training:
     def epoch(self) -> None:
         """Train one epoch of every seed, of those that are behind the others first; after the last, do nothing."""
         done = min(run.epochs_done for run in self.everyone)
-        self._side_by_side(Run.chunks, [run for run in self.everyone if run.epochs_done == done and not run.done])
+        self._side_by_side(
+            lambda run: run.chunks(), [run for run in self.everyone if run.epochs_done == done and not run.done]
+        )
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
@@ -315,7 +321,7 @@ class Training:
         with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY), default_numerics():
             interleave([act(run) for run in runs], workers)
         if not draws and RandomState(self.device) != before:
-            self._note(f"{self.configuration.student} draws random numbers in some of its steps: {UNREPEATABLE}")
+            self._note(f"{self.configuration.student.name} draws random numbers in some of its steps: {UNREPEATABLE}")
 
     def finish(self) -> None:
         """Train and evaluate the epochs that are left."""

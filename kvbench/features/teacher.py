@@ -121,7 +121,7 @@ def takes(name: str, images: Tensor) -> Iterator[None]:
         own = ""
         with suppress(UserError):  # a teacher under a name of its own
             if size := architecture(name).size:
-                own = f" Its own weights are for {size} pixels: choose these with --kvbench-size {size}."
+                own = f" Its own weights are for {size} pixels: choose these with --kvbench-set size={size}."
         raise UserError(
             f"The teacher {name} does not take images of {height} by {width} pixels ({sentence(error)[:300]}).{own}"
         ) from error

@@ -21,6 +21,7 @@ class Design:
         findings: by id.
         focus: the group whose best student tables mark, beside the best of all; empty: none.
         shipped: folder of the references that come with it, below kvbench/expected; empty: there are none.
+        workloads: how recipes differ from the study's on each workload, in words; empty: they do not.
 
     Raises:
         UserError: two configurations or a student and a group share a name, or a group or a finding names a student,
@@ -38,6 +39,7 @@ class Design:
     findings: Mapping[str, Finding] = field(default_factory=dict)
     focus: str = ""
     shipped: str = ""
+    workloads: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [name for row in self.configurations.values() for name in row.values()]

@@ -100,8 +100,8 @@ def judge(
         UserError: the frame holds what no history can.
 
     Example:
-        >>> from kvbench.studies.kv_memory import DESIGN
-        >>> judgements = judge(load_reference(Path("expected"), "imagenet", DESIGN).histories, DESIGN)
+        >>> from kvbench.studies.kv_memory import STUDY
+        >>> judgements = judge(load_reference(Path("expected"), "imagenet", STUDY.design).histories, STUDY.design)
         >>> judgements[0].summary
         'holds by sign (one seed, no test): 2 of 2 clauses hold'
     """

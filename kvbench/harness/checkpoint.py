@@ -43,7 +43,7 @@ def save(run: Run, path: Path, key: str) -> None:
     Raises:
         UserError: the file cannot be written, or student or optimiser have a state that cannot be kept.
     """
-    student, now = run.configuration.student, {} if run.done else attributes(run.module)
+    student, now = run.configuration.student.name, {} if run.done else attributes(run.module)
     if changed := [name for name, value in now.items() if run.attributes.get(name) != value]:
         raise UserError(
             f"The student {student} changes {changed[0]} while it is trained, which is neither a parameter nor a buffer"
@@ -197,7 +197,7 @@ def _check_history(run: Run, facts: dict[str, Any]) -> None:
 def _load(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Check a state against a run that has not begun, then put it there."""
     fresh, saved = Storages(), {}
-    expected = dict(fresh.encode(_state(run), run.configuration.student)["dict"])
+    expected = dict(fresh.encode(_state(run), run.configuration.student.name)["dict"])
     found = dict(facts["state"]["dict"])
     _check_module(dict(expected["module"]["dict"]), dict(found["module"]["dict"]))
     for name, value in tensors.items():
@@ -278,7 +278,7 @@ def _check_schedule(run: Run, done: int, groups: list[dict[str, Any]], found: di
     if run.scheduler is not None and not isinstance(run.scheduler, torch.optim.lr_scheduler.StepLR):
         return
     recipe = run.configuration.recipe
-    factor = recipe.gamma ** (done // recipe.step_size) if run.scheduler and recipe.step_size else 1.0
+    factor = recipe.gamma ** (done // recipe.step_size) if run.scheduler else 1.0
     fresh = [float(group["lr"]) for group in run.optimizer.param_groups]
     lrs = [group["lr"] for group in groups]
     fits = all(isclose(float(lr), first * factor) for lr, first in zip(lrs, fresh, strict=True))

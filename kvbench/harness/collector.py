@@ -6,13 +6,13 @@ often one ran, or in which process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench.findings import judge as findings
 from kvbench.findings.design import Design
+from kvbench.findings.judge import Judgement, judge, missing
 from kvbench.harness.record import Record, complete, difference, digest
 from kvbench.harness.result import Check, Result, State
 from kvbench.reference import store
@@ -34,13 +34,12 @@ class Collector:
     """Which configurations and findings a session's tests selected, and the records of what was trained.
 
     Args:
-        workload: its name.
-        design: the study's.
+        workload: its name, and what was chosen for it.
+        design: the configurations and findings there are.
         seeds: those of every training.
-        expected: the folder of references.
+        expected: the folder of the study's references.
         run: the command that runs this again, for messages.
         recorded_run: the same without this machine's paths, for provenance.
-        names: gives all configurations there are, in the order of the tables.
         update: write references instead of comparing with them.
     """
 
@@ -52,19 +51,18 @@ class Collector:
         expected: Path,
         run: str,
         recorded_run: str,
-        names: Callable[[], Sequence[str]],
         *,
         update: bool,
     ):
         self.workload, self.design, self.seeds, self.expected = workload, design, seeds, expected
-        self.run, self.recorded_run, self.names, self.update = run, recorded_run, names, update
+        self.run, self.recorded_run, self.update = run, recorded_run, update
         self.selected: dict[str, set[str]] = {}  # configuration or finding -> ids of the tests that are to compare it
         self.finished: dict[str, str] = {}  # id of a test -> how it ended
         self.result: Result | None = None  # once the session has ended
         self._records: dict[str, dict[str, Record]] = {}  # configuration -> digest of a history -> its record
         self._checks: dict[str, Check] = {}  # digest of a complete history -> its comparison
         # What was last judged, with the digests of the complete histories that it was judged on.
-        self._judged: tuple[frozenset[str] | None, list[findings.Judgement]] = (None, [])
+        self._judged: tuple[frozenset[str] | None, list[Judgement]] = (None, [])
         self._findings: tuple[frozenset[str] | None, dict[str, Check]] = (None, {})
 
     def select(self, name: str, test: str) -> None:
@@ -87,7 +85,7 @@ class Collector:
     @property
     def records(self) -> list[Record]:
         """One record a configuration, in the order of the tables: its complete one, else the one that came farthest."""
-        order = {name: index for index, name in enumerate(self.names())}
+        order = {name: index for index, name in enumerate(self.design.names)}
         names = sorted(self._records, key=lambda name: order.get(name, len(order)))
         return [self._best(name) for name in names]
 
@@ -120,10 +118,10 @@ class Collector:
         """The complete histories, by their digests."""
         return frozenset(digest(record) for record in self.complete)
 
-    def judgements(self) -> list[findings.Judgement]:
+    def judgements(self) -> list[Judgement]:
         """All findings judged on all complete histories: they share one error rate, so all are judged together."""
         if self._judged[0] != self._known:
-            self._judged = self._known, findings.judge(histories(self.complete), self.design, self.costs)
+            self._judged = self._known, judge(histories(self.complete), self.design, self.costs)
         return self._judged[1]
 
     def check_configuration(self, record: Record) -> Check:
@@ -168,9 +166,9 @@ class Collector:
         checks = {}
         for name, finding in self.design.findings.items():
             mine = [judgement for judgement in judged if judgement.finding is finding]
-            if {judgement.recipe for judgement in mine} < set(self.design.scopes(finding)):
-                missing = findings.missing(finding, histories(self.complete), self.design)
-                needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in missing.items())
+            if {judgement.recipe for judgement in mine} < set(self.design.needs(finding)):
+                absent = missing(finding, histories(self.complete), self.design)
+                needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in absent.items())
                 checks[name] = Check(
                     State.MISSING,
                     f"{name} was not judged, as the session lacks complete trainings of {needed}."
@@ -200,7 +198,7 @@ class Collector:
             tests_failed: a test of the session, any project's, failed.
             interrupted: the session ended before its last test.
         """
-        everything = [*self.names(), *self.design.findings]
+        everything = [*self.design.names, *self.design.findings]
         checks = {
             name: self.check(name) for name in dict.fromkeys([*everything, *self.selected]) if name in self.selected
         }
@@ -211,7 +209,7 @@ class Collector:
                 " (-k, --deselect)."
             )
         failed = any(check.state is State.FAILED for check in checks.values())
-        full = {*self.names()} <= {record["configuration"] for record in self.complete}
+        full = {*self.design.names} <= {record["configuration"] for record in self.complete}
         if self.update:
             why = "the session was interrupted" if interrupted else "a test failed" if tests_failed or failed else ""
             why = why or ("not every selected training is complete and repeatable" if reasons else "")
@@ -311,7 +309,7 @@ class Collector:
         return {"workload": self.workload, "outcome": outcome.value, "reasons": reasons}
 
 
-def _check_verdict(judged: Sequence[findings.Judgement], changes: Sequence[Change]) -> Check:
+def _check_verdict(judged: Sequence[Judgement], changes: Sequence[Change]) -> Check:
     """Conclude from the judgements of one finding and what changed in its recorded verdicts."""
     failed = [change for change in changes if change.failed]
     unconfirmed = [change for change in changes if change.unconfirmed]

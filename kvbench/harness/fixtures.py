@@ -39,10 +39,10 @@ def end_as(check: Check) -> None:
 def kvbench_configuration(request: pytest.FixtureRequest) -> Configuration:
     """The configuration under test: a student and a recipe (`kvbench.core.recipe.Configuration`).
 
-    A test that asks for it runs once for every configuration; its id is the configuration's, such as ``lr_Model3``.
+    A test that asks for it runs once for every configuration; its id is the configuration's, such as ``linear``.
 
     Example:
-        >>> def test_lr_is_small(kvbench_configuration):
+        >>> def test_small_steps(kvbench_configuration):
         ...     assert kvbench_configuration.recipe.lr < 0.01
     """
     row: Configuration = request.param
@@ -58,7 +58,7 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     shares, seconds). What it has trained when the test ends is saved with the test's ``benchmark``, and compared with
     the reference: a test that asks for a training and does not train it to its end fails the session.
 
-    The session ends if the data, the teacher, a student's name or an option is wrong: every other training would end in
+    The session ends if the data, the teacher or an option is wrong: every other training would end in
     the same way. The test alone fails if its student is wrong, and in a worker of pytest-xdist, which cannot end the
     session.
 
@@ -75,7 +75,6 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
     resuming.listen()
     problem = ""
     try:
-        session.need_names()
         _ = session.banks
     except UserError as error:
         problem = f"kvbench: {error}"
@@ -94,7 +93,7 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         pytest.fail(problem, pytrace=False)
     request.node.stash[TRAINING] = training
     if not getattr(benchmark, "group", True):
-        _set(benchmark, group=f"{session.workload.name}: an epoch of {len(session.seeds)} seeds")
+        _set(benchmark, group=f"{session.title}: an epoch of {len(session.seeds)} seeds")
     nothing_to_time = not training.epochs_left
     yield training
     with best_effort("tidy up what was shown of the training"):

@@ -14,10 +14,9 @@ from typing import Any
 
 from kvbench.core.recipe import POOLINGS, PRECISIONS
 from kvbench.utils.errors import UserError, unknown
-from kvbench.workloads import WORKLOADS, workload
+from kvbench.workloads import WORKLOADS
 
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
-LARGEST_SIZE = 4096  # pixels of a side
 MOST_SEEDS = 1000  # as many as a history may have
 
 
@@ -48,15 +47,6 @@ def parse_taps(text: str) -> tuple[str, ...]:
     return taps
 
 
-def parse_size(text: str) -> int | None:
-    """Parse a number of pixels; empty text gives None. Raises `UserError` for anything else."""
-    if not text.strip():
-        return None
-    if not (text.strip().isascii() and text.strip().isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST_SIZE):
-        raise UserError(f"Cannot read the size {text[:20]!r}: give pixels from 1 to {LARGEST_SIZE}, such as 224.")
-    return int(text)
-
-
 def parse_path(text: str) -> Path | None:
     """Parse a path, with ``~`` for the home directory; empty text gives None."""
     return Path(text).expanduser() if text else None
@@ -84,6 +74,7 @@ class Option:
         parse: turns the text into a value; raises `UserError` for text that makes no sense.
         repeated: decides results, so that a command that repeats a run names it.
         decides_banks: decides the feature banks or where they lie, so that ``kvbench extract`` takes it, too.
+        several: takes several words.
     """
 
     name: str
@@ -92,6 +83,7 @@ class Option:
     parse: Callable[[str], Any] = str
     repeated: bool = True
     decides_banks: bool = True
+    several: bool = False
 
     @property
     def flag(self) -> str:
@@ -109,7 +101,16 @@ class Option:
 
 FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
 OPTIONS = [
-    Option("workload", "fractals", f"what to train on: {', '.join(WORKLOADS)}", workload),
+    Option(
+        "study", "", "which study; empty: the project's own, or kv-memory where there is none"),
+    Option("workload", "", f"what to train on: {', '.join(WORKLOADS)}; empty: the study's first, such as fractals"),
+    Option(
+        "set",
+        "",
+        "fields of the study's recipes and of the workload, such as lr=3e-3 epochs=5 size=32 train_count=2000; such a"
+        " run is compared with a reference of its own",
+        several=True,
+    ),
     Option("root", "", "folder with the workload's images", parse_path),
     # `kvbench.harness.setup.resolve_device` looks for the device: it needs torch, which is slow to import.
     Option("device", "auto", "where to train: auto (an accelerator where there is one), cpu, cuda, cuda:1, mps or xpu"),
@@ -133,7 +134,6 @@ OPTIONS = [
         repeated=False,
         decides_banks=False,
     ),
-    Option("size", "", "side of the images in pixels; empty: the workload's", parse_size),
     Option("pooling", "global", "how taps are pooled: global or pyramid", one_of("pooling", POOLINGS)),
     Option(
         "precision",
@@ -178,5 +178,6 @@ def command(given: Mapping[str, str], *, paths: bool = True) -> str:
     words = ["pytest", "benchmarks/"]
     for row in OPTIONS:
         if row.repeated and given[row.name] != row.default:
-            words += [row.flag, given[row.name] if paths or not row.path else row.name.upper()]
+            text = given[row.name] if paths or not row.path else row.name.upper()
+            words += [row.flag, *(text.split() if row.several else [text])]
     return shlex.join(words)

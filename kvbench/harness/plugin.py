@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvbench.harness import fixtures
+from kvbench.harness import fixtures, hookspecs
 from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
 from kvbench.harness.options import FRESH, OPTIONS, Option
@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kvbench", "kvbench: keep the findings of an ablation true")
     for option in OPTIONS:
         default = f" (default: {option.default})" if option.default else ""
-        group.addoption(option.flag, metavar=option.name.upper(), help=f"{option.help}{default}; ini: {option.ini}")
+        several: dict[str, Any] = {"nargs": "+", "action": "extend"} if option.several else {}
+        text = f"{option.help}{default}; ini: {option.ini}"
+        group.addoption(option.flag, metavar=option.name.upper(), help=text, **several)
         parser.addini(option.ini, option.help, default=option.default)
     group.addoption(
         "--kvbench-update-expected",
@@ -39,6 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write this run's histories and verdicts as the new reference, show the difference, and fail the run",
     )
     group.addoption(FRESH, action="store_true", help="use nothing that an interrupted run left; remove it, start over")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,6 +114,7 @@ class KvbenchPlugin:
         """An option's value: from the command line, else from the ini file, else its default."""
         row = next(row for row in OPTIONS if row.name == name)
         given = self.config.getoption(row.flag)
+        given = " ".join(given) if isinstance(given, list) else given
         return str(self.config.getini(row.ini) if given is None else given) or row.default
 
     def value(self, row: Option) -> Any:
@@ -122,6 +129,7 @@ class KvbenchPlugin:
     def session(self) -> Session:
         """The session; raises `pytest.UsageError` where an option makes no sense."""
         if self.started is None:
+            from kvbench.harness.projects import experiment, registered
             from kvbench.harness.session import Session
             from kvbench.utils.logs import show_logs
             from kvbench.utils.progress import ProgressBar
@@ -132,8 +140,9 @@ class KvbenchPlugin:
             update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
             with usage_errors():
                 values = {row.name: self.value(row) for row in OPTIONS}
+                chosen = experiment(values, registered(self.config))
             texts = {row.name: self.option(row.name) for row in OPTIONS}
-            self.started = Session(texts, values, progress, update=update, fresh=fresh)
+            self.started = Session(texts, values, chosen, progress, update=update, fresh=fresh)
         return self.started
 
     def pytest_unconfigure(self) -> None:
@@ -141,10 +150,10 @@ class KvbenchPlugin:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "kvbench_configuration" in metafunc.fixturenames:
-            rows = self.session.configurations()
+            rows = self.session.experiment.configurations
             metafunc.parametrize("kvbench_configuration", rows, ids=[row.id for row in rows], indirect=True)
         if "kvbench_finding" in metafunc.fixturenames:
-            metafunc.parametrize("kvbench_finding", self.session.finding_ids, indirect=True)
+            metafunc.parametrize("kvbench_finding", list(self.session.experiment.design.findings), indirect=True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
@@ -259,7 +268,7 @@ class KvbenchPlugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         result = self.started.collector.result if self.started is not None else None
         if self.started is not None and result is not None and not self.started.stopped:
-            terminalreporter.section(f"kvbench: {self.started.workload.name}")
+            terminalreporter.section(f"kvbench: {self.started.title}")
             for line in plain(self.summary).split("\n"):
                 terminalreporter.line(line)
             for reason in result.reasons:

@@ -7,31 +7,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kvbench.core.models import cost, student
+from kvbench.core.cost import cost
 from kvbench.core.numerics import default_numerics
 from kvbench.utils.environment import environment, rng_fingerprint
 from kvbench.utils.errors import best_effort
 
 if TYPE_CHECKING:
+    import torch
+
     from kvbench.core.trainer import Training
     from kvbench.harness.setup import Banks
-    from kvbench.workloads import Workload
+    from kvbench.studies.experiment import Experiment
 
 Record = Mapping[str, Any]
 
 
-def made_from(workload: Workload, banks: Banks) -> dict[str, Any]:
-    """What must agree for runs to be comparable: the banks' fingerprints and the workload's recipe."""
-    return {**banks.fingerprints, **{f"recipe {key}": value for key, value in asdict(workload.recipe).items()}}
+def made_from(experiment: Experiment, banks: Banks | None) -> dict[str, Any]:
+    """What must agree for runs to be comparable: the study's name, the banks' fingerprints and the recipes."""
+    return {"study": experiment.study.name, **(banks.fingerprints if banks else {}), **experiment.facts}
 
 
 @default_numerics()
-def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates: int, code: str) -> dict[str, Any]:
+def decisive(
+    experiment: Experiment, banks: Banks | None, device: torch.device, seeds: Sequence[int], replicates: int, code: str
+) -> dict[str, Any]:
     """All that decides the numbers of a suite's trainings, JSON-serialisable; ``code`` names the source code."""
-    here = environment(banks.train.logits.device)
+    here = environment(device)
     return {
-        **made_from(workload, banks),
-        "banks": [banks.train.digest, banks.val.digest],
+        **made_from(experiment, banks),
+        "banks": [banks.train.digest, banks.val.digest] if banks else [],
         "seeds": list(seeds),
         "replicates": replicates,
         **{name: here[name] for name in ("versions", "hardware", "random_numbers", "numerics")},
@@ -40,32 +44,41 @@ def decisive(workload: Workload, banks: Banks, seeds: Sequence[int], replicates:
 
 
 @default_numerics()
-def record(training: Training, workload: Workload, banks: Banks, seeds: Sequence[int]) -> dict[str, Any]:
+def record(training: Training, experiment: Experiment, banks: Banks | None, seeds: Sequence[int]) -> dict[str, Any]:
     """Describe a training, finished or not, as plain data; facts that cannot be had are left out."""
     configuration = training.configuration
     described: dict[str, Any] = {}
-    with best_effort(f"count the cost of {configuration.id}"):
-        counted = asdict(cost(student(configuration.student), banks.train.widths, banks.train.classes))
-        described |= {name: count for name, count in counted.items() if count is not None}
+    if banks is not None:
+        with best_effort(f"count the cost of {configuration.id}"):
+            bank = banks.train.select(configuration.student.taps)
+            counted = asdict(cost(configuration.student, bank.widths, bank.classes, bank))
+            described |= {name: count for name, count in counted.items() if count is not None}
     with best_effort("look up versions and hardware"):
-        described |= environment(banks.train.logits.device)
+        described |= environment(training.device)
     return {
-        "workload": workload.name,
+        "study": experiment.study.name,
+        "workload": experiment.name,
         "configuration": configuration.id,
-        "recipe": asdict(configuration.recipe),
+        "recipe": configuration.recipe.facts,
         "seeds": list(seeds),
         **described,
         "random_numbers": rng_fingerprint(),
-        "train_count": len(banks.train),
-        "val_count": len(banks.val),
-        "teacher_val_accuracy": banks.val.teacher_accuracy,
-        "notes": "; ".join(banks.notes),
-        "fingerprints": made_from(workload, banks),
+        **(_data_facts(banks) if banks else {}),
+        "fingerprints": made_from(experiment, banks),
         "history": training.history,
         "replicate_history": training.replicate_history,
         "reused_epochs": training.reused,
         "diverged": any(run.diverged for run in training.everyone),
         "state_notes": training.notes,
+    }
+
+
+def _data_facts(banks: Banks) -> dict[str, Any]:
+    return {
+        "train_count": len(banks.train),
+        "val_count": len(banks.val),
+        "teacher_val_accuracy": banks.val.teacher_accuracy,
+        "notes": "; ".join(banks.notes),
     }
 
 

@@ -14,10 +14,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvbench.core.custom import CustomRun
 from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
 
@@ -73,7 +73,7 @@ class States:
 
     def save(self, run: Run) -> None:
         """Write the state of a run whose latest epoch has been evaluated; once that fails, no longer."""
-        if self._kept:
+        if self._kept and (run.done or not isinstance(run, CustomRun)):  # nobody knows a custom loop's own state
             try:
                 checkpoint.save(run, self.paths[run], self.key)
             except UserError as error:  # a training is worth more than its state
@@ -108,7 +108,8 @@ class Suite:
             test: names the test that trains; what it left earlier in this session is removed, not restored.
             fresh: remove what other sessions left, too.
         """
-        own = {"test": test, "configuration": asdict(training.configuration)}
+        row = training.configuration
+        own = {"test": test, "configuration": row.id, "taps": row.student.taps, "recipe": row.recipe.facts}
         directory = self.directory / f"{_plain(training.configuration.id)}-{digest(own)[:8]}"
         if fresh or directory in self.used:
             clear([directory])

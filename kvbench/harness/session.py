@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvbench.core.recipe import SCHEDULED, Configuration, configurations
 from kvbench.harness.collector import Collector
 from kvbench.harness.options import command
-from kvbench.studies.kv_memory import DESIGN
 from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import need_writable
 
 if TYPE_CHECKING:
+    from kvbench.core.recipe import Configuration
     from kvbench.core.trainer import Run, Training
     from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
+    from kvbench.studies.experiment import Experiment
     from kvbench.utils.progress import Progress, ProgressBar
-    from kvbench.workloads import Workload
 
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
 
@@ -33,6 +31,7 @@ class Session:
     Args:
         texts: every option as it was given, by its name in `kvbench.harness.options.OPTIONS`.
         values: what they were parsed to; paths with the directories that they are relative to.
+        experiment: what they choose.
         progress: where to show it.
         update: write references instead of comparing with them.
         fresh: use nothing that an interrupted session left.
@@ -42,23 +41,22 @@ class Session:
         self,
         texts: Mapping[str, str],
         values: Mapping[str, Any],
+        experiment: Experiment,
         progress: ProgressBar,
         *,
         update: bool = False,
         fresh: bool = False,
     ):
-        self.values, self.progress, self.fresh = values, progress, fresh
-        self.workload: Workload = values["workload"]
-        self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(self.workload.seeds))
-        self.report_path: Path = values["report"] or values["cache"] / f"report-{self.workload.name}.md"
+        self.values, self.experiment, self.progress, self.fresh = values, experiment, progress, fresh
+        self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(experiment.images.seeds))
+        self.report_path: Path = values["report"] or values["cache"] / f"report-{self.title}.md"
         self.collector = Collector(
-            self.workload.name,
-            DESIGN,
+            experiment.name,
+            experiment.design,
             self.seeds,
-            values["expected"],
+            values["expected"] / experiment.study.references,
             command(texts),
             command(texts, paths=False),
-            self.names,
             update=update,
         )
         self.trainings_ahead = 0
@@ -69,48 +67,27 @@ class Session:
         self._showing = threading.Lock()  # seeds end their epochs in threads of their own
 
     @property
-    def finding_ids(self) -> list[str]:
-        """The findings that tests are made for."""
-        return list(DESIGN.findings)
-
-    def configurations(self) -> list[Configuration]:
-        """Every student with both recipes, at this workload's scale."""
-        from kvbench.core.models import STUDENTS
-
-        return configurations(list(STUDENTS), self.workload.recipe)
-
-    def need_names(self) -> None:
-        """Raise `UserError` where students are called so that tests and results cannot be told apart by name."""
-        from kvbench.core.models import STUDENTS
-
-        for name in STUDENTS:
-            if not (name.strip() and name.isprintable()):
-                raise UserError(f"A student is called {name!r}; valid is a name of printable characters.")
-        counts = Counter([*self.names(), *DESIGN.findings])
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise UserError(
-                f"{twice[0]} is the name of two configurations, or of a configuration and a finding: give the student"
-                f" another name. The scheduled configurations are called {SCHEDULED} and their student's name."
-            )
-
-    def names(self) -> list[str]:
-        """The configurations' ids."""
-        return [row.id for row in self.configurations()]
+    def title(self) -> str:
+        """The study and what it is run on, for a heading and a file's name."""
+        study = self.experiment.study
+        return f"{study.references}-{self.experiment.name}" if study.references else self.experiment.name
 
     @cached_property
     def settings(self) -> Settings:
         """What decides the banks."""
         from kvbench.harness.setup import Settings
 
-        return Settings.of(self.values, fresh=self.fresh)
+        return Settings.of(self.values, self.experiment.images, fresh=self.fresh)
 
     @cached_property
-    def banks(self) -> Banks:
-        """Both splits' banks, made where the cache lacks them."""
+    def banks(self) -> Banks | None:
+        """Both splits' banks, made where the cache lacks them; None for a study that trains without a teacher."""
         try:
             need_writable(self.report_path.parent)  # before training, not after it
         except UserError as error:
             raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
+        if self.experiment.study.train is not None:
+            return None
         banks = self.settings.open_banks(self._show)
         with best_effort("remove the progress bar"):
             self.progress.close()
@@ -128,8 +105,15 @@ class Session:
         from kvbench.harness.resume import Suite
         from kvbench.utils.environment import code
 
-        facts = decisive(self.workload, self.banks, self.seeds, len(self._replicates), code(self.test_folders))
-        self.opened_suite = Suite(self.values["cache"], self.workload.name, facts)
+        facts = decisive(
+            self.experiment,
+            self.banks,
+            self.settings.device,
+            self.seeds,
+            len(self._replicates),
+            code(self.test_folders),
+        )
+        self.opened_suite = Suite(self.values["cache"], self.title, facts)
         return self.opened_suite
 
     def training(self, configuration: Configuration, test: str) -> Training:
@@ -137,15 +121,14 @@ class Session:
 
         It goes on where an interrupted session left the same ``test``.
         """
-        from kvbench.core.trainer import MORE_MEMORY, Run, Training
+        from kvbench.core.trainer import MORE_MEMORY
         from kvbench.utils.oom import enough_memory
 
-        banks, suite = self.banks, None
+        suite = None
         with best_effort("keep the states of unfinished trainings"):
             suite = self.suite
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
-            replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
-            training = Training(configuration, banks.train, banks.val, self.seeds, replicates)
+            training = self._begin(configuration)
         states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
 
@@ -158,6 +141,17 @@ class Session:
 
         training.on_epoch = on_epoch
         return training
+
+    def _begin(self, configuration: Configuration) -> Training:
+        from kvbench.core.custom import CustomTraining
+        from kvbench.core.trainer import Run, Training
+
+        if self.experiment.study.train is not None:
+            return CustomTraining(configuration, self.experiment.study.train, self.seeds, self.settings.device)
+        banks = self.banks
+        assert banks is not None, "a study without a train function has a teacher"
+        replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
+        return Training(configuration, banks.train, banks.val, self.seeds, replicates)
 
     def _show(self, progress: Progress) -> None:
         with best_effort("show the progress"):
@@ -176,4 +170,4 @@ class Session:
         """What a training leaves for a saved benchmark: enough to make every table again."""
         from kvbench.harness.record import record
 
-        return record(training, self.workload, self.banks, self.seeds)
+        return record(training, self.experiment, self.banks, self.seeds)

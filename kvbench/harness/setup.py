@@ -101,15 +101,15 @@ class Settings:
     fresh: bool = False
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], *, fresh: bool = False) -> Settings:
-        """Take the values of options, by their names in `kvbench.harness.options.OPTIONS`.
+    def of(cls, values: Mapping[str, Any], workload: Workload, *, fresh: bool = False) -> Settings:
+        """Take the values of options, by their names in `kvbench.harness.options.OPTIONS`, for a workload.
 
         Raises:
             UserError: there is no such device.
         """
-        row = values["workload"]
+        size = workload.size if any(choice.startswith("size=") for choice in values["set"].split()) else None
         return cls(
-            prepared(row, values["teacher"], values["checkpoint"], values["size"]),
+            prepared(workload, values["teacher"], values["checkpoint"], size),
             resolve_device(values["device"]),
             values["cache"],
             values["root"],

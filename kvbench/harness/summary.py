@@ -60,9 +60,8 @@ def _markdown(collector: Collector, *, clauses: bool) -> str:
         with best_effort("show the reference's verdicts and seconds"):
             recorded = collector.reference.judgements
             timed = _timings(collector)
-    return report.report(
-        histories(records), collector.design, judged, facts, collector.outcome, timed, recorded, clauses=clauses
-    )
+    design, outcome = collector.design, collector.outcome
+    return report.report(histories(records), design, judged, facts, outcome, timed, recorded, clauses=clauses)
 
 
 def _reference(collector: Collector) -> store.Reference | None:

@@ -10,8 +10,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from kvbench.core.models import STUDENTS
-from kvbench.core.recipe import configurations
 from kvbench.core.trainer import Training
 from kvbench.findings.judge import judge
 from kvbench.harness.record import made_from
@@ -22,9 +20,9 @@ from kvbench.reference.compare import Comparison, compare
 from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import Deviation
 from kvbench.results import history
+from kvbench.studies.experiment import Experiment
 from kvbench.utils.environment import rng_fingerprint
 from kvbench.utils.errors import UserError
-from kvbench.workloads import Workload
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,13 @@ class FaultInjector:
     """Trains configurations with and without faults, on the default seeds.
 
     Args:
+        experiment: a study on a workload.
         settings: those of a session: workload, device, cache.
         reference: what runs are compared with.
         seeds: the seeds of a default run.
     """
 
+    experiment: Experiment
     settings: Settings
     reference: Reference
     seeds: tuple[int, ...]
@@ -89,14 +89,9 @@ class FaultInjector:
         self.banks = self.settings.open_banks()
         self.rng_fingerprint = rng_fingerprint()  # before any fault: some are patches of what draws the numbers
 
-    @property
-    def workload(self) -> Workload:
-        """The workload of the settings."""
-        return self.settings.workload
-
     def train(self, name: str, banks: Banks | None = None, seeds: Sequence[int] = ()) -> pd.DataFrame:
         """Train one configuration to its end and return its history frame; default: the injector's banks and seeds."""
-        rows = {row.id: row for row in configurations(list(STUDENTS), self.workload.recipe)}
+        rows = {row.id: row for row in self.experiment.configurations}
         banks = banks or self.banks
         training = Training(rows[name], banks.train, banks.val, seeds or self.seeds)
         training.finish()
@@ -121,22 +116,23 @@ class FaultInjector:
 
     def test(self, fault: Fault) -> FaultResult:
         """Train the probes of a fault, then all other configurations, until it is detected; then its controls."""
-        others = [c for c in history.configurations(self.reference.histories) if c not in fault.probes]
+        probes = fault.probed(self.experiment.configurations)
+        others = [c for c in history.configurations(self.reference.histories) if c not in probes]
         frames: dict[str, pd.DataFrame] = {}
         result: FaultResult | None = None
         with fault.inject():
             banks = None
             try:
                 banks = self.extract() if fault.teacher else None
-                for name in (*fault.probes, *(others if not fault.equivalent else ())):
+                for name in (*probes, *(others if not fault.equivalent else ())):
                     frames[name] = self.train(name, banks)
                     result = self._compare(fault, frames)
                     if result.detected:
                         break
             except UserError as error:
                 return FaultResult(fault, changed=True, error=str(error).partition("\n")[0])
-            unaffected = {name: self.train(name, banks) for name in fault.controls}
-        assert result is not None, "a fault has probes"
+            unaffected = {name: self.train(name, banks) for name in fault.controlled(self.experiment.configurations)}
+        assert result is not None, "only faults that apply are tested"
         # Outside the fault: baselines that are not yet trained must be trained without it.
         controls_unchanged = all(_same(frame, self.baseline(name)) for name, frame in unaffected.items())
         changed = any(not _same(frame, self.baseline(name)) for name, frame in frames.items())
@@ -144,7 +140,7 @@ class FaultInjector:
 
     def _compare(self, fault: Fault, frames: dict[str, pd.DataFrame]) -> FaultResult:
         """Compare what was trained with a fault, both ways, and judge the findings; ``changed`` is left for later."""
-        fingerprints = made_from(self.workload, self.banks)
+        fingerprints = made_from(self.experiment, self.banks)
         paired, unpaired = (
             tuple(compare(self.reference, frame, name, fingerprints, self.seeds, rng) for name, frame in frames.items())
             for rng in (self.rng_fingerprint, "")

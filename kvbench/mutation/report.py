@@ -122,7 +122,7 @@ def page(
     made_on = escape(f"{facts['date']}, {facts['hardware']}, {versions}")
     seeds = len(history.seeds(injector.reference.histories))
     parts = [
-        f"# What a run of {injector.workload.name} detects",
+        f"# What a run of {injector.experiment.name} detects",
         f"Made by `{command}` on {made_on}; default seeds {seed_range(injector.seeds)}, reference of {seeds} seeds.",
     ]
     if counted:

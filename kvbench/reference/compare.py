@@ -198,9 +198,13 @@ def _curves(old: pd.DataFrame, new: pd.DataFrame) -> str:
 
 
 def differing(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str]:
-    """A sentence that names the fingerprints that differ, as a list of one; empty if none does or a side has none."""
+    """A sentence that names the fingerprints that differ, as a list of one; empty if none does or a side has none.
+
+    Of a reference that was recorded without the name of its study, those that both sides have are compared.
+    """
     old, new = (json.loads(json.dumps(dict(side), default=str)) for side in (recorded, fresh))  # tuples become lists
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    compared = {**old, **new} if "study" in old else old.keys() & new.keys()
+    names = [name for name in {**old, **new} if name in compared and old.get(name) != new.get(name)]
     if not old or not new or not names:
         return []
     pairs = [f"{name} ({_short(new.get(name))}, recorded {_short(old.get(name))})" for name in names]

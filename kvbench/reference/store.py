@@ -41,8 +41,8 @@ class Reference:
         command: the one that runs the workload as it was run, for messages.
 
     Example:
-        >>> from kvbench.studies.kv_memory import DESIGN
-        >>> reference = load_reference(Path("expected"), "fractals", DESIGN)
+        >>> from kvbench.studies.kv_memory import STUDY
+        >>> reference = load_reference(Path("expected"), "fractals", STUDY.design)
         >>> len(reference.histories), reference.provenance["teacher_val_accuracy"]
         (2800, 0.76708984375)
     """
@@ -131,8 +131,8 @@ def load(folder: Path, workload: str, design: Design, run: str = "", *, strict: 
             unreadable, impossible values, missing rows, an unknown finding.
 
     Example:
-        >>> from kvbench.studies.kv_memory import DESIGN
-        >>> str(load_reference(Path("expected"), "fractals", DESIGN).judgements[0].verdict)
+        >>> from kvbench.studies.kv_memory import STUDY
+        >>> str(load_reference(Path("expected"), "fractals", STUDY.design).judgements[0].verdict)
         'fails'
     """
     home = find(folder, workload, design)

@@ -59,9 +59,9 @@ def curves_chart(histories: pd.DataFrame, design: Design, output: Path, workload
         UserError: the file has another suffix or cannot be written, or matplotlib is not installed.
 
     Example:
-        >>> from kvbench.studies.kv_memory import DESIGN
-        >>> reference = load_reference(Path("expected"), "fractals", DESIGN)
-        >>> curves_chart(reference.histories, DESIGN, Path("curves.svg"), "fractals")  # doctest: +SKIP
+        >>> from kvbench.studies.kv_memory import STUDY
+        >>> reference = load_reference(Path("expected"), "fractals", STUDY.design)
+        >>> curves_chart(reference.histories, STUDY.design, Path("curves.svg"), "fractals")  # doctest: +SKIP
     """
     if output.suffix not in METADATA:
         raise UserError(f"Cannot draw {output}: its suffix must be one of {', '.join(METADATA)}.")

@@ -12,8 +12,7 @@ from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, judge, missing
 from kvbench.reference.store import load
 from kvbench.results import history
-from kvbench.results.saved import OWN, RunOutcome
-from kvbench.results.saved import read as read_saved
+from kvbench.results.saved import OWN, RunOutcome, Saved
 from kvbench.stats.intervals import exact_mean
 from kvbench.utils.text import Marked, escape, item, markdown_table, number
 from kvbench.workloads import WORKLOADS
@@ -117,7 +116,7 @@ def report(
         recorded: the reference's judgements, to stand beside the run's.
         clauses: below the verdicts, show every clause of every finding.
     """
-    head = [f"# kvbench: {escape(_workload(facts))}", *_outcome(outcome), about(histories, facts)]
+    head = [f"# kvbench: {escape(_workload(facts))}", *_outcome(outcome), about(histories, design, facts)]
     parts = [
         *head,
         "## Tables",
@@ -130,24 +129,27 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def about(histories: pd.DataFrame, facts: Mapping[str, Any]) -> str:
+def about(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> str:
     """Markdown list of where numbers come from; ``facts`` as in `report`."""
     words: dict[str, Any] = {}
-    if (workload := _workload(facts)) in WORKLOADS:
+    workload, plus, chosen = _workload(facts).partition("+")
+    if workload in WORKLOADS:
         words["images"] = WORKLOADS[workload].summary
-        words["recipe against the source's"] = WORKLOADS[workload].differs or "the same"
+    if workload in design.workloads:
+        words["recipe against the study's"] = design.workloads[workload] or "the same"
+    if plus:
+        words["chosen for this run"] = chosen.replace("+", ", ")
     words["runs"] = f"{_seeds(histories)} of each configuration"
     words |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
     return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
 
 
-def report_saved(path: Path, design: Design, name: str | None = None) -> str:
+def report_saved(saved: Saved, design: Design, name: str | None = None) -> str:
     """The report of a saved run, judged afresh from its histories, or the clauses of one finding alone.
 
     Raises:
-        UserError: `kvbench.results.saved.read`'s, or there is no such finding.
+        UserError: there is no such finding.
     """
-    saved = read_saved(path)
     if name:
         return _clauses(saved.histories, design, name, saved.costs)
     facts = {**saved.info, "workload": saved.workload}

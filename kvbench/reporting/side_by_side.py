@@ -29,7 +29,7 @@ def side_by_side(folder: Path, workloads: Sequence[str], design: Design) -> str:
     parts = [f"# kvbench: {escape(', '.join(workloads))}", "## Verdicts", about_verdicts, _verdicts(references, design)]
     for reference in references:
         facts = {**reference.provenance, "workload": reference.workload}
-        parts += [f"## {escape(reference.workload)}", about(reference.histories, facts)]
+        parts += [f"## {escape(reference.workload)}", about(reference.histories, design, facts)]
         parts.append(tables(reference.histories, design))
     return "\n\n".join(parts) + "\n"
 

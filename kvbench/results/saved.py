@@ -62,6 +62,11 @@ class Saved:
     costs: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def study(self) -> str:
+        """The name of its study; empty if it is not known."""
+        return str(self.info.get("study", ""))
+
 
 def read(path: Path) -> Saved:
     """Read a pytest-benchmark JSON file of a kvbench run.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kvbench.core import models
+from kvbench.core.cost import Cost
 from kvbench.harness.result import State
 from kvbench.utils.progress import ProgressBar
+from tests.support import tiny
 from tests.support.sessions import Drawn, TinyProject, suite_of
+from tests.support.tiny import register_student
 
 NAMES = ("Model3", "Model4", "Model5", "Model6", "lr_Model3", "lr_Model4", "lr_Model5", "lr_Model6")
 SUITE = suite_of(NAMES, ["gelu-beats-relu"])
@@ -57,7 +60,7 @@ def test_costs_that_are_not_known_are_left_out_of_references_and_saves(project: 
     from kvbench.results.saved import read
 
     def disturb(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("kvbench.harness.record.cost", lambda *_: models.Cost(None, None, None))
+        patch.setattr("kvbench.harness.record.cost", lambda *_: Cost(None, None, None))
 
     assert project.run(SUITE, "--kvbench-update-expected", "--benchmark-json=run.json", disturb=disturb)[0] == 1
     assert "This run fails by design" in project.stdout
@@ -66,14 +69,13 @@ def test_costs_that_are_not_known_are_left_out_of_references_and_saves(project: 
 
 def test_a_student_that_cannot_be_made_fails_its_own_test(project: TinyProject) -> None:
     def disturb(patch: pytest.MonkeyPatch) -> None:
-        row = models.STUDENTS["Model1"]
-        patch.setitem(models.STUDENTS, "Model1", models.Student("Model1", 9, row.summary, row.make))
+        register_student(patch, replace(tiny.STUDY.student("Model1"), taps=(-9,)))
 
     code, result = project.run(suite_of(["Model1", "Model2"], []), disturb=disturb)
     assert code == 1
     assert result is not None
     assert [result.checks[name].state for name in ("Model1", "Model2")] == [State.MISSING, State.PASSED]
-    assert "Model1 reads 9 taps" in project.stdout
+    assert "Model1 reads the taps -9, there are 3" in project.stdout
 
 
 def test_a_missing_reference_is_one_sentence(project: TinyProject) -> None:
@@ -87,7 +89,9 @@ def test_a_missing_reference_is_one_sentence(project: TinyProject) -> None:
 
 
 def test_diverging_is_one_sentence(project: TinyProject) -> None:
-    plain = models.STUDENTS["Model1"]
+    plain = tiny.STUDY.student("Model1")
+    make = plain.make
+    assert make is not None
 
     def disturb(patch: pytest.MonkeyPatch) -> None:
         import torch
@@ -101,11 +105,7 @@ def test_diverging_is_one_sentence(project: TinyProject) -> None:
             def forward(self, xs: Any) -> Any:
                 return self.inner(xs) * (torch.inf if self.training else 1)
 
-        patch.setitem(
-            models.STUDENTS,
-            "Model1",
-            models.Student("Model1", 1, plain.summary, lambda d, k: Infinite(plain.make(d, k))),
-        )
+        register_student(patch, replace(plain, make=lambda d, k: Infinite(make(d, k))))
 
     code, result = project.run(suite_of(["Model1"], []), disturb=disturb)
     assert code == 1

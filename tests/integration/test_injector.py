@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvbench.core.models import STUDENTS
-from kvbench.core.recipe import configurations
 from kvbench.core.trainer import Run, Training
 from kvbench.harness.record import made_from
 from kvbench.harness.setup import Settings
@@ -21,8 +19,7 @@ from kvbench.reference.store import load
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment, rng_fingerprint
-from tests.support import DESIGN
-from tests.support.small import SMALL
+from tests.support.small import EXPERIMENT, SMALL
 
 CPU = torch.device("cpu")
 TRAINED = ("Model1", "lr_Model1", "Model3", "Model7")
@@ -35,21 +32,23 @@ def injector(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     settings = Settings(SMALL, CPU, folder / "cache", checkpoint=small_checkpoint)
     banks = settings.open_banks()
     rows, replicates = [], []
-    for row in configurations(list(STUDENTS), SMALL.recipe):
+    for row in EXPERIMENT.configurations:
         if row.id in TRAINED:
             others = [Run(row, *banks.perturbed, seed) for seed in range(4)]
             training = Training(row, banks.train, banks.val, range(8), replicates=others)
             training.finish()
             rows += training.history
             replicates += training.replicate_history
-    facts = {"fingerprints": made_from(SMALL, banks), **environment(CPU)}
-    update(folder, "small", DESIGN, history.frame(rows), facts, full=True, replicates=history.frame(replicates))
-    return FaultInjector(settings, load(folder, "small", DESIGN), (0, 1))
+    facts = {"fingerprints": made_from(EXPERIMENT, banks), **environment(CPU)}
+    update(
+        folder, "small", EXPERIMENT.design, history.frame(rows), facts, full=True, replicates=history.frame(replicates)
+    )
+    return FaultInjector(EXPERIMENT, settings, load(folder, "small", EXPERIMENT.design), (0, 1))
 
 
 def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:
-    for name in TRAINED:
-        result = injector.test(Fault("none", "nothing goes wrong", nullcontext, (name,)))
+    for tag in ("simple", "memory", "residual chain"):
+        result = injector.test(Fault("none", "nothing goes wrong", nullcontext, (tag,)))
         assert not result.changed
         assert not result.detected
         assert not result.detected_unpaired
@@ -86,11 +85,11 @@ def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(injector: FaultInject
 
 def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(injector: FaultInjector) -> None:
     fresh = replace(injector, _baselines={})
-    result = fresh.test(replace(FAULTS["residual-dropped"], probes=("lr_Model1",), controls=()))
+    result = fresh.test(replace(FAULTS["residual-dropped"], probes=("",), scheduled=True, controls=()))
     assert result.changed
     assert result.detected
     assert result.paired[-1].configuration == "Model7"
-    assert not fresh.test(Fault("none", "nothing goes wrong", nullcontext, ("Model7",))).changed
+    assert not fresh.test(Fault("none", "nothing goes wrong", nullcontext, ("residual chain",))).changed
 
 
 def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjector) -> None:
@@ -103,7 +102,7 @@ def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjecto
 @pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if row.equivalent and "seconds" not in name])
 def test_what_can_not_be_seen_changes_no_number(injector: FaultInjector, name: str) -> None:
     assert SMALL.train_count is not None
-    assert SMALL.train_count % SMALL.recipe.batch_size == 0
+    assert SMALL.train_count % EXPERIMENT.recipes[0].batch_size == 0
     result = injector.test(FAULTS[name])
     assert not result.changed
     assert not result.detected

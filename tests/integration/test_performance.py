@@ -18,6 +18,7 @@ from benchmarks.performance.material import QUICK, quartiles, round_robin, scale
 from benchmarks.performance.page import Target, page, targets
 from kvbench.core.recipe import Configuration, Recipe
 from kvbench.core.trainer import Run
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 
 BATCHES = torch.split(torch.randperm(96, generator=torch.Generator().manual_seed(0)), 32)  # as a run of seed 0 draws
@@ -34,7 +35,7 @@ def losses(images: material.InMemory) -> dict[str, float]:
     bank = material.passed(images)
     made = {}
     for name in ("Model1", "Model3"):
-        run = Run(Configuration(name, Recipe(epochs=1, batch_size=32, lr=1e-3)), bank, bank, 0)
+        run = Run(Configuration(STUDY.student(name), Recipe(epochs=1, batch_size=32, lr=1e-3)), bank, bank, 0)
         run.epoch()
         run.evaluate()
         made[name] = run.history[0]["train_loss"]
@@ -43,12 +44,12 @@ def losses(images: material.InMemory) -> dict[str, float]:
 
 def test_the_sources_loop_has_kvbenchs_losses(images: material.InMemory, losses: dict[str, float]) -> None:
     for name, expected in losses.items():
-        loop = SourceLoop(Tapped(material.teacher()), material.head(name))
+        loop = SourceLoop(Tapped(material.teacher()), material.head(STUDY.student(name)))
         assert sum(loop.step(images.pixels[rows]) for rows in BATCHES) / 3 == pytest.approx(expected, rel=1e-4)
 
 
 def test_many_heads_in_one_pass_have_kvbenchs_losses(images: material.InMemory, losses: dict[str, float]) -> None:
-    loop = HeadsLoop(Tapped(material.teacher()), [material.head(name) for name in losses])
+    loop = HeadsLoop(Tapped(material.teacher()), [material.head(STUDY.student(name)) for name in losses])
     means = [sum(column) / 3 for column in zip(*(loop.step(images.pixels[rows]) for rows in BATCHES), strict=True)]
     assert means == pytest.approx([*losses.values()], rel=1e-4)
 
@@ -59,7 +60,7 @@ def test_torchdistill_has_kvbenchs_losses(images: material.InMemory, losses: dic
     order = torch.cat(BATCHES)
     mixed = material.InMemory(images.pixels[order], images.labels[order], images.classes)
     for name, expected in losses.items():
-        loop = PeerLoop(material.teacher(), material.head(name), mixed, 32)
+        loop = PeerLoop(material.teacher(), material.head(STUDY.student(name)), mixed, 32)
         assert sum(loop.step() for _ in BATCHES) / 3 == pytest.approx(expected, rel=1e-4)
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kvbench.core import models, trainer
-from kvbench.workloads import WORKLOADS
-from tests.support import ROOT
+from kvbench.core import losses, trainer
+from kvbench.studies import registry
+from tests.support import ROOT, small
 from tests.support.project import Project, counts, shift_losses
-from tests.support.small import SMALL
+from tests.support.small import EPOCHS, LR, register
 
 
 def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pytest.Pytester) -> None:
@@ -36,7 +36,7 @@ def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pyt
     assert content["kvbench"] == {"workload": "small", "outcome": "passed", "reasons": []}
     assert len(content["benchmarks"]) == 14
     for benchmark in content["benchmarks"]:
-        assert benchmark["stats"]["rounds"] == SMALL.recipe.epochs
+        assert benchmark["stats"]["rounds"] == EPOCHS
         record = benchmark["extra_info"]["kvbench"]
         assert [(row["seed"], row["epoch"]) for row in record["history"]] == [(s, e) for s in (0, 1) for e in (1, 2, 3)]
         # A round is one epoch of every seed: what pytest-benchmark timed is what the histories say.
@@ -82,8 +82,7 @@ def test_however_it_is_run_training_ends_and_is_compared(run: Project, pytester:
         # Workers are processes of their own: they learn of the small workload as a user's would.
         pytester.makeconftest(
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from tests.support.small import SMALL\n"
-            "from kvbench.workloads import WORKLOADS\nWORKLOADS['small'] = SMALL\n"
+            "import pytest\nfrom tests.support.small import register\nregister(pytest.MonkeyPatch())\n"
         )
     shift_losses(pytester.path, "lr_Model1", 20)
     result = run("-k", "test_configuration and Model1", switch)
@@ -107,8 +106,8 @@ def test_benchmark_skip_leaves_everything_out(run: Project) -> None:
 
 
 def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
     result = run("-k", "[Model1]", "--benchmark-json=run.json")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(
@@ -134,8 +133,8 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
 
 
 def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
     run("-k", "[Model1]", "--benchmark-json=run.json")
     (benchmark,) = json.loads((pytester.path / "run.json").read_text())["benchmarks"]
     assert benchmark["extra_info"]["kvbench"]["compared"]
@@ -145,8 +144,8 @@ def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monk
 def test_a_failed_run_says_so_in_its_save(
     run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: 3 * plain(student, teacher))
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
     run("-k", "[Model1]", "--benchmark-json=run.json")
     saved = json.loads((pytester.path / "run.json").read_text())
     assert saved["kvbench"]["outcome"] == "failed"
@@ -154,7 +153,7 @@ def test_a_failed_run_says_so_in_its_save(
 
 
 def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WORKLOADS, "small", replace(SMALL, recipe=replace(SMALL.recipe, lr=3 * SMALL.recipe.lr)))
+    register(monkeypatch, lr=3 * LR)
     result = run("-k", "[Model1]")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(["*made from something else*recipe lr (0.009, recorded 0.003)*"])
@@ -169,15 +168,18 @@ def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_student_that_is_recorded_and_gone_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(models.STUDENTS, "Model6")
+    row = small.study()
+    students = tuple(student for student in row.students if student.name != "Model6")
+    findings = tuple(finding for finding in row.findings if "Model6" not in finding.names)
+    monkeypatch.setitem(registry.BUILT_IN, row.name, replace(row, students=students, findings=findings))
     result = run("-k", "test_configuration")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*Model6 is in the reference but was not run*"])
 
 
 def test_a_diverging_run_is_told_by_configuration_seed_and_epoch(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: plain(*inputs) * float("nan"))
     result = run("-k", "[Model1]")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(["*training loss of Model1 (seed 0) is nan in epoch 1*"])
@@ -213,8 +215,8 @@ def test_an_update_shows_the_difference_keeps_the_rest_and_fails(run: Project, p
 
 def test_a_failed_run_updates_nothing(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (pytester.path / "expected" / "small" / "histories.csv").read_text()
-    plain = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda student, teacher: plain(student, teacher) * float("nan"))
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: plain(*inputs) * float("nan"))
     result = run("-k", "[Model1]", "--kvbench-update-expected")
     result.stdout.fnmatch_lines(["*References NOT updated*"])
     assert (pytester.path / "expected" / "small" / "histories.csv").read_text() == before

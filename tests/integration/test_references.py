@@ -6,7 +6,10 @@ from kvbench.findings.judge import judge
 from kvbench.reference import store
 from kvbench.reference.changes import verdict_changes
 from kvbench.results import history
-from tests.support import DESIGN, EXPECTED
+from kvbench.studies.kv_memory import STUDY
+from tests.support import EXPECTED
+
+DESIGN = STUDY.design
 
 
 def test_every_shipped_reference_loads_and_its_verdicts_are_what_its_histories_say() -> None:

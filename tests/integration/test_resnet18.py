@@ -11,8 +11,6 @@ import pytest
 import torch
 
 from kvbench.core.hooks import capture, pool
-from kvbench.core.models import STUDENTS, student
-from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.architecture import SHIPPED, SOURCES_TAPS
@@ -21,10 +19,11 @@ from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import Teacher, build, from_checkpoint, shipped
 from kvbench.harness.setup import Banks, Settings
 from kvbench.mutation.faults import FAULTS
+from kvbench.studies.experiment import Experiment
 from kvbench.utils.errors import UserError
 from tests.support import plain_loop
 from tests.support.banks import in_memory
-from tests.support.small import SMALL
+from tests.support.small import SMALL, study
 from tests.support.trainer import CPU, METRICS, history
 
 LAYERS = ("layer1.1", "layer2.1", "layer3.1", "layer4.1")
@@ -46,19 +45,21 @@ def test_training_on_banks_gives_the_history_of_the_sources_loop(
     chosen: str, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     # Two whole batches and a part of one; at a higher lr so short a training multiplies the last bits' differences.
-    workload = replace(SMALL, size=32, train_count=150, recipe=Recipe(epochs=3, lr=1e-3))
+    workload = replace(SMALL, size=32, train_count=150)
     images = {"train": workload.images("train", None, 150), "val": workload.images("val", None, 60)}
     teacher = from_checkpoint(small_checkpoint, "resnet18", images["train"].classes)
     cache = tmp_path_factory.getbasetemp() / "banks"
     banks = {
         split: open_bank(BankSettings(part, teacher, SOURCES_TAPS), cache, split, CPU) for split, part in images.items()
     }
-    row = next(row for row in configurations(list(STUDENTS), workload.recipe) if row.id == chosen)
+    row = next(row for row in Experiment(study(lr=1e-3), workload).configurations if row.id == chosen)
     fast = history(Run(row, banks["train"], banks["val"], seed=3))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        module = student(row.student).build(banks["train"].widths, 10)
-    plain = plain_loop.train(teacher.module, module, images["train"], images["val"], row.recipe, seed=3)
+        module = row.student.build(banks["train"].select(row.student.taps).widths, 10)
+    plain = plain_loop.train(
+        teacher.module, module, row.student.taps, images["train"], images["val"], row.recipe, seed=3
+    )
     assert len(plain) == len(fast) == 3
     for obtained, expected in zip(fast, plain, strict=True):
         assert [obtained[name] for name in METRICS[:2]] == pytest.approx(

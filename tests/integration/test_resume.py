@@ -6,9 +6,11 @@ import json
 
 import pytest
 
-from tests.support import DESIGN
+from kvbench.results.saved import read
+from kvbench.studies.kv_memory import STUDY
 from tests.support.project import Project, counts
-from tests.support.resume import EPOCHS, TWO, Interruption, records, states, timeless
+from tests.support.resume import TWO, Interruption, records, states, timeless
+from tests.support.small import EPOCHS
 
 
 def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
@@ -67,7 +69,7 @@ def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytes
     from kvbench.reporting.report import report_saved
 
     told = "- resumed: Model1 (finished); Model2 from epoch 3 on"
-    assert told in report_saved(pytester.path / "resumed.json", DESIGN)
+    assert told in report_saved(read(pytester.path / "resumed.json"), STUDY.design)
     assert told in (pytester.path / ".kvbench" / "report-small.md").read_text()
 
 

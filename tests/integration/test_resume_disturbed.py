@@ -11,7 +11,8 @@ import torch
 from kvbench.core import trainer
 from tests.support.banks import tmpfs
 from tests.support.project import Project, counts, shift_losses
-from tests.support.resume import EPOCHS, TWO, Interruption, states, timeless
+from tests.support.resume import TWO, Interruption, states, timeless
+from tests.support.small import EPOCHS
 
 
 def test_a_damaged_state_is_named_and_that_seed_starts_over(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
-from kvbench.core.models import STUDENTS
 from kvbench.harness.result import State
 from kvbench.reporting.report import report_saved
 from kvbench.results.saved import RunOutcome, read
-from tests.support import DESIGN
-from tests.support.sessions import Drawn, TinyProject, assert_holds, draw, suite_of
+from kvbench.studies.kv_memory import STUDY
+from tests.support.sessions import FINDINGS, Drawn, TinyProject, assert_holds, draw, suite_of
 from tests.support.synthetic import ALL
 
 FINDING = "gelu-beats-relu"
@@ -63,7 +61,7 @@ def test_configurations_alone_pass_and_the_save_says_incomplete(project: TinyPro
     assert code == 0
     assert result is not None
     assert result.outcome is RunOutcome.INCOMPLETE
-    assert set(result.not_compared) == {*ALL, *DESIGN.findings} - {"Model1", "lr_Model2"}
+    assert set(result.not_compared) == {*ALL, *FINDINGS} - {"Model1", "lr_Model2"}
     assert read(project.path / "run.json").outcome == RunOutcome.INCOMPLETE
 
 
@@ -189,7 +187,7 @@ def test_two_trainings_that_disagree_are_named(project: TinyProject) -> None:
     (reason,) = result.reasons
     assert reason.startswith("FAILED: Model1 is not repeatable: it was trained 2 times in this session, and ")
     assert "of seed 1 in epoch 1 is 0." in reason
-    assert "not repeatable" in report_saved(project.path / "run.json", DESIGN)
+    assert "not repeatable" in report_saved(read(project.path / "run.json"), STUDY.design)
 
 
 def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyProject) -> None:
@@ -202,7 +200,7 @@ def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyPro
     )
     drawn = Drawn(0, ("test_again[Model1-1]", "test_again[1-Model1]", "test_again[Model1-2]"))
     assert project.run(drawn, "--benchmark-json=run.json")[0] == 0
-    assert "| Model1 " in report_saved(project.path / "run.json", DESIGN)
+    assert "| Model1 " in report_saved(read(project.path / "run.json"), STUDY.design)
 
 
 @pytest.mark.parametrize("mine", ["Training(replace(own.configuration, student='Model2'), *banks, [0, 1])", "None"])
@@ -222,37 +220,21 @@ def test_a_training_of_ones_own_is_not_compared_in_anothers_name(project: TinyPr
     assert "kvbench_compare takes the training that the same test has of kvbench_training." in project.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("lr_Model1", "lr_Model1 is the name of two configurations, or of a configuration and a finding"),
-        (FINDING, f"{FINDING} is the name of two configurations, or of a configuration and a finding"),
-        ("", "A student is called ''; valid is a name of printable characters."),
-        ("a\nb", "A student is called 'a\\nb'; valid is"),
-    ],
-)
-def test_names_that_cannot_be_told_apart_are_refused(project: TinyProject, name: str, words: str) -> None:
-    code, _ = project.run(
-        project.plain, disturb=lambda patch: patch.setitem(STUDENTS, name, replace(STUDENTS["Model1"], name=name))
-    )
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert project.stdout.count(f"Exit: kvbench: {words}") == 1
-    assert "Traceback" not in project.stdout + project.stderr
-
-
 def test_what_ends_a_session_fails_the_tests_of_a_worker(project: TinyProject) -> None:
     conftest = project.path / "conftest.py"
     conftest.write_text(
         conftest.read_text().replace(
             "register(pytest.MonkeyPatch())",
             "register(pytest.MonkeyPatch())\n"
-            "    from kvbench.core.models import STUDENTS\n"
-            "    STUDENTS['lr_Model1'] = 1",
+            "    from kvbench.harness.setup import Settings\n"
+            "    from kvbench.utils.errors import UserError\n"
+            "    def teacher(*_): raise UserError('There is no teacher.')\n"
+            "    Settings.teacher = teacher",
         )
     )
-    code, _ = project.run(suite_of(["Model2"], []), "-n1")
+    code, _ = project.run(suite_of(["Model2"], []), "-n1", "--kvbench-cache", "other")
     assert code == 1
-    assert "lr_Model1 is the name of two configurations" in project.stdout
+    assert "There is no teacher." in project.stdout
     assert "INTERNALERROR" not in project.stdout
 
 

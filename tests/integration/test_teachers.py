@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvbench.core.models import STUDENTS
-from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.features.extract import check
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import build, default_taps, frozen, tappable
 from tests.support.banks import TEN, Dots, in_memory
-from tests.support.trainer import history
+from tests.support.trainer import config, history
 
 LAYERS = "encoder.layers.encoder_layer_"
 SMALL = 64  # pixels: as few as all of them take
@@ -58,9 +56,9 @@ def test_students_train_on_the_default_taps(arch: str) -> None:
     assert bank.widths == widths
     for tap in bank.taps:
         assert float(tap.std(0).max()) > 0, "it tells images apart"
-    with_teacher, _ = (row for row in configurations(["Model3"], Recipe(epochs=1)))
-    assert len(history(Run(with_teacher, bank, bank, seed=0))) == 1
-    assert STUDENTS["Model3"].reads == len(taps)
+    row = config("Model3", epochs=1)
+    assert len(history(Run(row, bank, bank, seed=0))) == 1
+    assert len(row.student.taps) == len(taps)
 
 
 def test_a_token_tap_is_the_mean_of_its_tokens_and_a_map_with_channels_last_that_of_its_places() -> None:

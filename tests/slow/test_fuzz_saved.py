@@ -17,10 +17,11 @@ from kvbench.core.trainer import Training
 from kvbench.harness.record import record
 from kvbench.harness.setup import Banks
 from kvbench.reporting import report
-from kvbench.workloads import WORKLOADS
-from tests.support import DESIGN
+from kvbench.results.saved import read
+from kvbench.studies.kv_memory import STUDY
 from tests.support.fuzz import HOSTILE, anything, edited, edits, fuzz, safe, said, spoil, spoilt
 from tests.support.saved_runs import benchmark, content
+from tests.support.small import EXPERIMENT
 from tests.support.trainer import config, random_bank
 
 
@@ -31,7 +32,7 @@ def recorded() -> Any:
     training.finish()
     training.reused = [1]
     training.notes = ["a note"]
-    return json.loads(json.dumps(record(training, WORKLOADS["fractals"], banks, [0])))
+    return json.loads(json.dumps(record(training, EXPERIMENT, banks, [0])))
 
 
 RECORD = recorded()
@@ -47,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(anything)
 def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
     (place / "run.json").write_text(json.dumps(value))
-    safe(said(lambda: report.report_saved(place / "run.json", DESIGN)))
+    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))
 
 
 @fuzz
@@ -55,7 +56,7 @@ def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
 @example([("replace", 3, HOSTILE)])
 def test_an_edited_saved_run(place: Path, changes: list[Any]) -> None:
     (place / "run.json").write_text(json.dumps(edited(RUN, changes)))
-    safe(said(lambda: report.report_saved(place / "run.json", DESIGN)))
+    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))
 
 
 def keys(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -78,7 +79,7 @@ def test_a_record_without_a_key_or_with_an_odd_value_there(tmp_path: Path, place
         else:
             parent[key] = value
         (tmp_path / "run.json").write_text(json.dumps(content({"extra_info": {"kvbench": changed}})))
-        safe(said(lambda: report.report_saved(tmp_path / "run.json", DESIGN)))
+        safe(said(lambda: report.report_saved(read(tmp_path / "run.json"), STUDY.design)))
 
 
 @fuzz
@@ -87,4 +88,4 @@ def test_a_record_without_a_key_or_with_an_odd_value_there(tmp_path: Path, place
 @example(json.dumps(RUN).encode("utf-16"))
 def test_a_saved_run_of_any_bytes(place: Path, whole: bytes) -> None:
     (place / "run.json").write_bytes(whole)
-    safe(said(lambda: report.report_saved(place / "run.json", DESIGN)))
+    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))

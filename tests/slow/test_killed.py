@@ -14,21 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, small
 from tests.support.project import Project
 from tests.support.resume import timeless
-from tests.support.small import SMALL
 from tests.support.trials import trials
 
 EPOCHS = 60  # more than any machine trains within a second
 WORKLOAD = f"""
 import sys
-from dataclasses import replace
 sys.path.insert(0, {str(ROOT)!r})
-from tests.support.small import SMALL
-from kvbench.core.recipe import Recipe
-from kvbench.workloads import WORKLOADS
-WORKLOADS["small"] = replace(SMALL, recipe=Recipe(epochs={EPOCHS}, lr=3e-3))
+import pytest
+from tests.support.small import register
+register(pytest.MonkeyPatch(), epochs={EPOCHS})
 """
 WHICH = "test_configuration and Model1"  # both recipes
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -103,7 +100,7 @@ def test_stopped_it_leaves_at_once_with_a_sentence_and_the_same_command_goes_on(
 
 def stopped_at(pytester: pytest.Pytester, hook: str, number: int) -> None:
     """From now on the suite gets a signal when it comes to ``hook``, once."""
-    few = WORKLOAD.replace(f"epochs={EPOCHS}", f"epochs={SMALL.recipe.epochs}")
+    few = WORKLOAD.replace(f"epochs={EPOCHS}", f"epochs={small.EPOCHS}")
     pytester.makeconftest(f"""{few}
 import os, pathlib, pytest
 def strike():
@@ -152,7 +149,7 @@ def test_stopped_at_its_end_it_keeps_what_was_trained(
     assert "Traceback" not in told
     told = suite("--benchmark-json=whole.json").communicate()[0]
     assert "Model1 is reused, an interrupted run finished it." in told
-    assert len(histories(pytester.path / "whole.json")) == 2 * 2 * SMALL.recipe.epochs
+    assert len(histories(pytester.path / "whole.json")) == 2 * 2 * small.EPOCHS
 
 
 def test_stopped_in_its_first_epoch_a_run_that_saves_ends_in_order(suite: Suite, pytester: pytest.Pytester) -> None:

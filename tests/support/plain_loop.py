@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,13 @@ class Hook:
 
 
 def train(
-    teacher: nn.Module, student: nn.Module, train_images: Images, val_images: Images, recipe: Recipe, seed: int
+    teacher: nn.Module,
+    student: nn.Module,
+    taps: Sequence[int],
+    train_images: Images,
+    val_images: Images,
+    recipe: Recipe,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Train ``student`` in place; returns train_loss, val_loss, val_accuracy and agreement of every epoch."""
     teacher.eval()
@@ -32,7 +39,9 @@ def train(
     hooks = [Hook(block) for block in blocks]
     criterion = nn.KLDivLoss(log_target=True, reduction="batchmean")
     optimizer = torch.optim.Adam(student.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5) if recipe.step_size else None
+    scheduler = (
+        torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5) if recipe.schedule == "step" else None
+    )
     order = torch.Generator().manual_seed(seed)
     history = []
     for _ in range(recipe.epochs):
@@ -42,7 +51,7 @@ def train(
             images, _labels = train_images.__getitems__(rows.tolist())
             with torch.no_grad():
                 target = F.log_softmax(teacher(images), dim=1)
-            loss = criterion(F.log_softmax(student([hook.feature for hook in hooks]), dim=1), target)
+            loss = criterion(F.log_softmax(student([hooks[tap].feature for tap in taps]), dim=1), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -53,7 +62,7 @@ def train(
         with torch.no_grad():
             images, labels = val_images.__getitems__([*range(len(val_images))])
             logits = teacher(images)
-            out = student([hook.feature for hook in hooks])
+            out = student([hooks[tap].feature for tap in taps])
             history.append(
                 {
                     "train_loss": sum(losses) / len(losses),

@@ -11,10 +11,9 @@ import pytest
 
 from kvbench.core import trainer
 from tests.support.project import Project
-from tests.support.small import SMALL
+from tests.support.small import EPOCHS
 
 TWO = ("-k", "test_configuration and (Model1 or Model2) and not lr_")
-EPOCHS = SMALL.recipe.epochs
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:

@@ -22,11 +22,12 @@ from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference, load
 from kvbench.results import history
-from tests.support import DESIGN, ROOT
-from tests.support.synthetic import ALL
-from tests.support.tiny import register
+from tests.support import ROOT
+from tests.support.tiny import STUDY, register
 
 KEPT = (resume, session, summary)  # imported here: pytester forgets what a session in this process imports first
+DESIGN = STUDY.design
+ALL, FINDINGS = DESIGN.names, tuple(DESIGN.findings)
 MORE_TESTS = """\
 import pytest
 
@@ -57,7 +58,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import pytest
 from _pytest.runner import runtestprotocol
 if "PYTEST_XDIST_WORKER" in os.environ:
-    from tests.support.tiny import register
+    from tests.support.tiny import STUDY, register
     register(pytest.MonkeyPatch())
 DRAWN = json.loads(Path(__file__).with_name("drawn.json").read_text())
 
@@ -156,7 +157,7 @@ class Drawn:
             mine = [judgement for judgement in judged if judgement.finding.id == name]
             changes = verdict_changes(reference, mine, sorted(complete))
             states[name] = (
-                State.MISSING if len(mine) < len(DESIGN.scopes(DESIGN.findings[name]))
+                State.MISSING if len(mine) < len(DESIGN.needs(DESIGN.finding(name)))
                 else State.FAILED if any(change.failed for change in changes)
                 else State.UNSETTLED if any(change.unconfirmed for change in changes)
                 else State.PASSED
@@ -336,7 +337,7 @@ def assert_holds(project: TinyProject, drawn: Drawn) -> None:
         assert mine.equals(plain.loc[mine.index]), said
 
 
-def suite_of(names: Sequence[str] = ALL, findings: Sequence[str] = tuple(DESIGN.findings), **changes: Any) -> Drawn:
+def suite_of(names: Sequence[str] = ALL, findings: Sequence[str] = FINDINGS, **changes: Any) -> Drawn:
     """A session of these configurations and findings in the shipped suite."""
     chosen = [f"test_configuration[{name}]" for name in names] + [f"test_finding[{name}]" for name in findings]
     return Drawn(0, tuple(chosen), **changes)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.student import Student
 from kvbench.core.trainer import Run, Training
+from kvbench.studies import kv_memory
 
+SCHEDULED: dict[str, Any] = {"schedule": "step", "configuration": "lr_{student}"}  # changes of a recipe
 CPU = torch.device("cpu")
 WIDTHS = (4, 6, 6)
 METRICS = ["train_loss", "val_loss", "val_accuracy", "agreement"]
@@ -23,8 +27,14 @@ def random_bank(count: int = 150, classes: int = 5, seed: int = 0, device: str =
     return FeatureBank(taps, logits.to(device), labels.to(device))
 
 
-def config(name: str = "Model1", **recipe: Any) -> Configuration:
-    return Configuration(name, Recipe(**{"epochs": 3, "lr": 1e-2, **recipe}))
+def mine(make: Callable[..., Any], name: str = "Mine") -> Student:
+    """A student of a test, which reads all taps."""
+    return Student(name, make, taps=tuple(range(-len(WIDTHS), 0)))
+
+
+def config(student: str | Student = "Model1", **recipe: Any) -> Configuration:
+    row = kv_memory.STUDY.student(student) if isinstance(student, str) else student
+    return Configuration(row, Recipe(**{"epochs": 3, "lr": 1e-2, **recipe}))
 
 
 def history(run: Run | Training) -> list[dict[str, Any]]:

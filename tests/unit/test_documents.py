@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kvbench import workloads
-from kvbench.core import models
 from kvbench.features.teacher import build, default_taps, frozen
 from kvbench.mutation import faults
 from kvbench.reference.store import load
-from tests.support import DESIGN, EXPECTED, ROOT
+from kvbench.studies.kv_memory import STUDY
+from tests.support import EXPECTED, ROOT
 from tests.support.banks import Dots
 from tests.support.commands import Call
 from tests.support.commands_page import MARK, PAGE, generated
@@ -45,7 +45,7 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
 def test_the_readmes_headline_is_what_the_references_record() -> None:
     readme = (ROOT / "README.md").read_text()
     for workload in ("imagenet", "tiny-imagenet", "fractals"):
-        judged = load(EXPECTED, workload, DESIGN).judgements
+        judged = load(EXPECTED, workload, STUDY.design).judgements
         headline = {j.recipe: j.verdict for j in judged if j.finding.id == "simple-converges-faster"}
         (row,) = re.findall(rf"^\| {workload} .*$", readme, flags=re.MULTILINE)
         assert [cell.strip() for cell in row.split("|")][-3:-1] == [headline["StepLR"], headline["constant lr"]]
@@ -59,11 +59,13 @@ def blocks(path: Path, containing: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
-def test_the_student_of_the_documents_can_be_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "STUDENTS", dict(models.STUDENTS))
-    exec(blocks(ROOT / name, "TwoLayers"), {})
-    module = models.student("TwoLayers").build([256, 512, 512], 10)
-    assert module([torch.randn(4, d) for d in (256, 512, 512)]).shape == (4, 10)
+def test_the_student_of_the_documents_can_be_trained(name: str) -> None:
+    page: dict[str, Any] = {}
+    exec(blocks(ROOT / name, "def two_layers"), page)
+    study = page["pytest_kvbench_studies"]()
+    assert study.student("TwoLayers").build([512], 10)([torch.randn(4, 512)]).shape == (4, 10)
+    assert [row.id for row in study.configurations()[7::8]] == ["lr_TwoLayers", "TwoLayers"]
+    assert study.references == "", "the other configurations are compared with the references that there are"
 
 
 def test_the_teacher_of_the_documents_can_be_tapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +87,7 @@ def test_the_fault_of_the_documents_changes_what_it_says(monkeypatch: pytest.Mon
     monkeypatch.setattr(faults, "FAULTS", dict(faults.FAULTS))
     exec(blocks(ROOT / "docs" / "extending.md", "wide-memory"), {})
     with faults.fault("wide-memory").inject():
-        wide = models.student("Model3").build([256, 512, 512], 10)
+        wide = STUDY.student("Model3").build([256, 512, 512], 10)
     memories = [weights.shape[1] for name, weights in wide.named_parameters() if name.endswith("memory")]
     assert memories == [1024] * 3
 

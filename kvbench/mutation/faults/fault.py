@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,8 @@ from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration, Recipe
 from kvbench.core.trainer import Run
 
-LOSS, LR, MEMORY = ("Model1",), ("lr_Model1",), ("Model3",)  # what to train where a fault shows everywhere, cheaply
+ANY = ("",)  # the study's first student: enough where a fault shows everywhere
+MEMORY = ("memory",)
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Fault:
         id: its name.
         description: what goes wrong, in words.
         inject: makes a context in which it does.
-        probes: configurations that it should change, trained first, in this order, until one detects it.
-        controls: configurations that it must not change.
+        probes: groups or tags of students, each for its first student (an empty one for the study's), which it should
+            change: trained first, in this order, until one detects it.
+        controls: likewise, students that it must not change, with a constant lr.
+        scheduled: its probes are trained with a recipe that has a schedule, not with one that has none.
         teacher: it acts on the teacher's pass, so banks are extracted with it.
         equivalent: why it changes no result that is compared; empty: a run should detect it.
 
@@ -33,16 +36,34 @@ class Fault:
         >>> from kvbench.core import models
         >>> def wide():
         ...     return patch.object(models, "MEMORY_WIDTH", 1024)
-        >>> FAULTS["wide-memory"] = Fault("wide-memory", "memories are 1024 wide", wide, probes=("Model3",))
+        >>> FAULTS["wide-memory"] = Fault("wide-memory", "memories are 1024 wide", wide, probes=("memory",))
     """
 
     id: str
     description: str
     inject: Callable[[], AbstractContextManager[object]]
-    probes: tuple[str, ...] = LOSS
+    probes: tuple[str, ...] = ANY
     controls: tuple[str, ...] = ()
+    scheduled: bool = False
     teacher: bool = False
     equivalent: str = ""
+
+    def probed(self, configurations: Sequence[Configuration]) -> tuple[str, ...]:
+        """The configurations that it should change; none where the study has no student that it is about."""
+        return _first(configurations, self.probes, scheduled=self.scheduled)
+
+    def controlled(self, configurations: Sequence[Configuration]) -> tuple[str, ...]:
+        """The configurations that it must not change."""
+        return _first(configurations, self.controls, scheduled=False)
+
+
+def _first(configurations: Sequence[Configuration], labels: Sequence[str], *, scheduled: bool) -> tuple[str, ...]:
+    """Of each group or tag the first configuration, with a schedule or without."""
+    rows = [row for row in configurations if (row.recipe.schedule != "constant") == scheduled]
+    found = []
+    for label in labels:
+        found += [row.id for row in rows if label in {"", row.student.group, *row.student.tags}][:1]
+    return tuple(found)
 
 
 def patched(target: Any, name: str, new: Any) -> Callable[[], AbstractContextManager[object]]:

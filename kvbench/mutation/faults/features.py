@@ -122,7 +122,7 @@ FEATURE_FAULTS = [
     Fault("teacher-in-train-mode", "the teacher's batch normalisation is in train mode", teacher_in_train_mode,
           teacher=True),
     Fault("max-pooled", "features are max-pooled instead of averaged",
-          patched(F, "adaptive_avg_pool2d", F.adaptive_max_pool2d), ("Model3",), teacher=True),
+          patched(F, "adaptive_avg_pool2d", F.adaptive_max_pool2d), ("memory",), teacher=True),
     Fault("statistics-wrong", "images are normalised with mean and deviation 0.5",
           lambda: patch.multiple(fractals, IMAGENET_MEAN=(0.5,) * 3, IMAGENET_STD=(0.5,) * 3), teacher=True),
     Fault("channels-swapped", "images come as BGR", lambda: patch.object(fractals, "render", _bgr), teacher=True),

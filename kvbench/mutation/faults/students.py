@@ -16,8 +16,8 @@ from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
 from kvbench.core.trainer import Run
 from kvbench.mutation.faults.fault import MEMORY, Fault, after_init, patched
 
-FROZEN, RELU, RESIDUAL = ("Model4",), ("Model5",), ("Model7",)
-SIMPLE, SUM = ("Model1",), ("Model2",)
+FROZEN, RELU, RESIDUAL = ("frozen memories",), ("ReLU",), ("residual chain",)
+SIMPLE, SUM = ("simple",), ("what reads more than the last tap",)
 
 
 def memory_forward(forward: Callable[[KeyValueMemory, Tensor], Tensor]) -> Callable[[], AbstractContextManager[object]]:
@@ -70,25 +70,22 @@ def no_residual(self: ResidualChain, xs: Sequence[Tensor]) -> Tensor:
 
 def averaged(self: SumOfHeads, xs: Sequence[Tensor]) -> Tensor:
     """The heads' mean instead of their sum."""
-    logits = [head(x) for head, x in zip(self.heads, xs[-len(self.heads) :], strict=True)]
+    logits = [head(x) for head, x in zip(self.heads, xs, strict=True)]
     return torch.stack(logits).mean(0)
 
 
 def same_tap(self: SumOfHeads, xs: Sequence[Tensor]) -> Tensor:
     """Every head that fits reads the last tap."""
-    logits = [
-        head(xs[-1] if x.shape == xs[-1].shape else x)
-        for head, x in zip(self.heads, xs[-len(self.heads) :], strict=True)
-    ]
+    logits = [head(xs[-1] if x.shape == xs[-1].shape else x) for head, x in zip(self.heads, xs, strict=True)]
     return torch.stack(logits).sum(0)
 
 
-def with_activation(old: Any, new: models.Activation) -> Callable[[], AbstractContextManager[object]]:
+def with_activation(old: str, new: models.Activation) -> Callable[[], AbstractContextManager[object]]:
     """Another activation in the memories that have ``old``."""
     original = KeyValueMemory.__init__
 
-    def init(self: KeyValueMemory, d: int, h: int, k: int, act: models.Activation, **options: Any) -> None:
-        original(self, d, h, k, new if act is old else act, **options)
+    def init(self: KeyValueMemory, d: int, h: int, k: int, act: models.Activation | str, **options: Any) -> None:
+        original(self, d, h, k, new if act == old else act, **options)
 
     return patched(KeyValueMemory, "__init__", init)
 
@@ -130,11 +127,11 @@ def no_bias(run: Run) -> None:
 STUDENT_FAULTS = [
     Fault("memory-frozen", "the trained memories are frozen", with_memory(trainable=False), MEMORY, FROZEN),
     Fault("memory-unfrozen", "the frozen memories are trained", with_memory(trainable=True), FROZEN, SIMPLE),
-    Fault("relu-for-gelu", "ReLU for GELU", with_activation(F.gelu, F.relu), MEMORY, SIMPLE),
-    Fault("gelu-for-relu", "GELU for ReLU", with_activation(F.relu, F.gelu), RELU, SIMPLE),
+    Fault("relu-for-gelu", "ReLU for GELU", with_activation("gelu", F.relu), MEMORY, SIMPLE),
+    Fault("gelu-for-relu", "GELU for ReLU", with_activation("relu", F.gelu), RELU, SIMPLE),
     Fault("gelu-tanh", "GELU by its tanh approximation",
-          with_activation(F.gelu, partial(F.gelu, approximate="tanh")), MEMORY, SIMPLE),
-    Fault("silu-for-gelu", "SiLU for GELU", with_activation(F.gelu, F.silu), MEMORY, SIMPLE),
+          with_activation("gelu", partial(F.gelu, approximate="tanh")), MEMORY, SIMPLE),
+    Fault("silu-for-gelu", "SiLU for GELU", with_activation("gelu", F.silu), MEMORY, SIMPLE),
     Fault("memory-transposed", "the memory is transposed where it is square", memory_forward(transposed), RESIDUAL,
           SIMPLE),
     Fault("activation-missing", "the value that is read has no activation", memory_forward(one_activation), MEMORY,

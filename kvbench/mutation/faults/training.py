@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvbench.core import trainer
+from kvbench.core import losses
 from kvbench.core.trainer import Run
-from kvbench.mutation.faults.fault import LR, MEMORY, Fault, after_init, patched, with_recipe
+from kvbench.mutation.faults.fault import ANY, MEMORY, Fault, after_init, patched, with_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss(new: Loss) -> Callable[[], AbstractContextManager[object]]:
     """Train and validate with another loss."""
-    return patched(trainer, "distillation_loss", new)
+    return patched(losses, "distillation_loss", lambda student, teacher, _temperature: new(student, teacher))
 
 
 def kl(student: Tensor, teacher: Tensor, reduction: str = "batchmean") -> Tensor:
@@ -122,7 +122,6 @@ def one_order(count: int, **_: Any) -> Tensor:
 
 
 _randperm = torch.randperm
-CONSTANT = ("Model1",)  # the scheduler is not theirs
 
 TRAINING_FAULTS = [
     Fault("softmax-for-log-softmax", "the student's probabilities stand where their logarithms belong",
@@ -148,12 +147,15 @@ TRAINING_FAULTS = [
     Fault("lr-x3", "three times the learning rate", with_recipe(lambda r: replace(r, lr=r.lr * 3))),
     Fault("lr-x1.05", "5% more learning rate", with_recipe(lambda r: replace(r, lr=r.lr * 1.05))),
     Fault("scheduler-never", "the schedule is never stepped",
-          after_init(lambda run: setattr(run, "scheduler", None)), LR, CONSTANT),
-    Fault("scheduler-per-batch", "the schedule is stepped after every batch, too", after_init(per_batch), LR, CONSTANT),
+          after_init(lambda run: setattr(run, "scheduler", None)), ANY, ANY, scheduled=True),
+    Fault("scheduler-per-batch", "the schedule is stepped after every batch, too", after_init(per_batch), ANY, ANY,
+          scheduled=True),
     Fault("scheduler-late", "the schedule steps every 3 epochs instead of 2",
-          with_recipe(lambda r: replace(r, step_size=r.step_size and 3)), LR, CONSTANT),
-    Fault("scheduler-early", "the schedule is one epoch ahead", after_init(step_early), LR, CONSTANT),
-    Fault("gamma-0.7", "the schedule's gamma is 0.7", with_recipe(lambda r: replace(r, gamma=0.7)), LR, CONSTANT),
+          with_recipe(lambda r: replace(r, step_size=3)), ANY, ANY, scheduled=True),
+    Fault("scheduler-early", "the schedule is one epoch ahead", after_init(step_early), ANY, ANY,
+          scheduled=True),
+    Fault("gamma-0.7", "the schedule's gamma is 0.7", with_recipe(lambda r: replace(r, gamma=0.7)), ANY, ANY,
+          scheduled=True),
     Fault("shuffling-off", "batches in the order of the files", patched(torch, "randperm", in_order)),
     Fault("one-order", "every epoch and seed has the same order", patched(torch, "randperm", one_order)),
     Fault("batch-32", "batches of 32", with_recipe(lambda r: replace(r, batch_size=32))),

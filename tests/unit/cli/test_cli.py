@@ -109,7 +109,7 @@ def test_students_takes_names_widths_and_classes(call: Call) -> None:
         (["Model8"], r"Unknown student 'Model8'\. .*Valid: Model1, .*Model7"),
         (["--widths", "a,b"], r"Cannot read the widths 'a,b'"),
         (["--widths", "512,0"], r"Cannot read the widths '512,0'"),
-        (["Model3", "--widths", "512"], r"Model3 reads 3 taps"),
+        (["Model3", "--widths", "512"], r"Model3 reads the taps -3, -2, -1, there are 1"),
         (["Model7", "--classes", "0"], r"classes"),
     ],
 )
@@ -222,12 +222,12 @@ def test_taps_of_an_unknown_teacher_name_the_nearest(call: Call) -> None:
 
 
 def test_teacher_train_writes_weights_and_their_record_that_extract_can_use(call: Call, tiny: str) -> None:
-    told = call("teacher", "train", "--workload", tiny, "--epochs", 2, "--seed", 3, "--device", "cpu")
+    told = call("teacher", "train", "--workload", tiny, "--set", "epochs=2", "--seed", 3, "--device", "cpu")
     assert told.code == 0, told.err
     assert told.out.startswith("teachers/tiny.safetensors: accuracy ")
     assert sorted(path.name for path in Path("teachers").iterdir()) == ["tiny.json", "tiny.safetensors"]
     facts = json.loads(Path("teachers/tiny.json").read_text())
-    assert facts["command"] == "kvbench teacher train --workload tiny --epochs 2 --seed 3"
+    assert facts["command"] == "kvbench teacher train --workload tiny --seed 3 --set epochs=2"
     assert (facts["images_seen"], facts["seed"], facts["val_count"]) == (64, 3, 20)
     told = call("extract", "--workload", tiny, "--checkpoint", "teachers/tiny.safetensors", "--device", "cpu")
     assert told.code == 0, told.err
@@ -248,15 +248,16 @@ def test_a_command_logs_on_standard_error_unless_it_is_quiet(
 
 
 def test_teacher_train_takes_architecture_size_batch_and_learning_rate(call: Call, tiny: str) -> None:
-    arguments = ["--arch", "squeezenet1_1", "--size", 48, "--batch-size", 1000, "--lr", 0.01, "--out", "a.safetensors"]
+    choices = ["--set", "size=48 batch_size=1000", "--set", "lr=0.01"]
+    arguments = ["--arch", "squeezenet1_1", *choices, "--out", "a.safetensors"]
     told = call("teacher", "train", "--workload", tiny, "--device", "cpu", *arguments)
     assert told.code == 0, told.err
     facts = json.loads(Path("a.json").read_text())
-    assert facts["command"].endswith("--arch squeezenet1_1 --size 48 --batch-size 1000 --lr 0.01")
+    assert facts["command"].endswith("--arch squeezenet1_1 --set size=48 --set batch_size=1000 --set lr=0.01")
     assert (facts["arch"], facts["recipe"]["batch_size"], facts["recipe"]["lr"]) == ("squeezenet1_1", 32, 0.01)
     assert facts["data"]["size"] == 48
     told = call(
-        *("extract", "--workload", tiny, "--device", "cpu", "--checkpoint", "a.safetensors", "--size", 48),
+        *("extract", "--workload", tiny, "--device", "cpu", "--checkpoint", "a.safetensors", "--set", "size=48"),
         *("--teacher", "squeezenet1_1", "--taps", "features.10,features.12"),
     )
     assert told.code == 0, told.err
@@ -270,7 +271,7 @@ def test_teacher_train_takes_architecture_size_batch_and_learning_rate(call: Cal
         (["--workload", "tiny", "--device", "gpu"], r"Unknown device 'gpu'"),
         (["--workload", "tiny", "--out", "weights.pt"], r"name a file that ends in \.safetensors"),
         (["--workload", "tiny-imagenet"], r"--kvbench-root DIR"),
-        (["--workload", "tiny", "--epochs", "0"], r"epochs"),
+        (["--workload", "tiny", "--set", "epochs=0"], r"epochs 0; valid is a whole number from 1"),
         (["--workload", "tiny", "--seed", str(2**70)], r"seed"),
         (["--workload", "tiny", "--arch", "VGG16"], r"Did you mean vgg16"),
     ],

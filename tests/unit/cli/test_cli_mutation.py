@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.core.models import STUDENTS
-from kvbench.core.recipe import configurations
 from kvbench.core.trainer import Run, Training
 from kvbench.harness.record import made_from
 from kvbench.harness.setup import Settings
@@ -17,7 +15,7 @@ from kvbench.mutation import replays
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment
-from tests.support import DESIGN, synthetic, tiny
+from tests.support import synthetic, tiny
 from tests.support.banks import CPU
 from tests.support.commands import Call
 
@@ -31,16 +29,18 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(replays, "DRAWS", 3)
     banks = Settings(tiny.TINY, CPU, tmp_path / "cache").open_banks()
     rows, replicates = [], []
-    for row in configurations(list(STUDENTS), tiny.TINY.recipe):
+    for row in tiny.EXPERIMENT.configurations:
         if row.id in TRAINED:
             others = [Run(row, *banks.perturbed, seed) for seed in range(2)]
             training = Training(row, banks.train, banks.val, range(4), replicates=others)
             training.finish()
             rows += training.history
             replicates += training.replicate_history
-    facts = {"fingerprints": made_from(tiny.TINY, banks), **environment(CPU)}
+    facts = {"fingerprints": made_from(tiny.EXPERIMENT, banks), **environment(CPU)}
     folder = tmp_path / "references"
-    update(folder, "tiny", DESIGN, history.frame(rows), facts, full=True, replicates=history.frame(replicates))
+    update(
+        folder, "tiny", tiny.STUDY.design, history.frame(rows), facts, full=True, replicates=history.frame(replicates)
+    )
     return folder
 
 
@@ -141,7 +141,7 @@ def test_power_refuses_what_makes_no_sense(arguments: list[str], sentence: str, 
 
 def test_the_power_of_one_seed_is_not_known(call: Call, tmp_path: Path) -> None:
     facts = {"random_numbers": "here"}
-    update(tmp_path, "lone", DESIGN, synthetic.runs([0], ["Model1"]), facts, full=True)
+    update(tmp_path, "lone", tiny.STUDY.design, synthetic.runs([0], ["Model1"]), facts, full=True)
     assert json.loads((tmp_path / "lone" / "provenance.json").read_text())
     result = call("power", "--expected", "lone", "--folder", tmp_path)
     assert result.code == 2

@@ -80,13 +80,13 @@ def test_help_is_the_same_without_colours(call: Call, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--lr", "nan"], "Got --lr nan: valid is a number above 0"),
-        (["--lr", "-1"], "Got --lr -1: valid is a number above 0"),
-        (["--size", "0"], "Cannot read the size '0': give pixels from 1 to 4096"),
-        (["--size", "9999999"], "Cannot read the size"),
+        (["--set", "lr=nan"], "has lr nan; valid is a number above 0"),
+        (["--set", "lr=-1"], "has lr -1; valid is a number above 0"),
+        (["--set", "size=0"], "Images of 0 pixels a side: valid is a number from 1 to 4096"),
+        (["--set", "size=big"], "Cannot read size=big: valid is a whole number"),
         (["--arch", "resnet19"], "Unknown torchvision model 'resnet19'"),
-        (["--batch-size", "1"], "Invalid value for '--batch-size'"),
-        (["--epochs", "0"], "Invalid value for '--epochs'"),
+        (["--set", "batch_size=1"], "has batch_size 1; valid is a whole number from 2"),
+        (["--set", "epochs=0"], "has epochs 0; valid is a whole number from 1"),
     ],
 )
 def test_numbers_of_a_training_that_are_invalid_are_told(arguments: list[str], sentence: str, call: Call) -> None:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.contract import state
-from kvbench.core.models import STUDENTS, Student, cost
+from kvbench.core.cost import cost
+from kvbench.core.losses import distillation_loss
 from kvbench.core.numerics import RandomState
-from kvbench.core.trainer import Run, Training, distillation_loss
+from kvbench.core.trainer import Run, Training
 from kvbench.harness.interrupts import Stopped
 from kvbench.utils.errors import UserError, best_effort
-from tests.support.trainer import WIDTHS, config, history, random_bank
+from tests.support.trainer import WIDTHS, config, history, mine, random_bank
 
 D, K = WIDTHS[-1], 5
 CPU = torch.device("cpu")
@@ -42,10 +43,8 @@ class Head(nn.Module):
 
 
 def train(make: Callable[..., Any], bank: FeatureBank = TRAIN, seeds: Sequence[int] = (0, 1)) -> Training:
-    """Register a student for a moment, and make its training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STUDENTS, "Mine", Student("Mine", 1, "mine", make))
-        return Training(config("Mine", batch_size=64), bank, VAL, seeds)
+    """The training of a student."""
+    return Training(config(mine(make), batch_size=64), bank, VAL, seeds)
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
@@ -276,7 +275,7 @@ def test_a_signal_is_no_fault_of_the_student() -> None:
         with pytest.raises(Stopped, match="Ctrl-C"):
             train(make)
         with pytest.raises(Stopped, match="Ctrl-C"):
-            cost(Student("Mine", 1, "mine", make), WIDTHS, K)
+            cost(mine(make), WIDTHS, K)
     with pytest.raises(Stopped, match="Ctrl-C"), best_effort("describe"):
         stop()
 
@@ -311,10 +310,7 @@ def test_checking_changes_neither_numbers_nor_state() -> None:
     before = RandomState(CPU)
     training = train(lambda *_: normalised())
     assert RandomState(CPU) == before
-    (run, _), alone = training.runs, None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STUDENTS, "Mine", Student("Mine", 1, "mine", lambda *_: normalised()))
-        alone = Run(training.configuration, TRAIN, VAL, 0)
+    (run, _), alone = training.runs, Run(training.configuration, TRAIN, VAL, 0)
     assert all(
         torch.equal(one, other) for (_, one), (_, other) in zip(state(run.module), state(alone.module), strict=True)
     )

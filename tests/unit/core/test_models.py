@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvbench.core.models import STUDENTS, Cost, KeyValueMemory, Student, SumOfHeads, cost, student
+from kvbench.core.cost import Cost, cost
+from kvbench.core.models import KeyValueMemory, SumOfHeads
+from kvbench.core.student import Student
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 WIDTHS = (256, 512, 512)
 K = 1000
 NAMES = [f"Model{i}" for i in range(1, 8)]
@@ -59,10 +64,19 @@ def taps(widths: tuple[int, ...], batch: int = 5) -> list[Tensor]:
     return [torch.randn(batch, d, generator=generator) for d in widths]
 
 
+def read_by(name: str, of_taps: Sequence[T]) -> list[T]:
+    """Of something for each tap, what is there for those that a student reads."""
+    return [of_taps[tap] for tap in STUDY.student(name).taps]
+
+
+def widths_of(name: str) -> list[int]:
+    return read_by(name, WIDTHS)
+
+
 def made(name: str, widths: tuple[int, ...] = WIDTHS, classes: int = 10) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return student(name).build(widths, classes)
+        return STUDY.student(name).build(read_by(name, widths), classes)
 
 
 @pytest.mark.parametrize("widths", [WIDTHS, (7, 256, 512, 512), (64, 32, 32)])
@@ -71,7 +85,7 @@ def test_every_student_computes_what_the_table_says(name: str, widths: tuple[int
     module, xs = made(name, widths), taps(widths)
     expected = plain_student(name, module.state_dict(), xs)
     assert expected.shape == (5, 10)
-    assert torch.allclose(module(xs), expected, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(module(read_by(name, xs)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_students_are_seven_different_functions() -> None:
@@ -108,7 +122,7 @@ def test_memories_alone_are_frozen_and_only_in_models_4_and_6(name: str) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_trainable_parameter_and_no_frozen_one(name: str) -> None:
     module = made(name)
-    module(taps(WIDTHS)).square().sum().backward()
+    module(read_by(name, taps(WIDTHS))).square().sum().backward()
     for p in module.parameters():
         assert (p.grad is not None and bool(p.grad.any())) == p.requires_grad
 
@@ -171,7 +185,7 @@ FLOPS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_those_of_the_design_and_flops_those_counted_by_hand(name: str) -> None:
-    assert cost(STUDENTS[name], WIDTHS, K) == Cost(*DESIGN[name], FLOPS[name])
+    assert cost(STUDY.student(name), widths_of(name), K) == Cost(*DESIGN[name], FLOPS[name])
 
 
 def test_flops_counted_by_hand_in_figures() -> None:
@@ -182,7 +196,7 @@ def test_flops_counted_by_hand_in_figures() -> None:
 
 def test_counting_allocates_and_draws_nothing() -> None:
     state = torch.get_rng_state()
-    counted = cost(STUDENTS["Model1"], [10**6], 10**6)
+    counted = cost(STUDY.student("Model1"), [10**6], 10**6)
     assert counted.parameters == 10**12 + 10**6
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -190,8 +204,8 @@ def test_counting_allocates_and_draws_nothing() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_student_stays_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
-        module = student(name).build(WIDTHS, K)
-    out = module([torch.empty(3, d, device="meta") for d in WIDTHS])
+        module = STUDY.student(name).build(widths_of(name), K)
+    out = module([torch.empty(3, d, device="meta") for d in widths_of(name)])
     assert out.is_meta
     assert out.shape == (3, K)
     assert all(t.is_meta for t in module.state_dict().values())
@@ -206,14 +220,15 @@ def test_a_student_is_fixed_by_torchs_seed_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_too_few_taps_are_told(name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} reads \d taps, there are 1: name more with --kvbench-taps"):
-        student(name).build([512], 10)
+    sentence = rf"{name} reads the taps (-3, )?-2, -1, there are 1: name more with --kvbench-taps"
+    with pytest.raises(UserError, match=sentence):
+        STUDY.student(name).need_taps(1)
 
 
 def test_an_unknown_student_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown student 'Model8'\. Did you mean .*Valid: Model1, .*, Model7\."):
-        student("Model8")
-    assert list(STUDENTS) == NAMES
+        STUDY.student("Model8")
+    assert [row.name for row in STUDY.students] == NAMES
 
 
 class Counted(nn.Module):
@@ -244,26 +259,26 @@ class Counted(nn.Module):
 @pytest.mark.parametrize("how", [{}, {"made": "reads"}, {"made": "draws"}, {"called": "item"}, {"called": "branches"}])
 def test_whatever_a_student_does_its_cost_is_counted(how: dict[str, str]) -> None:
     state = torch.get_rng_state(), random.getstate()
-    row = Student("Mine", 1, "mine", lambda widths, k: Counted(widths[-1], k, **how))
+    row = Student("Mine", lambda widths, k: Counted(widths[-1], k, **how))
     assert cost(row, (4, 8), 5) == Cost(2 * 8 + 8 * 5 + 5, 2 * 8 + 8 * 5, 2 * 8 * 5)
     assert torch.equal(torch.get_rng_state(), state[0])
     assert random.getstate() == state[1]
 
 
 def test_lazy_parameters_are_counted() -> None:
-    row = Student("Mine", 1, "mine", lambda widths, k: SumOfHeads([nn.LazyLinear(k)]))
-    assert cost(row, (4, 8), 5) == Cost(45, 45, 80)
+    row = Student("Mine", lambda widths, k: SumOfHeads([nn.LazyLinear(k)]))
+    assert cost(row, (8,), 5) == Cost(45, 45, 80)
 
 
 def test_what_cannot_be_counted_is_none() -> None:
-    row = Student("Mine", 1, "mine", lambda widths, k: Counted(widths[-1], k, called="raises"))
+    row = Student("Mine", lambda widths, k: Counted(widths[-1], k, called="raises"))
     assert cost(row, (4, 8), 5) == Cost(61, 56, None)
-    broken = Student("Mine", 1, "mine", nn.Linear(1, 1))
+    broken = Student("Mine", nn.Linear(1, 1))
     assert cost(broken, (4, 8), 5) == Cost(None, None, None)
 
 
 def test_students_are_grouped() -> None:
-    assert {name: STUDENTS[name].group for name in NAMES} == {
+    assert {row.name: row.group for row in STUDY.students} == {
         **dict.fromkeys(NAMES[:2], "simple"),
         **dict.fromkeys(NAMES[2:], "memory"),
     }

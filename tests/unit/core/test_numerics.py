@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from kvbench.core.models import STUDENTS, Student, cost
+from kvbench.core.cost import cost
 from kvbench.core.numerics import RandomState, default_numerics
 from kvbench.core.trainer import Run, Training
+from kvbench.studies import kv_memory
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
-from tests.support.trainer import WIDTHS, config, history, random_bank
+from tests.support.trainer import WIDTHS, config, history, mine, random_bank
 
 MKLDNN: Any = torch.backends.mkldnn  # stubs lack its matmul
 
@@ -108,26 +109,19 @@ def numbers() -> list[Any]:
     """Everything that is computed of a bank."""
     found: list[Any] = [PLAIN_BANK.perturbed(3).digest, PLAIN_BANK.digest, PLAIN_BANK.teacher_accuracy]
     banks = PLAIN_BANK.perturbed(1), VAL.perturbed(2)
-    for name in ("Model4", "Tiny"):
-        training = Training(config(name), PLAIN_BANK, VAL, [0, 1], replicates=[Run(config(name), *banks, 0)])
+    for row in (kv_memory.STUDY.student("Model4"), mine(lambda widths, k: Tiny(widths[-1], k))):
+        training = Training(config(row), PLAIN_BANK, VAL, [0, 1], replicates=[Run(config(row), *banks, 0)])
         found += [history(training), [{**row, "seconds": 0} for row in training.replicate_history]]
-        found.append(history(Run(config(name), PLAIN_BANK, VAL, 7)))
-        found.append(cost(STUDENTS[name], WIDTHS, 5))
+        found.append(history(Run(config(row), PLAIN_BANK, VAL, 7)))
+        found.append(cost(row, WIDTHS, 5))
     return found
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STUDENTS, "Tiny", Student("Tiny", 1, "tiny", lambda widths, k: Tiny(widths[-1], k)))
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STUDENTS, "Tiny", Student("Tiny", 1, "tiny", lambda widths, k: Tiny(widths[-1], k)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return numbers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return numbers()
 
 
 @pytest.mark.filterwarnings("default:a word")

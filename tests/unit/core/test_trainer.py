@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from kvbench.core import trainer
 from kvbench.core.bank import FeatureBank
-from kvbench.core.models import student
-from kvbench.core.trainer import Run, distillation_loss
+from kvbench.core.losses import distillation_loss
+from kvbench.core.trainer import Run
+from kvbench.studies.kv_memory import STUDY
 from tests.support.trainer import METRICS, WIDTHS, config, fresh, history, random_bank
 
 # The loss
@@ -45,7 +47,7 @@ def test_an_epoch_is_the_plain_steps_of_adam_on_shuffled_batches() -> None:
     bank = run.train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        module = student("Model4").build(WIDTHS, 5)
+        module = STUDY.student("Model4").build(WIDTHS, 5)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
     order = torch.randperm(150, generator=torch.Generator().manual_seed(5))
     losses, sizes = [], []
@@ -77,7 +79,8 @@ def test_the_optimiser_is_adam_with_the_recipes_lr_and_decay() -> None:
     [(2, [1, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4]), (None, [1] * 6), (1, [0.5**e for e in range(6)])],
 )
 def test_the_lr_of_every_epoch(step_size: int | None, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fresh(config(epochs=6, lr=0.1, step_size=step_size))
+    schedule: dict[str, Any] = {"schedule": "step", "step_size": step_size} if step_size else {}
+    run = fresh(config(epochs=6, lr=0.1, **schedule))
     used: list[float] = []
     run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     history(run)

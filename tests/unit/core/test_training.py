@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from kvbench.core import trainer
-from kvbench.core.models import STUDENTS
 from kvbench.core.trainer import Run, Training
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
-from tests.support.trainer import ROW, config, fresh, history, random_bank
+from tests.support.trainer import ROW, SCHEDULED, config, fresh, history, random_bank
 
 # Epochs
 
 
 def test_rows_have_the_columns_of_the_history_frame() -> None:
-    run = fresh(config("Model3", step_size=2), seed=7)
+    run = fresh(config("Model3", **SCHEDULED), seed=7)
     run.epoch()
     run.evaluate()
     (row,) = run.history
@@ -99,7 +99,7 @@ def test_seeds_that_are_behind_catch_up_before_the_others_go_on() -> None:
 # Seeds
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [row.name for row in STUDY.students])
 def test_the_same_seed_gives_bitwise_the_same_history_whatever_ran_before(name: str) -> None:
     first = history(fresh(config(name), seed=1))
     torch.rand(5)
@@ -133,7 +133,7 @@ def test_training_leaves_the_global_random_state_alone() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_tells_configuration_seed_epoch_and_step(value: float) -> None:
-    run = fresh(config(step_size=2), seed=8)
+    run = fresh(config(**SCHEDULED), seed=8)
     run.epoch()
     run.evaluate()
     rows = torch.randperm(150, generator=run.order.clone_state()).tolist()
@@ -145,11 +145,11 @@ def test_a_loss_that_is_not_finite_tells_configuration_seed_epoch_and_step(value
 
 def test_too_few_taps_are_told_before_training() -> None:
     bank = replace(random_bank(), taps=random_bank().taps[1:])
-    with pytest.raises(UserError, match=r"Model7 reads 3 taps, there are 2"):
+    with pytest.raises(UserError, match=r"Model7 reads the taps -3, -2, -1, there are 2"):
         Run(config("Model7"), bank, bank, 0)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [row.name for row in STUDY.students])
 def test_training_stays_on_the_banks_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adam = torch.optim.Adam
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Training
 from kvbench.data.contract import check_splits
 from kvbench.data.layouts import image_folder, imagenet, tiny_imagenet
@@ -19,6 +18,7 @@ from kvbench.utils.errors import UserError
 from kvbench.workloads import WORKLOADS
 from tests.support import tiny_resnet
 from tests.support.photos import WNIDS, draw, draw_folder, draw_tiny_imagenet, nobody
+from tests.support.trainer import config
 
 CPU = torch.device("cpu")
 
@@ -159,7 +159,7 @@ def test_one_image_a_class_trains_though_it_is_less_than_a_batch(small_checkpoin
     root = draw_folder(tmp_path / "data", tuple(f"c{i}" for i in range(10)), each=1)
     banks = open_small(root, tmp_path / "cache", small_checkpoint)
     assert (len(banks.train), len(banks.val)) == (10, 10)
-    (chosen,) = [row for row in configurations(["Model1"], Recipe(epochs=3)) if row.id == "Model1"]
+    chosen = config(epochs=3)
     training = Training(chosen, banks.train, banks.val, (0, 1))
     training.finish()
     losses = [row["train_loss"] for row in training.history if row["seed"] == 0]

@@ -101,7 +101,7 @@ def test_what_can_be_tapped_is_listed_for_images_of_a_size() -> None:
     assert {tap.path: tap.shape for tap in tappable("vit_b_32", 64)}["encoder"] == (5, 768)
     with pytest.raises(UserError, match="vit_b_32 cannot be made for images of 50 pixels"):
         tappable("vit_b_32", 50)
-    with pytest.raises(UserError, match=r"inception_v3 does not take images of 32 by 32 .*--kvbench-size 299"):
+    with pytest.raises(UserError, match=r"inception_v3 does not take images of 32 by 32 .*--kvbench-set size=299"):
         tappable("inception_v3", 32)
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.models import student
-from kvbench.core.trainer import distillation_loss
+from kvbench.core.losses import distillation_loss
 from kvbench.features.extract import BATCH, check, extract
 from kvbench.features.shards import SHARD
 from kvbench.features.teacher import frozen
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from tests.support.banks import CPU, TEN, Dots, TinyNet, in_memory, tiny_settings, tiny_teacher
 
@@ -54,7 +54,7 @@ def test_pyramid_pooling_keeps_more_cells_of_shallow_taps() -> None:
 
 def test_a_student_trains_on_a_bank_straight_from_the_pass() -> None:
     made = in_memory(tiny_settings(count=20, taps=("first", "first", "second")))
-    module = student("Model3").build(made.widths, made.classes)
+    module = STUDY.student("Model3").build(made.widths, made.classes)
     xs, teacher_logits, _ = made.batch(slice(0, 10))
     distillation_loss(module(xs), teacher_logits).backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in module.parameters())
@@ -215,8 +215,8 @@ class Picky(TinyNet):
             "mine",
             r"teacher mine does not take images of 32 by 32 pixels \(Wrong image height! Expected 64 but got 32\)\.$",
         ),
-        ("vit_b_16", r"own weights are for 224 pixels: choose these with --kvbench-size 224"),
-        ("inception_v3", r"own weights are for 299 pixels: choose these with --kvbench-size 299"),
+        ("vit_b_16", r"own weights are for 224 pixels: choose these with --kvbench-set size=224"),
+        ("inception_v3", r"own weights are for 299 pixels: choose these with --kvbench-set size=299"),
     ],
 )
 def test_a_teacher_that_does_not_take_images_of_a_size_is_a_sentence_before_the_pass(name: str, sentence: str) -> None:

@@ -206,7 +206,7 @@ def test_a_checkpoint_that_holds_another_state_is_told_and_kept(path: str, value
         (
             {"arch": "inception_v3"},
             "a.safetensors",
-            r"inception_v3 does not take images of 32 by 32 pixels .*--kvbench-size 299",
+            r"inception_v3 does not take images of 32 by 32 pixels .*--kvbench-set size=299",
         ),
         (
             {"arch": "vit_b_32", "train": Interrupting("train", 50, classes=10, size=40)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.recipe import Recipe, configurations
 from kvbench.core.trainer import Run
 from kvbench.harness import checkpoint
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from tests.support.banks import largest_file
 
@@ -30,8 +31,8 @@ def bank(count: int, seed: int) -> FeatureBank:
 
 
 def fresh(name: str = "Model3", seed: int = 3) -> Run:
-    students = sorted({one.removeprefix("lr_") for one in NAMES})
-    rows = {row.id: row for row in configurations(students, Recipe(epochs=5, lr=1e-2, batch_size=32))}
+    changes: dict[str, Any] = {"epochs": 5, "lr": 1e-2, "batch_size": 32}
+    rows = {row.id: row for row in STUDY.configurations([replace(recipe, **changes) for recipe in STUDY.recipes])}
     return Run(rows[name], bank(100, 0), bank(40, 1), seed)
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvbench.core.models import STUDENTS, Student
+from kvbench.core.student import Student
 from kvbench.core.trainer import Run, Training
 from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
@@ -216,9 +216,9 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Make, Optimizer], Run]:
     banks = [type(b)((torch.cat([*b.taps], 1),), b.logits, b.labels) for b in (train, val)]
 
     def begin(make: Make, optimizer: Optimizer) -> Run:
-        monkeypatch.setitem(STUDENTS, "Mine", Student("Mine", 1, "mine", lambda *_: make()))
-        run = Run(config("Mine", epochs=3, batch_size=32, step_size=2), banks[0], banks[1], 3)
-        run.optimizer = optimizer(run)  # type: ignore[assignment]  # whichever: a run only steps it
+        row = Student("Mine", lambda *_: make())
+        run = Run(config(row, epochs=3, batch_size=32, schedule="step"), banks[0], banks[1], 3)
+        run.optimizer = optimizer(run)  # whichever: a run only steps it
         run.scheduler = torch.optim.lr_scheduler.StepLR(run.optimizer, 2, 0.5)
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvbench.harness.options import OPTIONS, command, parse_seeds, parse_size, parse_taps
+from kvbench.harness.options import OPTIONS, command, parse_seeds, parse_taps
 from kvbench.utils.errors import UserError, unknown
 
 
@@ -30,17 +30,6 @@ def test_taps_are_module_paths_with_commas_between() -> None:
 def test_a_tap_that_is_named_twice_is_a_sentence() -> None:
     with pytest.raises(UserError, match=r"The tap 'layer4' is named 2 times"):
         parse_taps("layer3,layer4, layer4")
-
-
-@pytest.mark.parametrize(("text", "size"), [("", None), (" ", None), ("224", 224), (" 64 ", 64), ("4096", 4096)])
-def test_a_size_is_pixels(text: str, size: int | None) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "4097", "big", "1.5", "\u0663", "9" * 5000])
-def test_another_size_is_a_sentence(text: str) -> None:
-    with pytest.raises(UserError, match=r"Cannot read the size .*: give pixels from 1 to 4096, such as 224"):
-        parse_size(text)
 
 
 def test_the_command_names_what_is_not_the_default_and_decides_what_is_trained() -> None:

@@ -9,14 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kvbench.core import models, trainer
-from kvbench.core.models import STUDENTS, KeyValueMemory, ResidualChain, SumOfHeads
-from kvbench.core.recipe import Recipe, configurations
+from kvbench.core import losses, models
+from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
 from kvbench.core.trainer import Run
 from kvbench.data import fractals
 from kvbench.features import extract
 from kvbench.mutation.faults import FAULTS, fault
+from kvbench.studies.experiment import Experiment
+from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
+from kvbench.workloads import WORKLOADS
 from tests.support.trainer import history, random_bank
 
 PATCHED: list[tuple[Any, str]] = [
@@ -29,7 +31,7 @@ PATCHED: list[tuple[Any, str]] = [
     (torch, "randperm"),
     (torch, "split"),
     (F, "adaptive_avg_pool2d"),
-    (trainer, "distillation_loss"),
+    (losses, "distillation_loss"),
     (models, "linear"),
     (KeyValueMemory, "__init__"),
     (KeyValueMemory, "forward"),
@@ -56,9 +58,12 @@ def test_a_fault_is_there_inside_its_block_and_gone_after_it(name: str) -> None:
     assert all(a is b for a, b in zip(before, patched(), strict=True))
 
 
+CONFIGURATIONS = Experiment(STUDY, WORKLOADS["fractals"], {"epochs": 3, "lr": 1e-2, "batch_size": 64}).configurations
+
+
 def trained(name: str) -> list[dict[str, Any]] | str:
     """The history of a configuration on random features, or the sentence with which it is refused."""
-    rows = {row.id: row for row in configurations(list(STUDENTS), Recipe(epochs=3, lr=1e-2, batch_size=64))}
+    rows = {row.id: row for row in CONFIGURATIONS}
     try:
         return history(Run(rows[name], random_bank(128, 10), random_bank(40, 10, seed=1), 1))
     except UserError as error:
@@ -71,7 +76,7 @@ undisturbed = functools.cache(trained)
 @pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if not row.teacher])
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # what a fault does
 def test_a_fault_changes_what_is_trained_unless_it_is_equivalent(name: str) -> None:
-    probe = FAULTS[name].probes[0]
+    probe = FAULTS[name].probed(CONFIGURATIONS)[0]
     expected = undisturbed(probe)
     with FAULTS[name].inject():
         obtained = trained(probe)
@@ -80,13 +85,22 @@ def test_a_fault_changes_what_is_trained_unless_it_is_equivalent(name: str) -> N
 
 
 def test_rows_name_configurations_that_exist_and_say_what_goes_wrong() -> None:
-    ids = {row.id for row in configurations(list(STUDENTS), Recipe())}
     assert len(FAULTS) >= 50
     for row in FAULTS.values():
-        assert row.probes
-        assert {*row.probes, *row.controls} <= ids, row.id
-        assert not {*row.probes} & {*row.controls}, row.id
+        probed, controlled = row.probed(CONFIGURATIONS), row.controlled(CONFIGURATIONS)
+        assert len(probed) == len(row.probes) > 0, row.id
+        assert len(controlled) == len(row.controls), row.id
+        assert not {*probed} & {*controlled}, row.id
         assert row.description
+
+
+def test_a_fault_of_what_a_study_has_not_probes_nothing() -> None:
+    linear = [row for row in CONFIGURATIONS if row.student.group == "simple"]
+    assert FAULTS["memory-frozen"].probed(linear) == ()
+    assert FAULTS["lr-x2"].probed(linear) == ("Model1",)
+    assert FAULTS["scheduler-never"].probed(CONFIGURATIONS) == ("lr_Model1",)
+    assert FAULTS["scheduler-never"].controlled(CONFIGURATIONS) == ("Model1",)
+    assert FAULTS["heads-averaged"].probed(CONFIGURATIONS) == ("Model2",)
 
 
 def test_an_unknown_fault_names_near_ones() -> None:

@@ -174,6 +174,9 @@ def test_few_reference_seeds_are_told(tmp_path: Path) -> None:
 
 def test_other_fingerprints_fail_by_name_instead_of_numbers(recorded: Reference) -> None:
     other = {**PRINTS, "teacher": "c" * 64, "pooling": ("global", 1)}
+    assert "pooling" not in compare(recorded, memory_runs(), "Model3", other).describe(), "an old reference lacks it"
+    prints = {**PRINTS, "study": "kv-memory"}
+    recorded, other = replace(recorded, provenance={"fingerprints": prints}), {**other, "study": "kv-memory"}
     comparison = compare(recorded, memory_runs(), "Model3", other)
     assert comparison.failed
     assert comparison.deviations == ()

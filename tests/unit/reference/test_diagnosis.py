@@ -25,7 +25,7 @@ LOSS = ("train_loss", "val_loss", "val_accuracy")
         ([n for n in synthetic.ALL if n[-1] in "34567"], "Look first at memory: just these drifted"),
         ([n for n in synthetic.ALL if n[-1] in "12"], "Look first at simple: just these drifted"),
         ([n for n in synthetic.ALL if n[-1] in "347"], "GELU"),
-        ([n for n in synthetic.ALL if n[-1] in "46"], "frozen memory: just"),
+        ([n for n in synthetic.ALL if n[-1] in "46"], "frozen memories: just"),
         (["Model1", "lr_Model3", "Model7"], "what Model1, Model7, lr_Model3 have in common"),
     ],
 )

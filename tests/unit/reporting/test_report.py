@@ -183,7 +183,7 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
     }
     text = report.report(history.frame(rows("Model1", [0.1], [0.5])), DESIGN, [], facts)
     head = text[: text.index("## Tables")]
-    assert "recipe against the source's: 4,096 training images instead of" in head
+    assert "recipe against the study's: lr 0.001 instead of 0.0001" in head
     assert "versions: torch 2.9" in head
     assert "teacher val accuracy: 0.7123" in head
     assert "secret" not in head

@@ -1,0 +1,88 @@
+"""What a project registers in its conftest.py: found by test runs and by commands alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvbench.harness.options import OPTIONS
+from kvbench.harness.projects import experiment, of_this_project
+from kvbench.studies.kv_memory import STUDY
+from kvbench.utils.errors import UserError
+from kvbench.workloads import WORKLOADS
+from tests.support.commands import Call
+
+CONFTEST = """
+from kvbench import Student, Study, linear, WORKLOADS
+from dataclasses import replace
+
+WORKLOADS["few"] = replace(WORKLOADS["fractals"], name="few", train_count=64, val_count=32)
+
+def pytest_kvbench_studies():
+    students = (Student("linear", lambda widths, classes: linear(widths[0], classes), summary="one layer"),)
+    return %s
+"""
+ONE, TWO = (
+    'Study("mine", "Mine", students, workloads={"few": {"lr": 0.01}})',
+    '[Study("mine", "Mine", students), Study("other", "Other", students)]',
+)
+
+
+@pytest.fixture(autouse=True)
+def _workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvbench.workloads.WORKLOADS", WORKLOADS)
+    monkeypatch.setitem(WORKLOADS, "few", WORKLOADS["fractals"])  # taken back afterwards, whatever a conftest sets
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def values(**given: str) -> dict[str, object]:
+    return {row.name: row.parse(given.get(row.name, row.default)) for row in OPTIONS}
+
+
+@pytest.mark.parametrize("place", [".", "benchmarks"])
+def test_the_studies_of_a_conftest_are_found(here: Path, place: str) -> None:
+    (here / place).mkdir(exist_ok=True)
+    (here / place / "conftest.py").write_text(CONFTEST % ONE)
+    (study,) = of_this_project()
+    assert (study.name, study.students[0].summary) == ("mine", "one layer")
+    chosen = experiment(values(), [study])
+    assert (chosen.study.name, chosen.name, chosen.recipes[0].lr) == ("mine", "few", 0.01)
+    assert chosen.images.train_count == 64
+
+
+def test_without_a_conftest_there_are_none(here: Path) -> None:
+    assert of_this_project() == []
+    assert experiment(values(), []).study is STUDY
+    assert experiment(values(), []).name == "fractals"
+
+
+def test_several_are_found_and_one_is_chosen(here: Path) -> None:
+    (here / "conftest.py").write_text(CONFTEST % TWO)
+    project = of_this_project()
+    assert [study.name for study in project] == ["mine", "other"]
+    assert experiment(values(study="other"), project).study.name == "other"
+    with pytest.raises(UserError, match=r"several studies: choose one with --kvbench-study \(mine, other\)"):
+        experiment(values(), project)
+
+
+def test_a_conftest_that_fails_is_one_sentence(here: Path) -> None:
+    (here / "conftest.py").write_text("import nothing_of_this_name")
+    with pytest.raises(UserError, match=r"cannot be asked for.*nothing_of_this_name"):
+        of_this_project()
+
+
+def test_commands_know_the_projects_study(call: Call) -> None:
+    Path("conftest.py").write_text(CONFTEST % ONE)
+    told = call("students")
+    assert told.code == 0, told.err
+    assert "one layer" in told.out
+    assert "Model1" not in told.out
+    assert "Model1" in call("students", "--study", "kv-memory").out
+    told = call("students", "--study", "min")
+    assert (told.code, "Did you mean mine?" in told.err) == (2, True)
