@@ -14,6 +14,7 @@ from kvbench.results import history
 UPDATE = "pytest benchmarks/ --kvbench-workload fractals --kvbench-seeds 8 --kvbench-update-expected"
 MEMORY = ("Model3", "Model4", "Model5", "Model6")  # enough for two findings
 LAST = {"Model3": 0.30, "Model4": 0.31, "Model5": 0.40, "Model6": 0.42}
+STREAM = "abc"  # the name of random numbers
 PRINTS = {"teacher": "a" * 64, "data": "b" * 64}
 
 

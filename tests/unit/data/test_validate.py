@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.data import validate
+from kvbench.data import loader, validate
 from kvbench.data.fractals import FractalImages
 from kvbench.data.layouts import image_folder
 from kvbench.data.photos import PhotoImages
@@ -21,6 +21,12 @@ from tests.support.logs import logged
 from tests.support.photos import draw, draw_folder, draw_tiny_imagenet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in this process, which is quicker for a few; a test may ask for others by their number."""
+    monkeypatch.setattr(loader, "processors", lambda: getattr(request, "param", 0))
 
 
 @pytest.fixture
@@ -59,6 +65,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "in_batches", refuse)
 
 
+@pytest.mark.parametrize("readers", [0, 2], indirect=True)
 def test_unreadable_files_are_left_out_told_and_listed(root: Path, cache: Path) -> None:
     reports: list[Progress] = []
     with logged() as messages:

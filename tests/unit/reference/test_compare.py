@@ -20,9 +20,8 @@ from tests.support.references import MEMORY, PRINTS, UPDATE, memory_runs
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Reference:
-    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
-    return load(tmp_path, "fractals", DESIGN)
+def recorded(memory_folder: Path) -> Reference:
+    return load(memory_folder, "fractals", DESIGN)
 
 
 def test_the_same_curves_pass_and_so_do_other_seeds(recorded: Reference) -> None:

@@ -14,13 +14,11 @@ from kvbench.reference import verdicts
 from kvbench.reference.compare import FAMILY_ERROR, Comparison, compare
 from kvbench.reference.store import Reference, load
 from kvbench.reference.tolerances import LOSS_FLOOR, SHARE_FLOOR, TOLERANCES
-from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.stats.intervals import shift_interval
 from tests.support import DESIGN
-from tests.support.references import MEMORY, PRINTS, memory_runs, perturbed
+from tests.support.references import MEMORY, PRINTS, STREAM, memory_runs, perturbed
 
-STREAM = "abc"
 # how the sentences about pairing are recognised
 PAIRED, MIXED, OTHER_STREAM = (
     "own recorded run",
@@ -30,10 +28,8 @@ PAIRED, MIXED, OTHER_STREAM = (
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Reference:
-    facts = {"fingerprints": PRINTS, "random_numbers": STREAM}
-    update(tmp_path, "fractals", DESIGN, memory_runs(), facts, replicates=perturbed(memory_runs()))
-    return load(tmp_path, "fractals", DESIGN)
+def recorded(paired_folder: Path) -> Reference:
+    return load(paired_folder, "fractals", DESIGN)
 
 
 def told(comparison: Comparison) -> list[str]:

@@ -7,18 +7,15 @@ import pytest
 
 from kvbench.findings.judge import judge
 from kvbench.reference import store
-from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import DESIGN, EXPECTED
-from tests.support.references import PRINTS, edit, memory_runs, perturbed
+from tests.support.references import edit
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    facts = {"fingerprints": PRINTS, "random_numbers": "abc"}
-    update(tmp_path, "fractals", DESIGN, memory_runs(), facts, replicates=perturbed(memory_runs()))
-    return tmp_path
+def folder(paired_folder: Path) -> Path:
+    return paired_folder
 
 
 def test_the_published_table_is_whole_and_says_what_is_known() -> None:

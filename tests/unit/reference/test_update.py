@@ -22,9 +22,8 @@ from tests.support.references import MEMORY, PRINTS, edit, memory_runs, perturbe
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
-    return tmp_path
+def folder(memory_folder: Path) -> Path:
+    return memory_folder
 
 
 def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:

@@ -16,14 +16,13 @@ from kvbench.reference.verdicts import frame, read, write
 from kvbench.results import history
 from kvbench.stats.intervals import prediction_interval
 from tests.support import DESIGN
-from tests.support.references import MEMORY, PRINTS, UPDATE, edit, memory_runs
+from tests.support.references import MEMORY, UPDATE, edit, memory_runs
 from tests.support.students import student_runs
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Reference:
-    update(tmp_path, "fractals", DESIGN, memory_runs(), {"fingerprints": PRINTS})
-    return load(tmp_path, "fractals", DESIGN)
+def recorded(memory_folder: Path) -> Reference:
+    return load(memory_folder, "fractals", DESIGN)
 
 
 def gelu(frame: pd.DataFrame) -> list[Judgement]:
