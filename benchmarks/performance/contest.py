@@ -32,7 +32,8 @@ from benchmarks.performance.material import (
 )
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 
 
 class Tapped:

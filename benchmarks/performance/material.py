@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from kvbench.core.bank import FeatureBank
 from kvbench.core.interleave import interleave
 from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.run import Run
 from kvbench.core.student import Student
-from kvbench.core.trainer import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.architecture import SOURCES_TAPS
 from kvbench.features.teacher import shipped

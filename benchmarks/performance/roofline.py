@@ -25,7 +25,8 @@ from benchmarks.performance.material import (
     threads,
 )
 from kvbench.core.losses import distillation_loss
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 
 PRODUCTS = {
     "64x512 @ 512x1000": (64, 512, 1000),

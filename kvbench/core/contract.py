@@ -2,131 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import chain
-from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
-from kvbench.core.bank import FeatureBank, bytes_of
+from kvbench.core.bank import FeatureBank
+from kvbench.core.module import call, dtype_name, failure, state
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
 from kvbench.core.recipe import EVALUATION_BATCH
-from kvbench.utils.errors import UserError, describe
-from kvbench.utils.oom import out_of_memory
-
-if TYPE_CHECKING:
-    from kvbench.core.trainer import Run
+from kvbench.core.run import Run
+from kvbench.utils.errors import UserError
 
 UNREPEATABLE = "its numbers do not repeat"
-OF_EVERY_MODULE = {"_parameters", "_buffers", "_modules", "training"}
-
-
-def materialize(name: str, module: nn.Module, train: FeatureBank) -> None:
-    """Give lazy parameters their shapes, by a forward pass in evaluation mode, and check what would be trained.
-
-    Raises:
-        UserError: a parameter stays without a shape, is on the meta device, or is trained and no real number.
-    """
-    with torch.no_grad():
-        if any(is_lazy(tensor) for _, tensor in state(module)):
-            module.eval()
-            xs = [tap[:2].to("cpu", torch.float32, copy=True) for tap in train.taps]
-            _call(name, module, xs, "evaluation")
-    for path, tensor in state(module):
-        if is_lazy(tensor):
-            raise UserError(f"The student {name} has a lazy parameter {path} that its forward pass does not use.")
-        if tensor.is_meta:
-            raise UserError(
-                f"The student {name} has {path} on the meta device, which holds no numbers: make it on the CPU."
-            )
-        if tensor.requires_grad and not tensor.is_floating_point():
-            raise UserError(
-                f"The student {name} trains {path}, which is {_kind(tensor.dtype)}; valid are real floating point"
-                " numbers: hold the real and imaginary parts in two parameters (torch.view_as_real)."
-            )
-
-
-def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers by name, those included that a state dict leaves out."""
-    return chain(module.named_parameters(), module.named_buffers())
-
-
-def attributes(module: nn.Module) -> dict[str, object]:
-    """What a module and those in it hold apart from parameters and buffers, by name, as something to compare.
-
-    Modules that have a ``get_extra_state`` of their own say there what they hold. Parameters and buffers that are
-    attributes a second time, as in ``nn.LSTM``, are left out; what is set on one of them is not.
-    """
-    parts = dict(module.named_modules())
-    tensors = dict(state(module))
-    own = {tensor.data_ptr() for tensor in tensors.values() if _in_memory(tensor)} - {0}
-    seen: dict[int, tuple[int, object]] = {id(part): (i, part) for i, part in enumerate(parts.values())}
-    values = {f"{path}.{name}": value for path, tensor in tensors.items() for name, value in vars(tensor).items()}
-    for path, part in parts.items():
-        if type(part).get_extra_state is nn.Module.get_extra_state:
-            values |= {f"{path}.{name}".strip("."): x for name, x in vars(part).items() if name not in OF_EVERY_MODULE}
-    return {name: _content(value, own, seen) for name, value in values.items()}
-
-
-def _in_memory(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers lie in memory of its own: not sparse, not on the meta device."""
-    return tensor.layout == torch.strided and not tensor.is_meta
-
-
-def _content(  # noqa: PLR0911 (a table of types)
-    value: object, own: Collection[int], seen: dict[int, tuple[int, object]], depth: int = 10
-) -> object:
-    """What a value holds, to its depth: equal later if nothing in it has changed.
-
-    Of an iterator nobody can tell where it is: it is equal to nothing.
-
-    Args:
-        value: anything.
-        own: addresses of memory whose content does not count.
-        seen: by id, the number of each object met before; they are kept alive, since ids are used again.
-        depth: how many levels to descend.
-    """
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return repr(value)
-    if isinstance(value, Tensor):
-        changes = _in_memory(value) and value.data_ptr() not in own
-        content = hashlib.sha256(bytes_of(value)).digest() if changes else b""
-        return str(value.dtype), tuple(value.shape), content
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return str(value.dtype), value.shape, value.tobytes()
-    if isinstance(value, Iterator):
-        return object()
-    if id(value) in seen:
-        return seen[id(value)][0]
-    if isinstance(value, (type, ModuleType)) or not depth:
-        return type(value).__name__
-    seen[id(value)] = len(seen), value
-    return [type(value).__name__, *(_content(inner, own, seen, depth - 1) for inner in _parts(value))]
-
-
-def _parts(value: object) -> list[object]:
-    """What an object consists of, as far as it can tell."""
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return list(value)
-    if isinstance(value, Mapping):
-        return [inner for item in value.items() for inner in item]
-    if isinstance(value, torch.Generator):
-        return [value.get_state()]
-    if isinstance(value, FunctionType):
-        with suppress(ValueError):  # of a variable that has no value yet
-            return [value.__defaults__, vars(value), *(cell.cell_contents for cell in value.__closure__ or ())]
-    try:
-        found = value.__reduce_ex__(4)  # how `copy` and `pickle` take an object apart; nothing is pickled
-    except Exception:
-        return [getattr(value, "__dict__", None)]
-    return [found] if isinstance(found, str) else list(found[1:3])
 
 
 @default_numerics()
@@ -206,7 +94,7 @@ def _train(name: str, trial: Run) -> list[Tensor]:
         try:
             trial.step(batch)
         except Exception as error:
-            raise _failure(name, "a training step", len(batch), error) from error
+            raise failure(name, "a training step", len(batch), error) from error
         if not torch.is_grad_enabled():
             raise UserError(
                 f"The student {name} turns gradients off for all that follows (torch.set_grad_enabled(False)), so"
@@ -245,7 +133,7 @@ def _need_trained(name: str, trial: Run, logits: Tensor) -> None:
 def _need_inputs(name: str, trial: Run, batch: Tensor) -> None:
     """Refuse logits that are the same for every sample, unless they depend on the features in some way."""
     xs = [x.requires_grad_() for x in trial.train.batch(batch)[0]]
-    logits = _call(name, trial.module, xs, "training")
+    logits = call(name, trial.module, xs, "training")
     if logits.requires_grad:
         gradients = torch.autograd.grad(logits.sum(), xs, allow_unused=True)
         if any(gradient is not None for gradient in gradients):
@@ -262,7 +150,7 @@ def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str, 
     inputs = list(xs)
     versions = [x._version for x in inputs]
     with torch.inference_mode(mode == "evaluation"):
-        logits = _call(name, trial.module, xs, mode)
+        logits = call(name, trial.module, xs, mode)
     changed = [i for i, (x, version) in enumerate(zip(inputs, versions, strict=True)) if x._version != version]
     if changed:
         raise UserError(
@@ -284,27 +172,6 @@ def _logits(name: str, trial: Run, bank: FeatureBank, batch: Tensor, mode: str, 
     return logits
 
 
-def _call(name: str, module: nn.Module, xs: list[Tensor], mode: str) -> Tensor:
-    try:
-        out: Tensor = module(xs)
-    except Exception as error:
-        raise _failure(name, f"{mode} mode", len(xs[0]), error) from error
-    return out
-
-
-def _failure(name: str, where: str, count: int, error: Exception) -> Exception:
-    """What to raise for an error of a student's own code."""
-    if isinstance(error, UserError) or out_of_memory(error):
-        return error
-    text = f"The student {name} fails in {where} on a batch of {count} {'sample' if count == 1 else 'samples'}"
-    if count == 1 and where != "evaluation mode":
-        return UserError(
-            f"{text} ({describe(error)}). An epoch's last batch has one sample, too few for BatchNorm, say: choose"
-            " another batch size or number of images."
-        )
-    return UserError(f"{text}: {describe(error)}. It is called with a list of tap features (B, D), shallow to deep.")
-
-
 def _unfit(out: object, shape: Sequence[int], device: torch.device) -> str:
     """What is wrong with logits; empty if nothing is."""
     if not isinstance(out, Tensor):
@@ -312,16 +179,12 @@ def _unfit(out: object, shape: Sequence[int], device: torch.device) -> str:
     if tuple(out.shape) != tuple(shape):
         return f"a tensor of shape {tuple(out.shape)}"
     if out.dtype != torch.float32:
-        return f"a tensor of {_kind(out.dtype)}"
+        return f"a tensor of {dtype_name(out.dtype)}"
     if out.layout != torch.strided:
         return f"a tensor of the layout {str(out.layout).removeprefix('torch.')}"
     if out.device.type != device.type:
         return f"a tensor on {out.device.type}"
     return ""
-
-
-def _kind(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

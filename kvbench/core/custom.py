@@ -11,7 +11,8 @@ import torch
 
 from kvbench.core.numerics import RandomState, random_state_kept, seed_everything
 from kvbench.core.recipe import Configuration
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.utils.errors import UserError, describe, raised_at, unknown
 from kvbench.utils.oom import out_of_memory
 

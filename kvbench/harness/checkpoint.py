@@ -16,9 +16,9 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from kvbench.core.bank import bytes_of
-from kvbench.core.contract import attributes, state
+from kvbench.core.module import attributes, state
 from kvbench.core.numerics import RandomState
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.results import history
 from kvbench.utils.errors import UserError, describe
 from kvbench.utils.files import atomic_write

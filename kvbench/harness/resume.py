@@ -22,7 +22,8 @@ from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from kvbench.core.trainer import Run, Training
+    from kvbench.core.run import Run
+    from kvbench.core.trainer import Training
 
 LOG = logging.getLogger(__name__)
 DIRECTORY = "checkpoints"  # in the cache

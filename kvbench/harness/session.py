@@ -15,7 +15,8 @@ from kvbench.utils.files import need_writable
 
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
-    from kvbench.core.trainer import Run, Training
+    from kvbench.core.run import Run
+    from kvbench.core.trainer import Training
     from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
@@ -144,7 +145,8 @@ class Session:
 
     def _begin(self, configuration: Configuration) -> Training:
         from kvbench.core.custom import CustomTraining
-        from kvbench.core.trainer import Run, Training
+        from kvbench.core.run import Run
+        from kvbench.core.trainer import Training
 
         if self.experiment.study.train is not None:
             return CustomTraining(configuration, self.experiment.study.train, self.seeds, self.settings.device)

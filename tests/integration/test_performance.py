@@ -17,7 +17,7 @@ from benchmarks.performance.contest import HeadsLoop, PeerLoop, SourceLoop, Tapp
 from benchmarks.performance.material import QUICK, quartiles, round_robin, scaled
 from benchmarks.performance.page import Target, page, targets
 from kvbench.core.recipe import Configuration, Recipe
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kvbench.core import losses, trainer
+from kvbench.core import losses
+from kvbench.core.run import Run
 from kvbench.studies import registry
 from tests.support import ROOT, small
 from tests.support.project import Project, counts, shift_losses
@@ -160,8 +161,8 @@ def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: 
 
 
 def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation = trainer.Run.evaluation
-    monkeypatch.setattr(trainer.Run, "evaluation", lambda run: iter(()) if run.epochs_done == 2 else evaluation(run))
+    evaluation = Run.evaluation
+    monkeypatch.setattr(Run, "evaluation", lambda run: iter(()) if run.epochs_done == 2 else evaluation(run))
     result = run("-k", "[Model1]")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(["*lacks seed 0, epoch 2*"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kvbench.core.hooks import capture, pool
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.architecture import SHIPPED, SOURCES_TAPS
 from kvbench.features.cache import open_bank

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.core import trainer
+from kvbench.core.run import Run
 from tests.support.banks import tmpfs
 from tests.support.project import Project, counts, shift_losses
 from tests.support.resume import TWO, Interruption, states, timeless
@@ -49,13 +49,13 @@ def test_after_x_what_was_trained_stays(run: Project, pytester: pytest.Pytester,
 def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
     run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = trainer.Run.step
+    step = Run.step
 
-    def diverging(self: trainer.Run, batch: Any) -> Any:
+    def diverging(self: Run, batch: Any) -> Any:
         odd = self.configuration.id == "Model2" and self.epochs_done == 1
         return step(self, batch) * (float("inf") if odd else 1)
 
-    monkeypatch.setattr(trainer.Run, "step", diverging)
+    monkeypatch.setattr(Run, "step", diverging)
     for _ in range(2):
         result = run(*TWO, "--benchmark-json=run.json")
         counts(result, passed=1, failed=1)
@@ -68,15 +68,15 @@ def test_a_diverging_training_keeps_the_others_and_ends_in_the_same_way_again(
 def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
     run: Project, pytester: pytest.Pytester, interruption: Interruption
 ) -> None:
-    plain = trainer.Run.step
+    plain = Run.step
 
-    def short(self: trainer.Run, rows: torch.Tensor) -> torch.Tensor:
+    def short(self: Run, rows: torch.Tensor) -> torch.Tensor:
         if self.configuration.id == "Model2" and self.epochs_done == 1:
             torch.empty(2**60)  # more than any machine has
         return plain(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Run, "step", short)
+        patch.setattr(Run, "step", short)
         result = run(*TWO)
     counts(result, passed=1, failed=1)
     result.stdout.fnmatch_lines(["*not enough memory for Model2 with 2 seeds*--kvbench-seeds*"])
@@ -86,7 +86,7 @@ def test_memory_that_runs_out_is_told_and_the_rest_is_reused(
 
 
 def test_memory_that_runs_out_for_the_seeds_is_told(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.Run, "__init__", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(Run, "__init__", lambda *_: torch.empty(2**60))
     result = run(*TWO)
     counts(result, passed=0, errors=2)
     result.stdout.fnmatch_lines(["There is not enough memory for Model1 with 2 seeds*--kvbench-seeds*"])

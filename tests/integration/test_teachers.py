@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.features.extract import check
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import build, default_taps, frozen, tappable

@@ -113,12 +113,12 @@ def strike():
 
 
 IN_AN_EPOCH = """
-from kvbench.core import trainer
-chunks = trainer.Run.chunks
+from kvbench.core.run import Run
+chunks = Run.chunks
 def struck(run):
     strike()
     return chunks(run)
-trainer.Run.chunks = struck
+Run.chunks = struck
 """
 AT_THE_REPORT = """
 from kvbench.reporting import report

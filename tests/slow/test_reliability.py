@@ -36,12 +36,12 @@ def test_other_tables_after_a_fault_are_told_as_lost(laboratory: Laboratory) -> 
     histories = laboratory.project.folder / "benchmarks" / "conftest.py"
     # What a wrong resume would do: another number in a history.
     histories.write_text(
-        "from kvbench.core import trainer\n"
-        "real = trainer.Run.evaluation\n"
+        "from kvbench.core.run import Run\n"
+        "real = Run.evaluation\n"
         "def evaluation(self):\n"
         "    yield from real(self)\n"
         "    self.history[-1]['train_loss'] += 1e-6\n"
-        "trainer.Run.evaluation = evaluation\n"
+        "Run.evaluation = evaluation\n"
     )
     try:
         laboratory.settle(result, 1, "a test")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvbench.core import trainer
+from kvbench.core.run import Run
 from tests.support.project import Project
 from tests.support.small import EPOCHS
 
@@ -40,9 +40,9 @@ class Interruption:
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.trained, self.after = 0, 10**9
-        plain = trainer.Run.chunks
+        plain = Run.chunks
 
-        def chunks(run: trainer.Run) -> Iterator[None]:
+        def chunks(run: Run) -> Iterator[None]:
             if run.done:
                 return
             if self.trained >= self.after:
@@ -50,7 +50,7 @@ class Interruption:
             self.trained += 1
             yield from plain(run)
 
-        patch.setattr(trainer.Run, "chunks", chunks)
+        patch.setattr(Run, "chunks", chunks)
 
 
 @pytest.fixture

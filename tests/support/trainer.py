@@ -9,8 +9,9 @@ import torch
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.run import Run
 from kvbench.core.student import Student
-from kvbench.core.trainer import Run, Training
+from kvbench.core.trainer import Training
 from kvbench.studies import kv_memory
 
 SCHEDULED: dict[str, Any] = {"schedule": "step", "configuration": "lr_{student}"}  # changes of a recipe

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration, Recipe
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 
 ANY = ("",)  # the study's first student: enough where a fault shows everywhere
 MEMORY = ("memory",)

@@ -12,7 +12,7 @@ from torch import nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.mutation.faults.fault import Fault, patched
 
 _init, _chunks, _evaluation = Run.__init__, Run.chunks, Run.evaluation

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kvbench.core import models
 from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.mutation.faults.fault import MEMORY, Fault, after_init, patched
 
 FROZEN, RELU, RESIDUAL = ("frozen memories",), ("ReLU",), ("residual chain",)

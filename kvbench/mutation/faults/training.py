@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvbench.core import losses
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.mutation.faults.fault import ANY, MEMORY, Fault, after_init, patched, with_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]

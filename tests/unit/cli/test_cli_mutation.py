@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.harness.record import made_from
 from kvbench.harness.setup import Settings
 from kvbench.mutation import replays

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.contract import state
 from kvbench.core.cost import cost
 from kvbench.core.losses import distillation_loss
+from kvbench.core.module import state
 from kvbench.core.numerics import RandomState
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.harness.interrupts import Stopped
 from kvbench.utils.errors import UserError, best_effort
 from tests.support.trainer import WIDTHS, config, history, mine, random_bank

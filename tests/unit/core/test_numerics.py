@@ -16,7 +16,8 @@ from torch import nn
 
 from kvbench.core.cost import cost
 from kvbench.core.numerics import RandomState, default_numerics
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.studies import kv_memory
 from tests.support.banks import CPU, assert_equal, in_memory, tiny_settings
 from tests.support.trainer import WIDTHS, config, history, mine, random_bank

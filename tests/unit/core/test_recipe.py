@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kvbench.core.losses import distillation_loss, objective
 from kvbench.core.recipe import Recipe, shared_facts
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from tests.support.trainer import config, fresh, history, random_bank

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.core import trainer
 from kvbench.core.bank import FeatureBank
 from kvbench.core.losses import distillation_loss
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.studies.kv_memory import STUDY
 from tests.support.trainer import METRICS, WIDTHS, config, fresh, history, random_bank
 
@@ -106,7 +105,7 @@ def test_labels_never_enter_training() -> None:
 
 
 def test_validation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "EVALUATION_BATCH", 3)  # 4 rows: a whole batch and a part of one
+    monkeypatch.setattr("kvbench.core.run.EVALUATION_BATCH", 3)  # 4 rows: a whole batch and a part of one
     eye = torch.eye(2)
     taps = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     logits = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.9, 0.1], [0.5, 0.5]]).log()
@@ -132,7 +131,7 @@ def test_validation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_validation_does_not_depend_on_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = history(fresh())
-    monkeypatch.setattr(trainer, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr("kvbench.core.run.EVALUATION_BATCH", 7)
     for row, other in zip(history(fresh()), whole, strict=True):
         assert [row[name] for name in METRICS] == pytest.approx([other[name] for name in METRICS], rel=1e-5)
 

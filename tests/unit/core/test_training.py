@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from kvbench.core import trainer
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from tests.support.trainer import ROW, SCHEDULED, config, fresh, history, random_bank
@@ -211,7 +211,7 @@ def test_seeds_are_trained_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_epoch_pauses_between_chunks_and_gives_the_same_history(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = history(fresh())
-    monkeypatch.setattr(trainer, "CHUNK", 2)
+    monkeypatch.setattr("kvbench.core.run.CHUNK", 2)
     run = fresh()
     assert len(list(run.chunks())) == 2, "3 batches of 64"
     run.evaluate()

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.harness import checkpoint
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kvbench.core.run import Run
 from kvbench.core.student import Student
-from kvbench.core.trainer import Run, Training
+from kvbench.core.trainer import Training
 from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
 from tests.support.trainer import config, history, random_bank

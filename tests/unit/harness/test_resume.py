@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kvbench.core.trainer import Run, Training
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.harness import checkpoint
 from kvbench.harness.resume import DIRECTORY, States, Suite, clear, remove_old
 from tests.support.trainer import config, history, random_bank

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kvbench.core import losses, models
 from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
-from kvbench.core.trainer import Run
+from kvbench.core.run import Run
 from kvbench.data import fractals
 from kvbench.features import extract
 from kvbench.mutation.faults import FAULTS, fault
