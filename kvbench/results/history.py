@@ -1,10 +1,10 @@
 """The history frame: one row per configuration, seed and epoch. Every result, published or fresh, is such a frame.
 
 Example:
-    >>> row = {"configuration": "Model1", "seed": 0, "train_loss": 0.5, "val_accuracy": 0.7}
+    >>> row = {"configuration": "linear", "seed": 0, "train_loss": 0.5, "val_accuracy": 0.7}
     >>> histories = history.frame([{**row, "epoch": epoch} for epoch in (1, 2)])
     >>> history.configurations(histories), history.seeds(histories), history.epochs(histories)
-    (['Model1'], [0], [1, 2])
+    (['linear'], [0], [1, 2])
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def frame(rows: Iterable[Mapping[str, Any]], where: str = "history") -> pd.DataF
         UserError: a column is unknown or missing, or a value has the wrong type.
 
     Example:
-        >>> row = {"configuration": "Model1", "seed": 0, "epoch": 1, "train_loss": 0.9, "val_accuracy": 0.25}
+        >>> row = {"configuration": "linear", "seed": 0, "epoch": 1, "train_loss": 0.9, "val_accuracy": 0.25}
         >>> frame([row])["train_loss"].tolist()
         [0.9]
     """
@@ -155,7 +155,7 @@ def incomplete(
     """Compare a frame with the full grid of configurations, seeds and epochs.
 
     Returns:
-        One phrase per difference, in both directions (``lr_Model1 lacks seed 2, epochs 4, 5``); empty if there is none.
+        One phrase per difference, in both directions (``linear lacks seed 2, epochs 4, 5``); empty if there is none.
     """
     size = len(names) * len(set(seed_list)) * len(set(epoch_list))
     if abs(size - len(histories)) > MOST_NAMED:

@@ -106,9 +106,10 @@ class Experiment:
         for name in (*self.study.workloads.get(self.workload.name, {}), *self.choices):
             if name not in {*valid, "optimizer", "loss", "taps", "seeds"}:
                 raise unknown("field", name, valid)
-        facts = [repr(recipe.facts) for recipe in self.recipes]
+        # Callables are in the facts by their names alone.
+        parts = [(recipe.facts, recipe.optimizer, recipe.loss) for recipe in self.recipes]
         _ = self.images  # whose values are checked when it is made
-        if len(set(facts)) < len(facts):
+        if any(part in parts[:index] for index, part in enumerate(parts)):
             raise UserError(
                 f"With {self.described} two recipes of {self.study.name} are the same: choose values in which"
                 f" {' and '.join(recipe.name for recipe in self.recipes)} differ."
@@ -169,4 +170,4 @@ class Experiment:
 
 
 def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
+    return str(value).lower() if value is None else str(value).removesuffix(".0")  # all digits of a float

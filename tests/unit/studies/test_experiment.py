@@ -43,6 +43,7 @@ def test_choices_change_recipes_and_workload_and_name_a_reference_of_their_own()
 def test_the_order_of_choices_and_what_changes_nothing_have_no_part_in_the_name() -> None:
     assert chosen("epochs=5 lr=3e-3").name == chosen("lr=0.003 epochs=5").name
     assert chosen("lr=1e-3 train_count=4096 epochs=10").name == "fractals"
+    assert chosen("lr=0.00123456789").name != chosen("lr=0.00123456788").name
     assert chosen("train_count=none").name == "fractals+train_count=none"
 
 
@@ -79,6 +80,15 @@ def test_a_name_that_would_be_too_long_for_a_folder_is_a_digest() -> None:
 def test_what_cannot_be_chosen_is_refused_with_what_can(text: str, sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
         chosen(text)
+
+
+def test_recipes_with_losses_of_ones_own_differ_though_both_are_lambdas() -> None:
+    losses = (lambda logits, target: (logits - target).abs().mean(), lambda logits, target: (logits - target).mean())
+    recipes = tuple(Recipe(str(n), f"{n}_{{student}}", loss=loss) for n, loss in enumerate(losses))
+    assert len(Experiment(replace(STUDY, recipes=recipes, findings=()), FRACTALS).recipes) == 2
+    same = tuple(Recipe(str(n), f"{n}_{{student}}", loss=losses[0]) for n in range(2))
+    with pytest.raises(UserError, match="two recipes of kv-memory are the same"):
+        Experiment(replace(STUDY, recipes=same, findings=()), FRACTALS)
 
 
 def test_a_study_that_names_no_field_is_refused() -> None:
