@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Union
@@ -40,6 +40,25 @@ Terms = Union[Term, Claims, Sequence["Terms"]]
 
 
 @dataclass(frozen=True)
+class _Function(Term):
+    """A function of the user's as a term, about the students that its finding names."""
+
+    function: Claims
+    students: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.students
+
+    def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
+        return self.function(curves, costs)
+
+    def describe(self, groups: Groups) -> str:  # noqa: ARG002
+        text = self.function.__doc__ or f"what {getattr(self.function, '__name__', 'a function')} claims"
+        return text.strip().partition("\n")[0].rstrip(".")
+
+
+@dataclass(frozen=True)
 class Finding:
     """A sentence about students, and what is claimed by it: a row of a study's findings.
 
@@ -51,7 +70,7 @@ class Finding:
         recipes: those that it is judged on; empty: all.
 
     Raises:
-        UserError: some of its terms compare recipes, and some don't, or not the same.
+        UserError: there is no term, or something else among them, or they do not compare the same recipes.
 
     Example:
         >>> from kvbench.findings.vocabulary import above, at_least
@@ -69,30 +88,40 @@ class Finding:
     recipes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len({_across(term) for term in self._terms}) != 1:
+        if len({term.across for term in self._terms}) != 1:
             raise UserError(f"The finding {self.id} needs terms that all compare the same two recipes, or none.")
 
     @cached_property
-    def _terms(self) -> tuple[Term | Claims, ...]:
-        return tuple(_flat(self.terms))
+    def _terms(self) -> tuple[Term, ...]:
+        return tuple(self._flat(self.terms))
+
+    def _flat(self, terms: Terms) -> Iterator[Term]:
+        if isinstance(terms, Term):
+            yield terms
+        elif callable(terms):
+            yield _Function(terms, self.students)
+        elif isinstance(terms, (list, tuple)):
+            for term in terms:
+                yield from self._flat(term)
+        else:
+            raise UserError(f"The finding {self.id} has {terms!r} among its terms; valid are terms and functions.")
 
     @property
     def across(self) -> tuple[str, ...]:
         """The two recipes that it compares, or none."""
-        return _across(self._terms[0])
+        return self._terms[0].across
 
     @property
     def names(self) -> tuple[str, ...]:
         """The students and groups that it is about."""
-        needed = [term.needs if isinstance(term, Term) else self.students for term in self._terms]
-        return tuple(dict.fromkeys(itertools.chain(*needed)))
+        return tuple(dict.fromkeys(itertools.chain(*(term.needs for term in self._terms))))
 
     def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
         """All that it claims of curves; raises `UserError` where two claims have one id."""
         found: list[Claim] = []
         # Terms that say something of the same students, one after the other, make claims student by student.
         for subject, together in itertools.groupby(self._terms, lambda term: getattr(term, "subject", None)):
-            sides = [term.claims(curves, costs) if isinstance(term, Term) else term(curves, costs) for term in together]
+            sides = [term.claims(curves, costs) for term in together]
             found += itertools.chain(*(zip(*sides, strict=True) if subject else sides))
         ids = [claim.id for claim in found]
         if twice := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
@@ -103,25 +132,7 @@ class Finding:
         """What is judged, in words."""
         said, before = [], ""
         for term in self._terms:
-            when, words = (term.when, term.describe(groups)) if isinstance(term, Term) else ("", _doc(term))
-            said.append(f"{when} {words}" if when and when != before else words)
-            before = when
+            words = term.describe(groups)
+            said.append(f"{term.when} {words}" if term.when not in ("", before) else words)
+            before = term.when
         return "; ".join(said)
-
-
-def _flat(terms: Terms) -> Iterator[Term | Claims]:
-    if isinstance(terms, Iterable):
-        for term in terms:
-            yield from _flat(term)
-    else:
-        yield terms
-
-
-def _across(term: Term | Claims) -> tuple[str, ...]:
-    return term.across if isinstance(term, Term) else ()
-
-
-def _doc(function: Claims) -> str:
-    """The first line of a function's docstring, or its name."""
-    name = getattr(function, "__name__", "a function")
-    return (function.__doc__ or f"what {name} claims").strip().partition("\n")[0].rstrip(".")

@@ -74,6 +74,15 @@ class Who:
 Whom = Union[str, Sequence[str], Who]
 
 
+def _others(rivals: Who, curves: Curves, student: str) -> tuple[tuple[str, ...], str]:
+    """The rivals of a student, itself left out, and what they are called."""
+    everyone = rivals.students(curves)
+    others = tuple(name for name in everyone if name != student)
+    if not others:
+        raise UserError(f"{student} is compared with nobody but itself.")
+    return others, rivals.words(curves.groups, other=len(others) < len(everyone))
+
+
 def any_of(*names: str) -> Who:
     """At least one of these students or groups.
 
@@ -142,12 +151,9 @@ class Comparison(Term):
     def _claim(self, curves: Curves, student: str) -> Claim:
         theirs = curves.second if self.across else curves
         rivals = self.rivals or Who((student,))
-        everyone = rivals.students(curves)
-        others = [name for name in everyone if self.across or name != student]
-        if not others:
-            raise UserError(f"{student} is compared with nobody but itself.")
+        others, words = _others(rivals, curves, "" if self.across else student)
         own, values = curves.last(student, self.metric), {n: theirs.last(n, self.metric) for n in others}
-        words = theirs.name(rivals.words(curves.groups, other=len(others) < len(everyone)))
+        words = theirs.name(words)
         sides = theirs.named(values)
         if rivals.which == BEST:  # at each seed
             sides = {words: (np.max if rises(self.metric) else np.min)(np.stack(list(values.values())), axis=0)}
@@ -378,11 +384,7 @@ class Race(Term):
 
     def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
         """What is judged by, a claim for each student, then what is told for information."""
-        races = [
-            _Race(curves, student, tuple(s for s in self.rivals.students(curves) if s != student),
-                  curves.name(self.rivals.words(curves.groups)), self.metric)
-            for student in self.who.students(curves)
-        ]  # fmt: skip
+        races = [self._race(curves, student) for student in self.who.students(curves)]
         steps = np.array(curves.epochs, dtype=np.float64)
         students = dict.fromkeys([*self.who.students(curves), *self.rivals.students(curves)])
         epochs = {s: np.broadcast_to(steps, (len(curves.seeds), len(steps))) for s in students}
@@ -392,6 +394,10 @@ class Race(Term):
         for clock, times in _clocks(curves, costs, epochs).items():
             found += [race.run(clock, times, TARGET, gating=False) for race in races]
         return found + [claim for race in races for claim in (race.first(), race.own(steps))]
+
+    def _race(self, curves: Curves, student: str) -> _Race:
+        rivals, words = _others(self.rivals, curves, student)
+        return _Race(curves, student, rivals, curves.name(words), self.metric)
 
     def describe(self, groups: Groups) -> str:
         """The statement in words."""

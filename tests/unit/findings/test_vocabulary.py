@@ -207,8 +207,9 @@ def test_sooner_to_the_lowest_loss_that_a_rival_ever_has() -> None:
 
 
 def test_sooner_is_told_of_the_loss_that_is_asked_for() -> None:
-    (claim, *_) = claims(sooner("linear", "mlp", "val_loss")).values()
-    assert claim.sentence == "linear needs fewer epochs than mlp to a validation loss of 0.8"
+    (claim, *_) = claims(sooner("linear", "all", "val_loss")).values()
+    assert claim.sentence == "linear needs fewer epochs than every other model to a validation loss of 0.4"
+    assert claim.rivals == ("sum", "mlp", "conv")
 
 
 # Functions, words, and what is refused
@@ -260,6 +261,8 @@ def test_what_is_judged_is_said_in_words() -> None:
             lambda: Finding("it", "", [better("mlp", across=("cosine", "constant")), above("mlp", "sum")]),
             "the same two",
         ),
+        (lambda: claims(sooner("mlp", "mlp")), "mlp is compared with nobody but itself"),
+        (lambda: Finding("it", "", ["above"]), "'above' among its terms"),
         (lambda: claims([above("mlp", "deep"), above("mlp", "shallow")]), "two clauses called mlp-accuracy"),
     ],
 )
