@@ -250,7 +250,10 @@ def taps(
 
 @app.command()
 @takes([row.name for row in OPTIONS if row.decides_banks])
-def extract(values: dict[str, Any]) -> None:
+def extract(
+    values: dict[str, Any],
+    verify: Annotated[bool, typer.Option(help="Read banks that are there whole and compare all checksums.")] = False,
+) -> None:
     """Compute a workload's feature banks.
 
     One pass of the teacher over each split; an interrupted pass is resumed.
@@ -259,7 +262,7 @@ def extract(values: dict[str, Any]) -> None:
     from kvbench.harness.setup import Settings
 
     chosen = experiment(values, values["project"])
-    banks = Settings.of(values, chosen.images).open_banks(bar.show)
+    banks = Settings.of(values, chosen.images, verify=verify).open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
         echo(

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import save_file
 
 import kvbench.core.trainer
-import kvbench.features.shards
+import kvbench.features.store
 import kvbench.harness.session
 import kvbench.harness.setup
 from kvbench.features.teacher import shipped
@@ -90,9 +90,9 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of one batch, so that small banks have several."""
-    monkeypatch.setattr(kvbench.features.shards, "SHARD", ROWS)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one batch, so that small banks have several."""
+    monkeypatch.setattr(kvbench.features.store, "ROWS", ROWS)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ class Project:
             return "saved"
         if (self.cache / f"report-{SMALL.name}.md").exists():
             return "reporting"
-        banks = list(self.cache.glob("small-*.safetensors")) if self.cache.exists() else []
+        banks = list(self.cache.glob("small-*/manifest.json"))
         return "training" if len(banks) == 2 else "extraction"
 
     def tables(self) -> Tables | None:

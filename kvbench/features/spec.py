@@ -19,7 +19,7 @@ from kvbench.data.loader import batches
 from kvbench.features.teacher import Teacher, takes
 from kvbench.utils.errors import unknown
 
-FORMAT = 5  # raise it when a bank's layout changes
+FORMAT = 6  # raise it when a bank's layout changes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BankSettings:
         >>> images = WORKLOADS["fractals"].images("train", None, 8)
         >>> settings = BankSettings(images, shipped("fractals"), ("layer3.1", "layer4.0", "layer4.1"))
         >>> settings.path(Path(".kvbench"), "fractals-train")
-        PosixPath('.kvbench/fractals-train-....safetensors')
+        PosixPath('.kvbench/fractals-train-...')
     """
 
     images: Images
@@ -89,4 +89,4 @@ class BankSettings:
     def path(self, cache: Path, name: str) -> Path:
         """Where the bank lies under ``cache``: ``name`` and a digest of the fingerprint."""
         digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()
-        return cache / f"{name}-{digest[:16]}.safetensors"
+        return cache / f"{name}-{digest[:16]}"

@@ -17,6 +17,7 @@ from kvbench.utils.errors import UserError, unknown
 from kvbench.workloads import WORKLOADS
 
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
+MIXED = ("tell", "refuse")  # what to do about banks that were computed in part elsewhere
 MOST_SEEDS = 1000  # as many as a history may have
 
 
@@ -100,6 +101,7 @@ class Option:
 
 
 FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
+VERIFY = "--kvbench-verify"  # a flag, likewise
 OPTIONS = [
     Option(
         "study", "", "which study; empty: the project's own, or kv-memory where there is none"),
@@ -166,6 +168,12 @@ OPTIONS = [
         "stop",
         "image files that cannot be read: stop the run, or skip them and list them",
         one_of("way with unreadable images", UNREADABLE),
+    ),
+    Option(
+        "mixed",
+        "tell",
+        "feature banks whose parts come from unlike machines or versions: tell of it, or refuse them",
+        one_of("way with mixed banks", MIXED),
     ),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ import pytest
 from kvbench.harness import fixtures, hookspecs
 from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
-from kvbench.harness.options import FRESH, OPTIONS, Option
+from kvbench.harness.options import FRESH, OPTIONS, VERIFY, Option
 from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.text import plain
 
@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write this run's histories and verdicts as the new reference, show the difference, and fail the run",
     )
     group.addoption(FRESH, action="store_true", help="use nothing that an interrupted run left; remove it, start over")
+    group.addoption(VERIFY, action="store_true", help="read feature banks whole and compare all checksums before use")
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -137,12 +138,13 @@ class KvbenchPlugin:
             verbosity = self.config.get_verbosity()
             progress = ProgressBar(functools.partial(uncaptured, self.config), quiet=verbosity < 0)
             self._logs.enter_context(show_logs(progress, verbosity))
-            update, fresh = self.config.getoption("--kvbench-update-expected"), self.config.getoption(FRESH)
+            names = {"update": "--kvbench-update-expected", "fresh": FRESH, "verify": VERIFY}
+            flags = {name: bool(self.config.getoption(flag)) for name, flag in names.items()}
             with usage_errors():
                 values = {row.name: self.value(row) for row in OPTIONS}
                 chosen = experiment(values, registered(self.config))
             texts = {row.name: self.option(row.name) for row in OPTIONS}
-            self.started = Session(texts, values, chosen, progress, update=update, fresh=fresh)
+            self.started = Session(texts, values, chosen, progress, **flags)
         return self.started
 
     def pytest_unconfigure(self) -> None:

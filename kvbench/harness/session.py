@@ -36,6 +36,7 @@ class Session:
         progress: where to show it.
         update: write references instead of comparing with them.
         fresh: use nothing that an interrupted session left.
+        verify: read banks whole before they are used.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Session:
         *,
         update: bool = False,
         fresh: bool = False,
+        verify: bool = False,
     ):
-        self.values, self.experiment, self.progress, self.fresh = values, experiment, progress, fresh
+        self.values, self.experiment, self.progress = values, experiment, progress
+        self.fresh, self.verify = fresh, verify
         self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(experiment.images.seeds))
         self.report_path: Path = values["report"] or values["cache"] / f"report-{self.title}.md"
         self.collector = Collector(
@@ -78,7 +81,7 @@ class Session:
         """What decides the banks."""
         from kvbench.harness.setup import Settings
 
-        return Settings.of(self.values, self.experiment.images, fresh=self.fresh)
+        return Settings.of(self.values, self.experiment.images, fresh=self.fresh, verify=self.verify)
 
     @cached_property
     def banks(self) -> Banks | None:

@@ -18,9 +18,10 @@ from kvbench.core.numerics import default_numerics
 from kvbench.data import validate
 from kvbench.data.base import SPLITS, Images
 from kvbench.data.contract import check_splits, warn_missing_classes
-from kvbench.features import cache, teacher
+from kvbench.features import teacher
 from kvbench.features.architecture import architecture
 from kvbench.features.spec import BankSettings
+from kvbench.features.store import Store
 from kvbench.utils.environment import built_with
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten, unknown
@@ -84,8 +85,9 @@ class Settings:
     """Everything that decides the banks of a session.
 
     ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps. ``unreadable`` is what becomes of
-    files that cannot be read: `kvbench.harness.options.UNREADABLE`. ``fresh`` throws away what an interrupted teacher
-    pass left, instead of going on with it.
+    files that cannot be read: `kvbench.harness.options.UNREADABLE`; ``mixed`` of banks whose parts come from unlike
+    machines: `kvbench.harness.options.MIXED`. ``fresh`` throws away what an interrupted teacher pass left, instead of
+    going on with it; ``verify`` reads banks whole before they are used.
     """
 
     workload: Workload
@@ -98,10 +100,14 @@ class Settings:
     checkpoint: Path | None = None
     unreadable: str = "stop"
     precision: str = "float32"
+    mixed: str = "tell"
     fresh: bool = False
+    verify: bool = False
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], workload: Workload, *, fresh: bool = False) -> Settings:
+    def of(
+        cls, values: Mapping[str, Any], workload: Workload, *, fresh: bool = False, verify: bool = False
+    ) -> Settings:
         """Take the values of options, by their names in `kvbench.harness.options.OPTIONS`, for a workload.
 
         Raises:
@@ -119,7 +125,9 @@ class Settings:
             values["checkpoint"],
             values["unreadable"],
             values["precision"],
+            values["mixed"],
             fresh,
+            verify,
         )
 
     def images(self, train_count: int | None, on_progress: OnProgress = ignore) -> tuple[dict[str, Images], list[str]]:
@@ -167,12 +175,21 @@ class Settings:
             settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
             name = f"{self.workload.name}-{split}"
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                opened = cache.open_bank(settings[split], self.cache, name, self.device, on_progress, fresh=self.fresh)
+                store = Store(settings[split], self.cache, name, self.device, on_progress, self.verify)
+                opened = store.open(fresh=self.fresh)
                 banks[split] = opened.to(self.device)
             warn_missing_classes(opened.labels, part.classes, split)
-            if changed := differences(opened.built_with, here):
+            elsewhere = dict.fromkeys(what for made in opened.built_with for what in differences(made, here))
+            mixed = len(opened.built_with) > 1
+            if mixed and self.mixed == "refuse":
+                raise UserError(
+                    f"The {split} features were computed in part elsewhere ({', '.join(elsewhere)}): remove"
+                    f" {store.folder.path} to compute them here, or take them with --kvbench-mixed tell."
+                )
+            if elsewhere:
                 notes.append(
-                    f"The {split} features were computed elsewhere; what could change them: {', '.join(changed)}"
+                    f"{'Some of the' if mixed else 'The'} {split} features were computed elsewhere; what could change"
+                    f" them: {', '.join(elsewhere)}"
                 )
                 logger.warning("%s.", notes[-1])
         if outputs := settings["val"].outputs:

@@ -102,16 +102,6 @@ def need_writable(folder: Path) -> None:
         raise UserError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error
 
 
-def fsync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk, where the system can tell."""
-    if hasattr(os, "O_DIRECTORY"):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def known_content(start: bytes) -> str:
     """What a file is that begins with ``start``, if it is one of `SIGNATURES`; else an empty text."""
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

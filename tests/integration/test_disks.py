@@ -10,40 +10,72 @@ import pytest
 from kvbench.data.layouts import image_folder
 from kvbench.data.photos import PhotoImages
 from kvbench.data.validate import in_both, readable
-from kvbench.features.cache import open_bank
 from kvbench.utils.errors import UserError
-from tests.support.banks import CPU, assert_equal, flip, left, passes, tiny_settings, tmpfs
+from kvbench.utils.progress import Progress
+from tests.support.banks import (
+    CPU,
+    assert_equal,
+    flip,
+    in_memory,
+    left,
+    open_bank,
+    part_of,
+    passes,
+    tiny_settings,
+    tmpfs,
+)
 from tests.support.photos import draw_folder
 
 pytestmark = [
-    pytest.mark.usefixtures("small_shards"),
+    pytest.mark.usefixtures("small_parts"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
-COUNT = 300  # shards of 128, 128 and 44 rows
+COUNT = 300  # parts of 128, 128 and 44 rows
 
 
 def test_a_small_disk_is_told_at_once_with_what_is_needed_and_free(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", "16k"):
         settings = tiny_settings(COUNT)
-        with pytest.raises(UserError, match=r"it needs 27,\d{3} bytes, and \d{1,2},?\d{3} are free .*--kvbench-cache"):
+        with pytest.raises(UserError, match=r"it needs 26,400 bytes, and \d{1,2},?\d{3} are free.*--kvbench-cache"):
             open_bank(settings, tmp_path / "disk", "a", CPU)
         assert passes(settings) == 1
         assert left(tmp_path / "disk") == []
+
+
+def test_a_disk_that_fills_up_keeps_whole_parts_and_goes_on_with_room(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "64k") as remount:
+
+        def fill_up(progress: Progress) -> None:
+            if progress.done == 128:
+                (tmp_path / "disk" / "other").write_bytes(bytes(shutil.disk_usage(tmp_path / "disk").free - 4096))
+
+        with pytest.raises(UserError, match=r"^Cannot write .*part-0000\d\.safetensors: No space left on device\.$"):
+            open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU, fill_up)
+        assert left(tmp_path / "disk") == ["other", "0"]
+        remount("size=1m")
+        settings = tiny_settings(COUNT)
+        assert_equal(open_bank(settings, tmp_path / "disk", "a", CPU), in_memory(tiny_settings(COUNT)))
+        assert passes(settings) == 2
 
 
 def test_a_read_only_disk_gives_its_banks_and_takes_none(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", "1m") as remount:
         settings = tiny_settings(COUNT)
         made = open_bank(settings, tmp_path / "disk", "a", CPU)
+        part = part_of(settings, tmp_path / "disk", 2)
         remount("ro")
         assert_equal(open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU), made)
-        with pytest.raises(UserError, match=r"^Cannot write to the folder .*disk: Read-only file system\.$"):
+        with pytest.raises(UserError, match=r"^Cannot write to the folder .*disk/a-\w+: Read-only file system\.$"):
             open_bank(tiny_settings(20), tmp_path / "disk", "a", CPU)
         remount("rw")
-        flip(settings.path(tmp_path / "disk", "a"), -1)
+        part.touch()
+        remount("ro")
+        assert_equal(open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU), made)
+        remount("rw")
+        flip(part, -1)
         remount("ro")
         with pytest.raises(
-            UserError, match=r"cannot be used: shard 3 \(.*\) of 3 is damaged\. Cannot write to the folder"
+            UserError, match=r"cannot be used: part-00002\.\w+ \(.*\) damaged \(.*\)\. Cannot write to the folder"
         ):
             open_bank(tiny_settings(COUNT), tmp_path / "disk", "a", CPU)
 

@@ -66,13 +66,13 @@ def test_a_second_run_makes_no_teacher_pass(run: Project, monkeypatch: pytest.Mo
 
 
 def test_a_damaged_bank_is_told_under_pytests_capture_and_mended(run: Project, pytester: pytest.Pytester) -> None:
-    (path,) = (pytester.path / ".kvbench").glob("small-val-*.safetensors")
+    (path,) = (pytester.path / ".kvbench").glob("small-val-*/part-00000.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     result = run("-k", "[Model1]")
     counts(result, passed=1, failed=0)
     result.stderr.fnmatch_lines(
-        [f"Warning: small-val: {path}: shard 1 (images 1 to 100) of 1 damaged; computed again."]
+        [f"Warning: small-val: {path.parent}: part-00000.safetensors (images 1 to 100) damaged (*); computed again."]
     )
     assert path.read_bytes() == whole
 

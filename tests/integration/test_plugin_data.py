@@ -42,7 +42,7 @@ def test_an_unreadable_image_stops_the_session_with_a_sentence_that_names_the_wa
         ["*Cannot read the image *train/c3/1.png: it is none of JPEG, PNG*--kvbench-unreadable skip.*"]
     )
     assert "Traceback" not in result.stdout.str()
-    assert not list((project.path / ".kvbench").glob("*.safetensors")), "no bank is there"
+    assert not list((project.path / ".kvbench").glob("*/part-*")), "no bank is there"
 
 
 def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so(
@@ -102,4 +102,4 @@ def test_a_tap_that_cannot_be_used_ends_the_session_once_before_the_pass(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.stdout.str().count(sentence) == 1
     assert "Traceback" not in result.stdout.str()
-    assert not [*project.path.glob(".kvbench/*.safetensors")]
+    assert not [*project.path.glob(".kvbench/*/part-*")]

@@ -14,7 +14,6 @@ from kvbench.core.hooks import capture, pool
 from kvbench.core.run import Run
 from kvbench.data.fractals import FractalImages
 from kvbench.features.architecture import SHIPPED, SOURCES_TAPS
-from kvbench.features.cache import open_bank
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import Teacher, build, from_checkpoint, shipped
 from kvbench.harness.setup import Banks, Settings
@@ -22,7 +21,7 @@ from kvbench.mutation.faults import FAULTS
 from kvbench.studies.experiment import Experiment
 from kvbench.utils.errors import UserError
 from tests.support import plain_loop
-from tests.support.banks import in_memory
+from tests.support.banks import in_memory, open_bank
 from tests.support.small import SMALL, study
 from tests.support.trainer import CPU, METRICS, history
 

@@ -1,6 +1,6 @@
 """A small teacher and its banks, for tests and for processes that tests start.
 
-As a program, ``python -m tests.support.banks CACHE COUNT PRECISION [ACT AFTER]`` opens the tiny bank in shards of 128
+As a program, ``python -m tests.support.banks CACHE COUNT PRECISION [ACT AFTER]`` opens the tiny bank in parts of 128
 rows and prints what is logged. ACT is ``kill`` or ``wait`` (for a line) after AFTER images, or a function of `os` in
 whose AFTERth call it kills itself.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -26,17 +27,17 @@ from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.hooks import LOOKS
-from kvbench.features import shards
-from kvbench.features.cache import open_bank
+from kvbench.features import store
 from kvbench.features.extract import extract
 from kvbench.features.spec import BankSettings
+from kvbench.features.store import Store
 from kvbench.features.teacher import Teacher, frozen
-from kvbench.utils.progress import Progress
+from kvbench.utils.progress import OnProgress, Progress, ignore
 from tests.support import ROOT
 
 CPU = torch.device("cpu")
 TEN = tuple(f"ifs{k:04d}" for k in range(10))
-ROWS = 128  # of a small shard
+ROWS = 128  # of a small part
 
 
 class Dots:
@@ -87,6 +88,24 @@ def tiny_settings(count: int = 150, **changes: Any) -> BankSettings:
     return replace(settings, **changes)
 
 
+def open_bank(
+    settings: BankSettings,
+    cache: Path,
+    name: str,
+    device: torch.device,
+    on_progress: OnProgress = ignore,
+    *,
+    fresh: bool = False,
+    verify: bool = False,
+) -> FeatureBank:
+    return Store(settings, cache, name, device, on_progress, verify).open(fresh=fresh)
+
+
+def part_of(settings: BankSettings, cache: Path, part: int = 0) -> Path:
+    """A part of a bank called a."""
+    return settings.path(cache, "a") / f"part-{part:05d}.safetensors"
+
+
 def passes(settings: BankSettings) -> int:
     """How often the settings' teacher has been called."""
     net = settings.teacher.module
@@ -108,10 +127,10 @@ def assert_equal(one: FeatureBank, other: FeatureBank) -> None:
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
-def content(folder: Path) -> str:
-    """Checksum of the one bank in a folder."""
-    (path,) = folder.glob("*.safetensors")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def content(folder: Path) -> dict[str, str]:
+    """Checksums of the parts of the one bank in a folder."""
+    (bank,) = [path for path in folder.iterdir() if path.is_dir()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(bank.glob("part-*"))}
 
 
 def flip(path: Path, at: int) -> None:
@@ -136,8 +155,9 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: int) ->
 
 
 def left(folder: Path) -> list[str]:
-    """The kinds of files in a folder, apart from locks."""
-    return sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock")
+    """The files in and below a folder: ``manifest`` and the numbers of parts, or whole names."""
+    names = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return [re.sub(r"^part-0*(\d+)\.safetensors$|\.json$", r"\1", name) for name in names]
 
 
 def other_process(cache: Path, count: int, *arguments: object) -> subprocess.Popen[str]:
@@ -181,7 +201,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def _main(cache: str, count: str, precision: str = "float32", act: str = "", after: str = "0") -> None:
     torch.set_num_threads(1)
-    shards.SHARD = ROWS
+    store.ROWS = ROWS
     if act and act not in {"kill", "wait"}:
         before, calls = getattr(os, act), iter(range(1, 1000))
 

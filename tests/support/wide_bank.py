@@ -9,18 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kvbench.features.cache import open_bank
 from kvbench.features.spec import BankSettings
 from kvbench.features.teacher import frozen
-from tests.support.banks import CPU, TEN, Dots
+from tests.support.banks import CPU, TEN, Dots, open_bank
 
 
 class Wide(nn.Module):
-    """A tap of 10,000 numbers."""
+    """A tap of 5,000 numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tap, self.fc = nn.Linear(4, 10_000), nn.Linear(4, 10)
+        self.tap, self.fc = nn.Linear(4, 5_000), nn.Linear(4, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         self.tap(x[:, 0, 0, :4])
@@ -36,9 +35,9 @@ class Quick(Dots):
 
 
 torch.set_num_threads(1)
-settings = BankSettings(Quick(8192), frozen("wide", Wide(), TEN), ("tap",))
+settings = BankSettings(Quick(16384), frozen("wide", Wide(), TEN), ("tap",))
 open_bank(BankSettings(Quick(256), settings.teacher, settings.taps), Path(sys.argv[1]), "small", CPU)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 open_bank(settings, Path(sys.argv[1]), "large", CPU)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(1024 * grown, settings.path(Path(sys.argv[1]), "large").stat().st_size)
+print(1024 * grown, sum(part.stat().st_size for part in settings.path(Path(sys.argv[1]), "large").iterdir()))

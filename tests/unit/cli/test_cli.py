@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kvbench.core.recipe import TeacherRecipe
 from kvbench.features import extract
+from kvbench.features.store import Store
 from kvbench.workloads import WORKLOADS
 from tests.support import ROOT, tiny_resnet
 from tests.support.commands import Call
@@ -131,16 +133,21 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
     assert first.code == 0, first.err
     assert "train: 40 images, taps 8 16 16 wide, 10 classes" in first.out
     assert "val: 20 images, taps 8 16 16 wide, 10 classes" in first.out
-    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")}
-    assert sorted(name.rpartition("-")[0] for name in written) == ["small-train", "small-val"]
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*/*")}
+    assert sorted(path.parent.name.rpartition("-")[0] for path in written) == ["small-train"] * 2 + ["small-val"] * 2
 
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
+    checksum = Store._checksum
     monkeypatch.setattr(extract, "extract", refuse)
     second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
     assert second == first
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*.safetensors")} == written
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*/*")} == written
+    read: list[object] = []
+    monkeypatch.setattr(Store, "_checksum", lambda self, part: read.append(part) or checksum(self, part))
+    assert call(*arguments, "--cache", tmp_path / "banks", "--verify") == first
+    assert len(read) == 2
 
 
 def test_extract_in_bfloat16_makes_banks_half_as_large(
@@ -151,7 +158,8 @@ def test_extract_in_bfloat16_makes_banks_half_as_large(
     for precision in ("float32", "bfloat16"):
         told = call(*arguments, "--cache", tmp_path / precision, "--kvbench-precision", precision)
         assert told.code == 0, told.err
-        sizes.append(sum(path.stat().st_size for path in (tmp_path / precision).glob("*.safetensors")))
+        parts = [load_file(path) for path in (tmp_path / precision).glob("*/*.safetensors")]
+        sizes.append(sum(column.nbytes for part in parts for column in part.values()))
     assert sizes[0] - sizes[1] == 2 * (40 + 20) * (sum(tiny_resnet.WIDTHS) + 10), "two bytes a number"
 
 

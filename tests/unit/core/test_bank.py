@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from kvbench.core.bank import ROUNDING, FeatureBank
+from kvbench.core import bank
+from kvbench.core.bank import ROUNDING, FeatureBank, Parts
 from kvbench.features.teacher import frozen
 from kvbench.utils.errors import UserError
 from tests.support.banks import TEN, Dots, tiny_settings, tiny_teacher
@@ -34,7 +36,7 @@ def test_a_bank_gathers_rows_and_tells_the_teachers_accuracy() -> None:
     assert made.batch(slice(1, 3))[0][1].tolist() == [[1.0], [2.0]]
 
 
-def test_every_setting_leads_to_another_file(tmp_path: Path) -> None:
+def test_every_setting_leads_to_another_folder(tmp_path: Path) -> None:
     other_weights = tiny_teacher()
     with torch.no_grad():
         other_weights.module.get_parameter("fc.bias")[0] += 1
@@ -101,3 +103,69 @@ def test_the_teachers_accuracy_needs_no_copy_of_the_logits() -> None:
 def test_an_unknown_precision_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown precision 'float61'\. .*Valid: float32, bfloat16\."):
         tiny_settings(precision="float61")
+
+
+def in_parts(whole: torch.Tensor, size: int) -> Parts:
+    return Parts([*whole.split(size)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 5, 7, 12])
+def test_a_column_in_parts_is_indexed_like_one_tensor(dtype: torch.dtype, size: int) -> None:
+    whole = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    column = in_parts(whole, size)
+    assert (column.shape, column.dtype, column.device, len(column)) == (whole.shape, dtype, whole.device, 12)
+    bounds = [None, *range(-13, 14)]
+    for rows in [slice(first, stop) for first in bounds for stop in bounds]:
+        assert torch.equal(column[rows], whole[rows]), rows
+    mask = torch.arange(12) % 3 == 1
+    for other in (torch.tensor([11, 0, 5, 5, -1, -12]), torch.tensor([], dtype=torch.int64), mask, 3, slice(0, 9, 2)):
+        assert torch.equal(column[other], whole[other])
+        assert type(column[other]) is torch.Tensor
+    for outside in (12, -13):
+        with pytest.raises(IndexError):
+            column[torch.tensor([outside])]
+
+
+def test_a_column_in_parts_is_used_like_one_tensor() -> None:
+    whole = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    column = in_parts(whole, 5)
+    pairs = [
+        (column.bfloat16(), whole.bfloat16()),
+        (column.roll(1, 0), whole.roll(1, 0)),
+        (torch.cat([column, whole]), torch.cat([whole, whole])),
+        (whole + column, whole + whole),
+        (copy.deepcopy(column), whole),
+        (torch.from_numpy(column.numpy()), whole),
+        (torch.stack([*column]), whole),
+    ]
+    for found, expected in pairs:
+        assert torch.equal(found, expected)
+        assert type(found) is torch.Tensor
+    assert column.to("cpu") is column
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bank_in_parts_gathers_moves_and_tells_what_a_whole_one_does(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "CHUNK", 300)
+    whole = half_bank(dtype)
+    made = FeatureBank(tuple(in_parts(tap, 128) for tap in whole.taps), in_parts(whole.logits, 128), whole.labels)
+    for rows in (torch.randperm(500)[:64], slice(100, 300), slice(400, 464)):
+        for one, other in zip(made.batch(rows), whole.batch(rows), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    made.batch(slice(0, 4))[0][0][:] = 7
+    assert made.digest == whole.digest, "what is handed out is a copy"
+    assert made.teacher_accuracy == whole.teacher_accuracy
+    assert made.perturbed(3).digest == whole.perturbed(3).digest
+    meta = made.to(torch.device("meta"))
+    assert [tuple(tap.shape) for tap in meta.taps] == [(500, 40), (500, 6)]
+    assert all(tap.is_meta and not isinstance(tap, Parts) for tap in meta.taps)
+
+
+def test_a_column_of_known_digest_is_not_read_for_it() -> None:
+    whole = torch.zeros(8, 2)
+    made = [FeatureBank((), Parts([whole[:5], whole[5:]], name), torch.zeros(8).long()) for name in ("a", "b", "a")]
+    assert made[0].digest == made[2].digest != made[1].digest
+    assert made[0].to(torch.device("cpu")).digest == made[0].digest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kvbench.core.bank import FeatureBank
 from kvbench.core.losses import distillation_loss
 from kvbench.features.extract import BATCH, check, extract
-from kvbench.features.shards import SHARD
+from kvbench.features.store import ROWS
 from kvbench.features.teacher import frozen
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
@@ -105,8 +105,8 @@ def test_the_pass_stays_on_its_device() -> None:
     assert {p.device.type for p in settings.teacher.module.parameters()} == {"meta"}
 
 
-def test_whole_batches_fill_a_shard() -> None:
-    assert SHARD % BATCH == 0, "a pass that goes on would have other batches, and other bits"
+def test_whole_batches_fill_a_part() -> None:
+    assert ROWS % BATCH == 0, "a pass that goes on would have other batches, and other bits"
 
 
 def test_some_rows_come_out_as_in_a_whole_pass() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,7 +285,7 @@ def test_both_banks_are_made_once_and_reused(
     assert made.train.widths == made.val.widths == tiny_resnet.WIDTHS
     assert (made.train.classes, made.val.classes) == (10, 10)
     assert reports == [("small-train: teacher pass", 40, 40, "image"), ("small-val: teacher pass", 20, 20, "image")]
-    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
+    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir()) == [
         "small-train",
         "small-val",
     ]
@@ -347,6 +348,29 @@ def test_features_that_were_made_elsewhere_are_noted(
     assert messages == [f"{note}." for note in notes]
 
 
+@pytest.mark.usefixtures("small_parts", "any_teacher")
+def test_features_that_were_made_elsewhere_in_part_are_told_or_refused(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, train_count=256))
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
+        with pytest.raises(KeyboardInterrupt):
+            settings.open_banks(stop)
+    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
+    (note,) = settings.open_banks().notes
+    changed = "instructions AVX2 (recorded: ABACUS)"
+    assert note == f"Some of the train features were computed elsewhere; what could change them: {changed}"
+    pattern = re.escape(
+        f"The train features were computed in part elsewhere ({changed}): remove {tmp_path}/small-train-"
+    )
+    with pytest.raises(UserError, match=pattern):
+        replace(settings, mixed="refuse").open_banks()
+
+
 def test_banks_that_find_no_room_on_the_device_are_told_with_a_remedy(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +397,7 @@ def test_fingerprints_tell_what_changed(small_checkpoint: Path, tmp_path: Path) 
     assert changed(replace(base, precision="bfloat16")) == {"precision"}
 
 
-@pytest.mark.usefixtures("small_shards", "any_teacher")
+@pytest.mark.usefixtures("small_parts", "any_teacher")
 @pytest.mark.parametrize("fresh", [False, True])
 def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
     fresh: bool, small_checkpoint: Path, tmp_path: Path
@@ -426,4 +450,4 @@ def test_an_unreadable_image_is_named_and_no_bank_is_left(small_checkpoint: Path
     row = replace(WORKLOADS["folder"], arch=tiny_resnet.NAME, size=32)
     with pytest.raises(UserError, match=r"^Cannot read the image .*c7/a\.png"):
         Settings(row, CPU, tmp_path / "cache", root, checkpoint=small_checkpoint).open_banks()
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert not (tmp_path / "cache").exists()
