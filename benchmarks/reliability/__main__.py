@@ -33,7 +33,6 @@ FAULTS: dict[str, tuple[Callable[[Laboratory, int], Result], int]] = {  # and tr
     "flipped-bits": (damages.flipped_bits, 40),
     "truncated": (damages.truncated, 20),
     "failing-files": (damages.failing_files, 36),
-    "short-calls": (damages.short_calls, 10),
     "full-disk": (damages.full_disk, 10),
     "little-memory": (damages.little_memory, 10),
 }

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.reliability.laboratory import Laboratory, Result
-from benchmarks.reliability.troubles import LittleMemory, ShortCalls, Traced, can_trace, failing_calls
+from benchmarks.reliability.troubles import LittleMemory, Traced, can_trace, failing_calls
 
 
 def flipped_bits(lab: Laboratory, tries: int) -> Result:
@@ -54,8 +54,8 @@ def failing_files(lab: Laboratory, tries: int) -> Result:
     if not can_trace():
         result.note = "not tried: strace is not here, or may not trace"
         return result
-    calls = [("fsync", "EIO"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("rename", "EIO"), ("read", "EIO"),
-             ("fallocate", "ENOSPC"), ("openat", "EIO"), ("lseek", "EIO"), ("ftruncate", "EIO")]  # fmt: skip
+    calls = [("fsync", "EIO"), ("write", "EIO"), ("write", "ENOSPC"), ("rename", "EIO"), ("read", "EIO"),
+             ("openat", "EIO"), ("lseek", "EIO"), ("flock", "ENOLCK")]  # fmt: skip
     for place in range(tries):
         call, error = calls[place % len(calls)]
         number = lab.draw.randint(1, {"read": 300, "openat": 300, "lseek": 100}.get(call, 40))
@@ -70,18 +70,6 @@ def failing_files(lab: Laboratory, tries: int) -> Result:
         if wrong:
             result.lost.append(f"{call} number {number}: a run that passed has other tables")
         lab.settle(result, 1, f"{error} of {call} number {number}")
-    return result
-
-
-def short_calls(lab: Laboratory, tries: int) -> Result:
-    """Reads and writes that do a part of what they are asked, in a run that is killed and in the one that goes on."""
-    result = Result("reads and writes do only a part of what they are asked, with a kill between")
-    for _ in range(tries):
-        trouble = ShortCalls(lab.draw.randrange(2**32))
-        lab.killed(0.2, 0.9, trouble)
-        result.tries += 1
-        result.where[lab.project.stage()] += 1
-        lab.settle(result, 1, "short calls", trouble)
     return result
 
 

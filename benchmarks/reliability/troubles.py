@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -58,33 +56,6 @@ class ClockJumps:
             return real() + (1 if looks[0] % 2 else -1) * self.hours * 3600
 
         time.time = jumping
-
-
-@dataclass(frozen=True)
-class ShortCalls:
-    """Most reads and writes of files by `os` do only a part of what they are asked."""
-
-    seed: int
-
-    def __call__(self) -> None:
-        """Take effect in this process."""
-        draw = random.Random(self.seed)  # noqa: S311 (no secret)
-        pread, pwrite, write = os.pread, os.pwrite, os.write
-
-        def part(fd: int, length: int) -> int:
-            on_file = stat.S_ISREG(os.fstat(fd).st_mode)  # to a pipe, few bytes are always written whole
-            return draw.randint(1, length) if on_file and length > 1 and draw.random() < 0.7 else length
-
-        def short_pread(fd: int, length: int, offset: int) -> bytes:
-            return pread(fd, part(fd, length), offset)
-
-        def short_pwrite(fd: int, data: memoryview, offset: int) -> int:
-            return pwrite(fd, data[: part(fd, len(data))], offset)
-
-        def short_write(fd: int, data: bytes) -> int:
-            return write(fd, data[: part(fd, len(data))])
-
-        os.pread, os.pwrite, os.write = short_pread, short_pwrite, short_write  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ OPTIONS = [
         "tell",
         "feature banks whose parts come from unlike machines or versions: tell of it, or refuse them",
         one_of("way with mixed banks", MIXED),
+        repeated=False,
     ),
 ]  # fmt: skip
 

@@ -20,7 +20,6 @@ from tests.support.trials import trials
         (interruptions.signals, 2),
         (damages.flipped_bits, 2),
         (damages.truncated, 1),
-        (damages.short_calls, 1),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -57,4 +56,4 @@ def test_the_page_has_a_row_a_fault_and_says_what_was_lost() -> None:
     text = page([good, bad], "python -m benchmarks.reliability")
     assert "| kills" in text
     assert "- bits: bank \\| cut: no tables" in text
-    assert len(FAULTS) == 11
+    assert len(FAULTS) == 10

@@ -144,8 +144,13 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
     second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "banks").glob("*/*")} == written
-    read: list[object] = []
-    monkeypatch.setattr(Store, "_checksum", lambda self, part: read.append(part) or checksum(self, part))
+    read: list[int] = []
+
+    def counted(store: Store, part: int) -> tuple[str, str]:
+        read.append(part)
+        return checksum(store, part)
+
+    monkeypatch.setattr(Store, "_checksum", counted)
     assert call(*arguments, "--cache", tmp_path / "banks", "--verify") == first
     assert len(read) == 2
 

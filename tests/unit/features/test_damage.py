@@ -233,8 +233,8 @@ def test_parts_of_unlike_widths_are_refused(path: Path) -> None:
         "3",
         '{"bank": 3}',
         '{"bank": {}, "built_with": [], "parts": [[1, 2, 3, 4]]}',
-    ]
-    + ['{"bank": {}, "built_with": [[]], "parts": [["a", 0, 1e999, 3]]}'],
+        '{"bank": {}, "built_with": [[]], "parts": [["a", 0, 1e999, 3]]}',
+    ],
 )
 def test_a_manifest_that_cannot_be_read_is_written_again_from_the_parts(text: str, path: Path) -> None:
     whole, manifest = content(path.parent), (path / MANIFEST).read_bytes()

@@ -140,10 +140,10 @@ class Seen(Exception):  # noqa: N818
 def test_which_modules_are_tapped(
     changes: dict[str, Any], taps: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def see(settings: Any, *_: Any, **__: Any) -> None:
-        raise Seen(" ".join(settings.taps))
+    def see(store: Any, **_: Any) -> None:
+        raise Seen(" ".join(store.settings.taps))
 
-    monkeypatch.setattr("kvbench.features.cache.open_bank", see)
+    monkeypatch.setattr("kvbench.features.store.Store.open", see)
     monkeypatch.setattr(teacher_module, "from_checkpoint", lambda *_: teacher_module.frozen("x", TinyResNet(), None))
     chosen = Settings(replace(TINY, taps=("layer1",)), CPU, tmp_path, checkpoint=small_checkpoint)
     with pytest.raises(Seen, match=f"^{taps}$"):
@@ -357,10 +357,10 @@ def test_features_that_were_made_elsewhere_in_part_are_told_or_refused(
 
     settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, train_count=256))
     with pytest.MonkeyPatch.context() as elsewhere:
-        elsewhere.setattr(provenance, "numerics", lambda: {"instructions": "ABACUS"})
+        elsewhere.setattr(environment, "numerics", lambda: {"instructions": "ABACUS"})
         with pytest.raises(KeyboardInterrupt):
             settings.open_banks(stop)
-    monkeypatch.setattr(provenance, "numerics", lambda: {"instructions": "AVX2"})
+    monkeypatch.setattr(environment, "numerics", lambda: {"instructions": "AVX2"})
     (note,) = settings.open_banks().notes
     changed = "instructions AVX2 (recorded: ABACUS)"
     assert note == f"Some of the train features were computed elsewhere; what could change them: {changed}"
