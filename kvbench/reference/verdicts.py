@@ -63,7 +63,8 @@ def read(path: Path, design: Design | None = None) -> pd.DataFrame:
             ("recipe", recipe, known.get(name, [recipe])),
         ):
             if value not in valid:
-                raise UserError(f"{path}: {unknown(kind, value, valid)}")
+                again = "" if kind == "verdict" else " Was it removed? `kvbench expected rejudge` judges again."
+                raise UserError(f"{path}: {unknown(kind, value, valid)}{again}")
     if recorded.duplicated(["finding", "recipe", "clause"]).any():
         raise UserError(f"{path} has a clause twice; every clause must be there once.")
     return recorded

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from kvbench.core import losses
 from kvbench.core.run import Run
+from kvbench.reference.update import rejudge
 from kvbench.studies import registry
 from tests.support import ROOT, small
 from tests.support.project import Project, counts, shift_losses
@@ -168,11 +169,15 @@ def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> 
     result.stdout.fnmatch_lines(["*lacks seed 0, epoch 2*"])
 
 
-def test_a_student_that_is_recorded_and_gone_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_that_is_recorded_and_gone_fails(
+    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = small.study()
     students = tuple(student for student in row.students if student.name != "Model6")
     findings = tuple(finding for finding in row.findings if "Model6" not in finding.names)
-    monkeypatch.setitem(registry.BUILT_IN, row.name, replace(row, students=students, findings=findings))
+    less = replace(row, students=students, findings=findings)
+    rejudge(pytester.path / "expected", "small", less.design)
+    monkeypatch.setitem(registry.BUILT_IN, row.name, less)
     result = run("-k", "test_configuration")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*Model6 is in the reference but was not run*"])
@@ -285,4 +290,4 @@ def test_help_tells_every_option_with_its_default(pytester: pytest.Pytester) -> 
         "update-expected",
     ):
         assert f"--kvbench-{name}" in told
-    assert "default: fractals" in " ".join(told.split())
+    assert "such as fractals" in " ".join(told.split())

@@ -203,7 +203,10 @@ def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyPro
     assert "| Model1 " in report_saved(read(project.path / "run.json"), STUDY.design)
 
 
-@pytest.mark.parametrize("mine", ["Training(replace(own.configuration, student='Model2'), *banks, [0, 1])", "None"])
+OTHER = "replace(own.configuration, student=replace(own.configuration.student, name='Model2'))"
+
+
+@pytest.mark.parametrize("mine", [f"Training({OTHER}, *banks, [0, 1])", "None"])
 def test_a_training_of_ones_own_is_not_compared_in_anothers_name(project: TinyProject, mine: str) -> None:
     (project.path / "benchmarks" / "test_more.py").write_text(
         "from dataclasses import replace\n"
