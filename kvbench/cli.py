@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -38,12 +39,14 @@ bar = ProgressBar()
 style: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
     **style,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Keep the findings of a distillation ablation true. The main job is a test run: pytest benchmarks/",
+    epilog="Example: kvbench init my-ablation",
 )
-teacher_app = typer.Typer(**style, help="Train the networks that students are distilled from.")
-expected_app = typer.Typer(**style, help="Work on references, the histories that runs are compared with.")
+teacher_app = typer.Typer(**style, help="Train the networks that students are distilled from.",
+                           epilog="Example: kvbench teacher train --workload fractals")  # fmt: skip
+expected_app = typer.Typer(**style, help="Work on references, the histories that runs are compared with.",
+                            epilog="Example: kvbench expected rejudge")  # fmt: skip
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(expected_app, name="expected")
 
@@ -89,6 +92,11 @@ def _typed(row: Option) -> Any:
     return Annotated[kind, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper())]
 
 
+def example(text: str) -> dict[str, Any]:
+    """A line below a command's help."""
+    return {"epilog": f"Example: kvbench {text}"}
+
+
 def echo(text: str, *, err: bool = False) -> None:
     """Print text, whatever is in it: the one way in which a command writes to the terminal."""
     stream = sys.stderr if err else sys.stdout
@@ -109,6 +117,25 @@ def show(
     context.call_on_close(bar.close)
 
 
+@app.command(**example("init --study flowers"))
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project's folder.")] = Path(),
+    study: Annotated[str, typer.Option(help="What the study is called.")] = "my-study",
+) -> None:
+    """Write benchmarks/ with a small study of one's own.
+
+    Three students, one finding, and the tests; its comments say what to change. Overwrites nothing.
+    """
+    from kvbench.harness.starter import start
+
+    for path in start(folder, study):
+        echo(f"Written: {path}")
+    runs = ["pytest benchmarks/ --kvbench-seeds 8 --kvbench-update-expected", "pytest benchmarks/"]
+    steps = [f"cd {shlex.quote(str(folder))}", *runs] if folder != Path() else runs
+    echo("Next, record the students' curves as the reference, then compare with it:")
+    echo("\n".join(f"  {step}" for step in steps))
+
+
 def _references(values: Mapping[str, Any], study: str = "") -> tuple[Path, Design]:
     """The folder of a study's references, and its design: of the one that an option names, else of ``study``."""
     from kvbench.studies.registry import find
@@ -117,7 +144,7 @@ def _references(values: Mapping[str, Any], study: str = "") -> tuple[Path, Desig
     return values["expected"] / row.references, row.design
 
 
-@app.command()
+@app.command(**example("report --expected imagenet"))
 @takes(("study", "expected"))
 def report(
     values: dict[str, Any],
@@ -148,7 +175,7 @@ def report(
         echo(report_saved(run, _references(values, run.study)[1], finding))
 
 
-@app.command()
+@app.command(**example("plot --expected fractals --output curves.svg"))
 @takes(("study", "expected"))
 def plot(
     values: dict[str, Any],
@@ -178,7 +205,7 @@ def plot(
     echo(str(output))
 
 
-@app.command()
+@app.command(**example("students Model1 Model7 --classes 200"))
 @takes(("study",))
 def students(
     values: dict[str, Any],
@@ -216,7 +243,7 @@ def students(
     echo(tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True))
 
 
-@app.command()
+@app.command(**example("taps resnet50"))
 def taps(
     model: Annotated[str, typer.Argument(help="A teacher, as in --kvbench-teacher.")],
     size: Annotated[
@@ -248,7 +275,7 @@ def taps(
         echo(f"\n{more:,} more lie deeper: --depth {reach + 1}.")
 
 
-@app.command()
+@app.command(**example("extract --workload folder --root data/flowers"))
 @takes([row.name for row in OPTIONS if row.decides_banks])
 def extract(
     values: dict[str, Any],
@@ -271,7 +298,7 @@ def extract(
         )
 
 
-@expected_app.command("rejudge")
+@expected_app.command("rejudge", **example("expected rejudge fractals"))
 @takes(("study", "expected"))
 def expected_rejudge(
     values: dict[str, Any],
@@ -288,7 +315,7 @@ def expected_rejudge(
         echo(rejudge(folder, workload, design))
 
 
-@teacher_app.command("train")
+@teacher_app.command("train", **example("teacher train --workload folder --root data/flowers --set epochs=5"))
 @takes(("workload", "set", "root", "device", "cache", "unreadable"))
 def teacher_train(
     values: dict[str, Any],
@@ -332,7 +359,7 @@ def teacher_train(
     )
 
 
-@app.command()
+@app.command(**example("detect --fault wrong-tap --out detection.md"))
 @takes(("study", "workload", "set", "root", "device", "cache", "expected"))
 def detect(
     values: dict[str, Any],
@@ -397,7 +424,7 @@ def detect(
     echo(f"{summary(results)}\n{out}" if out else text)
 
 
-@app.command()
+@app.command(**example("power --seeds 8 --configuration Model3"))
 @takes(("study", "expected"))
 def power(
     values: dict[str, Any],

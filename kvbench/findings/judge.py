@@ -65,7 +65,7 @@ class Judgement:
 
     def describe(self) -> str:
         """The sentence, the verdict and every clause with its numbers, over several lines."""
-        head = f"{self.finding.id} ({self.recipe}): {self.summary}\n  the source says: {self.finding.sentence}"
+        head = f"{self.finding.id} ({self.recipe}): {self.summary}\n  sentence: {self.finding.sentence}"
         lines = [f"  judged as: {self.judged_as}", *(f"  note: {note}" for note in self.notes)]
         return "\n".join([head, *lines, *(f"  {clause.describe()}" for clause in self.clauses)])
 

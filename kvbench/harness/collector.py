@@ -280,7 +280,7 @@ class Collector:
             )
         except UserError as error:
             return f"References NOT updated: {error}"
-        return f"This run fails by design, as it updates references. {changed}"
+        return f"This run fails by design, so that no reference changes unnoticed: look at it and commit it. {changed}"
 
     def save(self, benchmarks: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Put each record into one of its tests' saved benchmarks; returns what the file says of the whole session.

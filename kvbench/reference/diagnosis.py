@@ -21,7 +21,7 @@ def diagnose(drifted: Mapping[str, Collection[str]], compared: Collection[str], 
         >>> names = ["linear", "mlp", "conv", "attention"]
         >>> design = Design("mine", {"Adam": dict(zip(names, names))}, {"ReLU": ("mlp", "conv")})
         >>> diagnose({"mlp": ["train_loss"], "conv": ["train_loss"]}, names, design)
-        '2 of 4 configurations drifted. Look first at ReLU: just these drifted. Only training losses drifted: ...'
+        '2 of 4 configurations drifted. Look first at ReLU: its students drifted, and no others. Only training ...'
     """
     if not drifted:
         return ""
@@ -43,7 +43,7 @@ def _common(drifted: set[str], compared: set[str], design: Design) -> str:
         return SHARED
     for group, members in design.groups.items():
         if drifted == {name for name in compared if design.find(name)[1] in members}:
-            return f"{group}: just these drifted"
+            return f"{group}: its students drifted, and no others"
     recipes, others = ({design.find(name)[0] for name in names} for names in (drifted, compared - drifted))
     if len(recipes) == 1 and others - recipes:
         return f"the recipe {recipes.pop()}: only its configurations drifted"

@@ -138,9 +138,9 @@ def load(folder: Path, workload: str, design: Design, run: str = "", *, strict: 
     home = find(folder, workload, design)
     run = run or f"pytest benchmarks/ --kvbench-workload {workload}"
     if home is None:
-        known = ", ".join(available(folder, design)) or "none"
+        known = ", ".join(available(folder, design))
         raise UserError(
-            f"There is no reference for {workload} in {folder} (there: {known}). "
+            f"There is no reference for {workload} in {folder}{f' (there: {known})' if known else ' yet'}. "
             f"To record one: {run} --kvbench-seeds {SEEDS} {UPDATE}"
         )
     histories = history.read(home / HISTORIES)

@@ -184,7 +184,7 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
             lines.append(f"changed  {name}: {_last(was)} -> {_last(now)}")
         else:
             same += 1
-    return [*lines, f"{same} configurations unchanged"]
+    return [*lines, *([f"{same} configurations unchanged"] if same else [])]
 
 
 def _changed_verdicts(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:

@@ -79,7 +79,7 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
          *([known.get((j.finding.id, j.recipe), "-")] if recorded else []), j.finding.sentence]
         for j in judgements
     ]  # fmt: skip
-    headers = ["finding", "recipe", "verdict", "clauses held", *(["recorded"] if recorded else []), "the source says"]
+    headers = ["finding", "recipe", "verdict", "clauses held", *(["recorded"] if recorded else []), "sentence"]
     parts = [markdown_table(headers, rows)]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
@@ -135,12 +135,15 @@ def about(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> 
     workload, plus, chosen = _workload(facts).partition("+")
     if workload in WORKLOADS:
         words["images"] = WORKLOADS[workload].summary
-    if workload in design.workloads:
-        words["recipe against the study's"] = design.workloads[workload] or "the same"
+    if design.workloads.get(workload):
+        words["recipe against the study's"] = design.workloads[workload]
     if plus:
         words["chosen for this run"] = chosen.replace("+", ", ")
     words["runs"] = f"{_seeds(histories)} of each configuration"
     words |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
+    if updates := [part for part in facts.get("partial_updates", []) if isinstance(part, Mapping)]:
+        told = ("configurations", "date")  # each part has all facts of its run
+        words["partial updates"] = [{name: part[name] for name in told if name in part} for part in updates]
     return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
 
 
@@ -187,7 +190,7 @@ def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
         RunOutcome.FAILED: "This run FAILED: do not use it as a baseline.",
         RunOutcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
-    heads = [str(reason).partition("\n")[0] for reason in outcome.get("reasons", [])]
+    heads = [str(reason).partition("\n")[0].rstrip(":") for reason in outcome.get("reasons", [])]
     return ["\n".join([f"**{text}**", "", *map(item, heads)]).strip()]
 
 

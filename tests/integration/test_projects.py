@@ -86,3 +86,11 @@ def test_commands_know_the_projects_study(call: Call) -> None:
     assert "Model1" in call("students", "--study", "kv-memory").out
     told = call("students", "--study", "min")
     assert (told.code, "Did you mean mine?" in told.err) == (2, True)
+
+
+def test_commands_know_the_study_that_init_writes(call: Call) -> None:
+    assert call("init").code == 0
+    told = call("students")
+    assert told.code == 0, told.err
+    assert [row.split("|")[1].strip() for row in told.out.splitlines()[2:]] == ["linear", "narrow", "wide"]
+    assert "There is no reference for fractals in expected/my-study" in call("report", "--expected", "fractals").err

@@ -290,5 +290,5 @@ def test_a_whole_session_updates_what_it_selected(project: TinyProject) -> None:
     before = _content(project)
     code, _ = project.run(suite_of(["Model1"], []), "--kvbench-update-expected", "--kvbench-seeds", "1:4")
     assert code == 1
-    assert "This run fails by design, as it updates references." in project.stdout
+    assert "This run fails by design, so that no reference changes unnoticed" in project.stdout
     assert _content(project) != before

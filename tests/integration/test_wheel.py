@@ -60,6 +60,14 @@ def test_what_lies_nowhere_is_named_with_what_there_is(installed: Path, tmp_path
     assert "There is no reference for flowers in expected (there: fractals, imagenet, tiny-imagenet)." in result.stderr
 
 
+def test_the_wheel_writes_a_suite_of_ones_own(installed: Path, tmp_path: Path) -> None:
+    result = kvbench(installed, "init", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in ("conftest.py", "test_ablation.py"):
+        assert (tmp_path / "benchmarks" / name).read_text() == (ROOT / "kvbench" / "templates" / name).read_text()
+    assert "one linear layer" in kvbench(installed, "students", cwd=tmp_path).stdout
+
+
 def test_the_wheel_has_the_teachers_and_its_types(installed: Path) -> None:
     for name in ("weights/fractals.safetensors", "weights/tiny-imagenet.safetensors", "py.typed"):
         assert (installed / "kvbench" / name).is_file()

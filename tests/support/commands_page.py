@@ -41,6 +41,8 @@ def commands(command: Any, name: str) -> Iterator[str]:
     parts = [f"### {name}", textwrap.fill(" ".join((command.help or "").split()), 118)]
     if given := "\n".join(parameters(command)):
         parts.append(given)
+    if command.epilog:
+        parts.append(command.epilog.replace("kvbench", "`kvbench", 1) + "`")
     yield "\n\n".join(parts)
     for child, sub in getattr(command, "commands", {}).items():
         yield from commands(sub, f"{name} {child}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,12 +51,25 @@ def test_help_holds_every_word_of_its_source(
     assert max(map(len, told.out.splitlines())) <= columns
     shown = " ".join(words(told.out))
     command = COMMANDS[path]
-    sources = [command.help or "", *(text for parameter in command.params for text in texts(parameter))]
+    sources = [
+        command.help or "",
+        command.epilog or "",
+        *(text for parameter in command.params for text in texts(parameter)),
+    ]
     sources += [inner.help.partition("\n\n")[0] for inner in getattr(command, "commands", {}).values()]
     for source in sources:
         missing = [word for word in words(source) if word not in shown]
         assert not missing, f"{missing} of {source!r}"
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_that_it_takes(path: tuple[str, ...]) -> None:
+    head, _, rest = COMMANDS[path].epilog.partition("kvbench ")
+    arguments = shlex.split(rest)
+    assert (head, tuple(arguments[: len(path)])) == ("Example: ", path)
+    shown = max((one for one in COMMANDS if tuple(arguments[: len(one)]) == one), key=len)
+    assert COMMANDS[shown].make_context("kvbench", arguments[len(shown) :]).args == []
 
 
 def test_help_of_pytests_options_goes_through_argparse() -> None:

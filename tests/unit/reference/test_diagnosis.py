@@ -22,10 +22,10 @@ LOSS = ("train_loss", "val_loss", "val_accuracy")
         (["lr_Model1", "lr_Model4"], "the recipe StepLR: only"),
         (["Model7", "lr_Model7"], "Model7, the one student that drifted"),
         (["Model5"], "Model5, the one student that drifted"),
-        ([n for n in synthetic.ALL if n[-1] in "34567"], "Look first at memory: just these drifted"),
-        ([n for n in synthetic.ALL if n[-1] in "12"], "Look first at simple: just these drifted"),
+        ([n for n in synthetic.ALL if n[-1] in "34567"], "Look first at memory: its students drifted, and no others"),
+        ([n for n in synthetic.ALL if n[-1] in "12"], "Look first at simple: its students drifted, and no others"),
         ([n for n in synthetic.ALL if n[-1] in "347"], "GELU"),
-        ([n for n in synthetic.ALL if n[-1] in "46"], "frozen memories: just"),
+        ([n for n in synthetic.ALL if n[-1] in "46"], "frozen memories: its students"),
         (["Model1", "lr_Model3", "Model7"], "what Model1, Model7, lr_Model3 have in common"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,15 @@ def test_the_published_table_is_whole_and_says_what_is_known() -> None:
     assert published.histories[["val_loss", "agreement", "seconds"]].isna().all().all()
     assert published.epochs_reported == history.epochs(published.histories) == [1, 2, 3, 5, 10]
     assert "optimiser" in published.provenance["unknown"]
+
+
+def test_the_first_reference_is_not_there_yet(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        store.load(tmp_path, "fractals", replace(DESIGN, shipped=""), "pytest")
+    assert str(told.value) == (
+        f"There is no reference for fractals in {tmp_path} yet. To record one: pytest --kvbench-seeds 8"
+        " --kvbench-update-expected"
+    )
 
 
 def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(folder: Path) -> None:

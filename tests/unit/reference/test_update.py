@@ -54,6 +54,11 @@ def test_an_update_merges_and_tells_what_changed(folder: Path) -> None:
     ]
 
 
+def test_a_first_reference_is_told_without_what_would_have_changed(tmp_path: Path) -> None:
+    text = update(tmp_path, "fractals", DESIGN, memory_runs(), {})
+    assert [line.split()[0] for line in text.splitlines()] == ["Reference", *["new"] * len(MEMORY), "clauses"]
+
+
 def test_an_update_with_other_seconds_alone_changes_nothing_to_tell(folder: Path) -> None:
     fresh = memory_runs()
     fresh["seconds"] += 1

@@ -122,7 +122,7 @@ def test_seconds_are_shown_where_they_were_measured() -> None:
 
 def test_the_verdict_table_and_every_clause(published: str) -> None:
     table = cells(published[published.index("## Verdicts") :])
-    assert table[0] == ["finding", "recipe", "verdict", "clauses held", "the source says"]
+    assert table[0] == ["finding", "recipe", "verdict", "clauses held", "sentence"]
     assert len(table) == 16
     assert [
         "scheduler-helps",
@@ -180,12 +180,16 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
         "fingerprints": {"x": "secret"},
         "history": [],
         "seeds": [0],
+        "partial_updates": [{"configurations": ["Model9"], "date": "2023-04-19", "threads": 77}],
     }
-    text = report.report(history.frame(rows("Model1", [0.1], [0.5])), DESIGN, [], facts)
+    frame = history.frame(rows("Model1", [0.1], [0.5]))
+    text = report.report(frame, DESIGN, [], facts)
     head = text[: text.index("## Tables")]
     assert "recipe against the study's: lr 0.001 instead of 0.0001" in head
+    assert "against the study's" not in report.about(frame, DESIGN, {"workload": "imagenet"}), "nothing differs"
     assert "versions: torch 2.9" in head
     assert "teacher val accuracy: 0.7123" in head
+    assert "- partial updates: configurations Model9, date 2023-04-19\n" in head
     assert "secret" not in head
     assert "history" not in head
 
