@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvbench.studies.registry import studies
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import check_name, need_writable
+from kvbench.utils.files import check_name
 from kvbench.utils.text import shown
 
 NAME = "my-study"  # of the study in the template
@@ -19,7 +19,7 @@ def start(folder: Path, study: str = NAME) -> list[Path]:
 
     Raises:
         UserError: a file of the suite is there already, the folder cannot be written to, or the study's name is one of
-            kvbench's or makes no name. Nothing is written then.
+            kvbench's or makes no name. Nothing is overwritten.
 
     Example:
         >>> start(Path("ablation"), "flowers")  # doctest: +SKIP
@@ -35,10 +35,11 @@ def start(folder: Path, study: str = NAME) -> list[Path]:
                 f"{shown(home / name)} is there already, and nothing is overwritten: choose another folder, or register"
                 " a study in the conftest.py that you have (pytest_kvbench_studies)."
             )
-    need_writable(home)
-    home.mkdir(parents=True, exist_ok=True)
-    templates = files("kvbench") / "templates"
-    for name in FILES:
-        text = (templates / name).read_text(encoding="utf-8")
-        (home / name).write_text(text.replace(f'"{NAME}"', f'"{study}"'), encoding="utf-8")
+    texts = {name: (files("kvbench") / "templates" / name).read_text(encoding="utf-8") for name in FILES}
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (home / name).write_text(text.replace(f'"{NAME}"', f'"{study}"'), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot write to the folder {shown(home)}: {error.strerror or error}.") from error
     return [home / name for name in FILES]

@@ -65,5 +65,8 @@ def test_a_name_that_makes_no_study_is_told(name: str, sentence: str, call: Call
 
 def test_a_folder_that_cannot_be_written_to_is_told(call: Call) -> None:
     Path("file").write_text("")
-    told = call("init", "file")
-    assert (told.code, told.err.startswith("Error: Cannot write to the folder file/benchmarks: ")) == (2, True)
+    Path("link").mkdir()
+    Path("link/benchmarks").symlink_to("nowhere")
+    for folder, why in (("file", "Not a directory"), ("link", "File exists")):
+        told = call("init", folder)
+        assert (told.code, told.err) == (2, f"Error: Cannot write to the folder {folder}/benchmarks: {why}.\n")
