@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kvbench.findings.design import Design
     from kvbench.mutation.injector import FaultResult
     from kvbench.mutation.replays import FalseAlarms
+    from kvbench.reporting.contents import Contents
 
 Saved = Annotated[Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")]
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -144,6 +145,21 @@ def _references(values: Mapping[str, Any], study: str = "") -> tuple[Path, Desig
     return values["expected"] / row.references, row.design
 
 
+def _contents(values: Mapping[str, Any], saved: Path | None, expected: list[str] | None) -> Contents:
+    """What there is to show of a saved run, or of a workload's reference."""
+    from kvbench.reporting.contents import of_expected, of_saved
+    from kvbench.results.saved import read
+
+    if (saved is None) == (not expected):
+        raise UserError("Name either a saved benchmark (FILE.json) or a workload (--expected WORKLOAD).")
+    if expected:
+        folder, design = _references(values)
+        return of_expected(folder, expected[0], design)
+    run = read(saved or Path())
+    folder, design = _references(values, run.study)
+    return of_saved(run, design, folder)
+
+
 @app.command(**example("report --expected imagenet"))
 @takes(("study", "expected"))
 def report(
@@ -154,6 +170,12 @@ def report(
         typer.Option(help="Show a workload's reference instead; several are shown side by side.", metavar="WORKLOAD"),
     ] = None,
     finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file.")] = None,
+    table: Annotated[
+        Optional[str],
+        typer.Option(help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="Of that table: markdown, csv or latex (booktabs).")] = "markdown",
 ) -> None:
     """Print the tables and verdicts of a saved run or a reference."""
     from kvbench.reporting.report import report_expected, report_saved
@@ -163,10 +185,23 @@ def report(
     if (saved is None) == (not expected):
         raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
     if expected and len(expected) > 1:
-        if finding:
-            raise UserError("--finding shows one workload: name one --expected.")
+        if finding or html or table:
+            raise UserError("--finding, --html and --table show one workload: name one --expected.")
         folder, design = _references(values)
         echo(side_by_side(folder, expected, design))
+    elif html or table:
+        if finding or (html and table):
+            raise UserError("--finding, --html and --table each show something of their own: give one of them.")
+        contents = _contents(values, saved, expected)
+        if html:
+            from kvbench.reporting.html import page
+            from kvbench.utils.files import atomic_write
+
+            with atomic_write(html) as tmp:
+                tmp.write_text(page(contents), encoding="utf-8")
+            echo(str(html))
+        else:
+            echo(contents.table(table or "").formatted(form))
     elif expected:
         folder, design = _references(values)
         echo(report_expected(folder, expected[0], design, finding))

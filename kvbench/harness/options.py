@@ -136,6 +136,14 @@ OPTIONS = [
         repeated=False,
         decides_banks=False,
     ),
+    Option(
+        "html",
+        "",
+        "file for the report as one page of HTML, with figures; empty: none",
+        parse_path,
+        repeated=False,
+        decides_banks=False,
+    ),
     Option("pooling", "global", "how taps are pooled: global or pyramid", one_of("pooling", POOLINGS)),
     Option(
         "precision",

@@ -255,7 +255,7 @@ class KvbenchPlugin:
             self.config.hook.pytest_runtest_logreport(
                 report=pytest.TestReport(test, location, {}, "failed", plain(reason), "call")
             )
-        self.summary = summarize(started.collector, result, started.report_path)
+        self.summary = summarize(started.collector, result, started.report_path, started.html_path)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_json(self, benchmarks: list[Any]) -> None:

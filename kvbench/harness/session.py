@@ -54,6 +54,7 @@ class Session:
         self.fresh, self.verify = fresh, verify
         self.seeds: tuple[int, ...] = values["seeds"] or tuple(range(experiment.images.seeds))
         self.report_path: Path = values["report"] or values["cache"] / f"report-{self.title}.md"
+        self.html_path: Path | None = values["html"]
         self.collector = Collector(
             experiment.name,
             experiment.design,
@@ -88,8 +89,9 @@ class Session:
         """Both splits' banks, made where the cache lacks them; None for a study that trains without a teacher."""
         try:
             need_writable(self.report_path.parent)  # before training, not after it
+            need_writable((self.html_path or self.report_path).parent)
         except UserError as error:
-            raise UserError(f"{error} Name a file for the tables with --kvbench-report.") from None
+            raise UserError(f"{error} Name other files with --kvbench-report and --kvbench-html.") from None
         if self.experiment.study.train is not None:
             return None
         banks = self.settings.open_banks(self._show)

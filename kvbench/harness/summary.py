@@ -14,8 +14,7 @@ from kvbench.harness.options import FRESH
 from kvbench.harness.result import Result, State
 from kvbench.reference import store
 from kvbench.reference.diagnosis import diagnose
-from kvbench.reference.timing import Timing, timings
-from kvbench.reporting import report
+from kvbench.reporting.contents import Contents
 from kvbench.results import history, saved
 from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
@@ -26,17 +25,21 @@ if TYPE_CHECKING:
     from kvbench.findings.judge import Judgement
 
 
-def summarize(collector: Collector, result: Result, path: Path) -> str:
-    """Write the tables to ``path``, and return what the terminal shows."""
+def summarize(collector: Collector, result: Result, path: Path, html: Path | None = None) -> str:
+    """Write the tables to ``path`` and the page to ``html``, and return what the terminal shows."""
     parts = []
     if any(record["history"] for record in collector.records):
         with best_effort("make the tables"):
-            parts.append(_markdown(collector, clauses=False))
+            parts.append(_contents(collector).markdown(clauses=False))
         with best_effort(f"write the tables to {path}"):
-            content = _markdown(collector, clauses=True)
-            with atomic_write(path) as tmp:
-                tmp.write_text(content, encoding="utf-8")
+            _write(path, _contents(collector).markdown())
             parts.append(f"Tables, with every clause of the verdicts: {path}")
+        if html is not None:
+            with best_effort(f"write the page to {html}"):
+                from kvbench.reporting.html import page  # a template's engine, which most sessions do without
+
+                _write(html, page(_contents(collector)))
+                parts.append(f"The same with figures: {html}")
     remarks: tuple[Callable[[Collector, Result], list[str]], ...] = (
         _not_compared, _where_to_look, _not_settled, _reused, _repeated, _notes, _environment
     )  # fmt: skip
@@ -46,22 +49,22 @@ def summarize(collector: Collector, result: Result, path: Path) -> str:
     return "\n".join(parts)
 
 
-def _markdown(collector: Collector, *, clauses: bool) -> str:
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+
+
+def _contents(collector: Collector) -> Contents:
     records = collector.records
-    facts = {"workload": collector.workload, **{key: records[0][key] for key in FACTS if key in records[0]}}
+    known = (*FACTS, "fingerprints", "seeds")
+    facts = {"workload": collector.workload, **{key: records[0][key] for key in known if key in records[0]}}
     if resumed := saved.reused(records):
         facts["resumed"] = resumed
     judged: list[Judgement] = []
     with best_effort("judge the findings"):
         judged = collector.judgements()
-    recorded: list[Judgement] = []
-    timed: list[Timing] = []
-    if _reference(collector):
-        with best_effort("show the reference's verdicts and seconds"):
-            recorded = collector.reference.judgements
-            timed = _timings(collector)
-    design, outcome = collector.design, collector.outcome
-    return report.report(histories(records), design, judged, facts, outcome, timed, recorded, clauses=clauses)
+    frame, reference = histories(records), _reference(collector)
+    return Contents(frame, collector.design, judged, facts, collector.costs, collector.outcome, reference)
 
 
 def _reference(collector: Collector) -> store.Reference | None:
@@ -70,15 +73,6 @@ def _reference(collector: Collector) -> store.Reference | None:
         return None if collector.update else collector.reference
     except UserError:
         return None
-
-
-def _timings(collector: Collector) -> list[Timing]:
-    """Seconds against the reference's, where it was made on the same kind of device."""
-    kinds = [
-        str(facts.get("hardware", "")).partition(",")[0]
-        for facts in (collector.reference.provenance, collector.records[0])
-    ]
-    return timings(histories(collector.records), collector.reference.histories) if kinds[0] == kinds[1] else []
 
 
 def _not_compared(collector: Collector, result: Result) -> list[str]:

@@ -11,10 +11,11 @@ from kvbench.findings.clauses import Clause
 from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, judge, missing
 from kvbench.reference.store import load
+from kvbench.reporting.table import Starred, Table
 from kvbench.results import history
 from kvbench.results.saved import OWN, RunOutcome, Saved
 from kvbench.stats.intervals import exact_mean
-from kvbench.utils.text import Marked, escape, item, markdown_table, number
+from kvbench.utils.text import escape, item, number
 from kvbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
 EPOCHS = (1, 2, 3, 5, 10)  # columns of the tables, where there are too many for all of them
 HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints", "random_numbers")  # facts for programs
-TITLES = {"train_loss": "Training loss (nat, mean over the epoch)", "val_accuracy": "Validation accuracy (top-1)"}
+TITLES = {
+    "train_loss": "Training loss (nat, mean over the epoch)",
+    "val_loss": "Validation loss (nat)",
+    "val_accuracy": "Validation accuracy (top-1)",
+    "agreement": "Agreement with the teacher (top-1)",
+}
+NOT_JUDGED = "No finding could be judged: each needs configurations that are not here."
+NO_NUMBER = "-: not measured, or no number for some seed."
+SHOWN = ("train_loss", "val_accuracy")  # the source's two tables
 
 
 def tables(histories: pd.DataFrame, design: Design) -> str:
@@ -36,22 +45,33 @@ def tables(histories: pd.DataFrame, design: Design) -> str:
     *italic*, all of them where they tie. Columns are the epochs 1, 2, 3, 5, 10 and the last, or all if there are at
     most five.
     """
-    italic = f"; *italic*: best {design.focus} model of it" if design.focus else ""
-    parts = [f"Means over seeds, {_seeds(histories)}. **Bold**: best of its recipe{italic}."]
-    parts += [f"{title}\n\n{_table(histories, design, metric)}" for metric, title in TITLES.items()]
+    parts = [caption(histories, design)]
+    parts += [f"{TITLES[metric]}\n\n{metric_table(histories, design, metric).markdown()}" for metric in SHOWN]
     if any("| -" in part for part in parts[1:]):
-        parts.append("-: not measured, or no number for some seed.")
+        parts.append(NO_NUMBER)
     return "\n\n".join(parts)
 
 
+def caption(histories: pd.DataFrame, design: Design, bold: str = "**Bold**", italic: str = "*italic*") -> str:
+    """What the numbers and marks of the tables are; ``bold`` and ``italic`` show themselves."""
+    marked = f"; {italic}: best {design.focus} model of it" if design.focus else ""
+    return f"Means over seeds, {seed_count(histories)}. {bold}: best of its recipe{marked}."
+
+
 def seconds(histories: pd.DataFrame, design: Design, timings: Sequence[Timing] = ()) -> str:
-    """Markdown table of seconds per training epoch of each configuration; empty if none was measured.
+    """Markdown of `seconds_table`; empty if none was measured."""
+    table = seconds_table(histories, design, timings)
+    return table.markdown() if table.rows else ""
+
+
+def seconds_table(histories: pd.DataFrame, design: Design, timings: Sequence[Timing] = ()) -> Table:
+    """Seconds per training epoch of each configuration for which they were measured.
 
     ``timings`` hold each configuration's share of the run's mean, next to the reference's.
     """
     rows = []
     judged = {timing.configuration: timing for timing in timings}
-    for name in _order(histories, design):
+    for name in order(histories, design):
         cells = history.of(histories, name)["seconds"].to_numpy()
         cells = cells[~np.isnan(cells)]
         if len(cells):
@@ -63,7 +83,7 @@ def seconds(histories: pd.DataFrame, design: Design, timings: Sequence[Timing] =
             rows.append([*row, *["-"] * (8 - len(row) if judged else 0)])
     headers = ["configuration", "median", "fastest", "slowest", "epochs timed"]
     headers += ["over the run's mean", "recorded", "status (fails no run)"] if judged else []
-    return markdown_table(headers, rows) if rows else ""
+    return Table(headers, rows)
 
 
 def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = (), *, clauses: bool = True) -> str:
@@ -72,7 +92,16 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
     ``recorded`` are the judgements of a reference, for a column of their own.
     """
     if not judgements:
-        return "No finding could be judged: each needs configurations that are not here."
+        return NOT_JUDGED
+    parts = [verdict_table(judgements, recorded).markdown()]
+    for judgement in judgements if clauses else ():
+        if judgement.clauses or judgement.notes:
+            parts += [f"#### {title(judgement)}", remarks(judgement), clause_table(judgement).markdown()]
+    return "\n\n".join(parts)
+
+
+def verdict_table(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()) -> Table:
+    """A row per finding and recipe; ``recorded`` as in `verdicts`."""
     known = {(j.finding.id, j.recipe): f"{j.verdict} ({j.held})" for j in recorded}
     rows = [
         [j.finding.id, j.recipe, j.verdict + ("" if j.tested else BY_SIGN), j.held,
@@ -80,14 +109,22 @@ def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()
         for j in judgements
     ]  # fmt: skip
     headers = ["finding", "recipe", "verdict", "clauses held", *(["recorded"] if recorded else []), "sentence"]
-    parts = [markdown_table(headers, rows)]
-    for judgement in judgements if clauses else ():
-        if judgement.clauses or judgement.notes:
-            title = f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
-            notes = [f"Judged as: {judgement.judged_as}.", *(f"Note: {note}." for note in judgement.notes)]
-            body = markdown_table(["clause", "verdict", "numbers", "margin"], [_clause(c) for c in judgement.clauses])
-            parts += [f"#### {title}", " ".join(notes), body]
-    return "\n\n".join(parts)
+    return Table(headers, rows)
+
+
+def title(judgement: Judgement) -> str:
+    """Finding, recipe and verdict, for a heading."""
+    return f"{judgement.finding.id} ({judgement.recipe}): {judgement.summary}"
+
+
+def remarks(judgement: Judgement) -> str:
+    """How a finding was judged, and what there is to note."""
+    return " ".join([f"Judged as: {judgement.judged_as}.", *(f"Note: {note}." for note in judgement.notes)])
+
+
+def clause_table(judgement: Judgement) -> Table:
+    """Every clause of a judgement."""
+    return Table(("clause", "verdict", "numbers", "margin"), [_clause(clause) for clause in judgement.clauses])
 
 
 def report(
@@ -116,7 +153,7 @@ def report(
         recorded: the reference's judgements, to stand beside the run's.
         clauses: below the verdicts, show every clause of every finding.
     """
-    head = [f"# kvbench: {escape(_workload(facts))}", *_outcome(outcome), about(histories, design, facts)]
+    head = [f"# kvbench: {escape(workload_of(facts))}", *_outcome(outcome), about(histories, design, facts)]
     parts = [
         *head,
         "## Tables",
@@ -131,20 +168,25 @@ def report(
 
 def about(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> str:
     """Markdown list of where numbers come from; ``facts`` as in `report`."""
-    words: dict[str, Any] = {}
-    workload, plus, chosen = _workload(facts).partition("+")
+    return "\n".join(item(f"{name}: {value}") for name, value in words(histories, design, facts).items())
+
+
+def words(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Where numbers come from, by name; ``facts`` as in `report`."""
+    told: dict[str, Any] = {}
+    workload, plus, chosen = workload_of(facts).partition("+")
     if workload in WORKLOADS:
-        words["images"] = WORKLOADS[workload].summary
+        told["images"] = WORKLOADS[workload].summary
     if design.workloads.get(workload):
-        words["recipe against the study's"] = design.workloads[workload]
+        told["recipe against the study's"] = design.workloads[workload]
     if plus:
-        words["chosen for this run"] = chosen.replace("+", ", ")
-    words["runs"] = f"{_seeds(histories)} of each configuration"
-    words |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
+        told["chosen for this run"] = chosen.replace("+", ", ")
+    told["runs"] = f"{seed_count(histories)} of each configuration"
+    told |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
     if updates := [part for part in facts.get("partial_updates", []) if isinstance(part, Mapping)]:
-        told = ("configurations", "date")  # each part has all facts of its run
-        words["partial updates"] = [{name: part[name] for name in told if name in part} for part in updates]
-    return "\n".join(item(f"{name}: {_words(value)}") for name, value in words.items())
+        kept = ("configurations", "date")  # each part has all facts of its run
+        told["partial updates"] = [{name: part[name] for name in kept if name in part} for part in updates]
+    return {name: _words(value) for name, value in told.items()}
 
 
 def report_saved(saved: Saved, design: Design, name: str | None = None) -> str:
@@ -184,27 +226,35 @@ def _clauses(histories: pd.DataFrame, design: Design, name: str, costs: Mapping[
 
 def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     """What to say first about a run, in a list of at most one."""
-    if outcome is None or outcome["outcome"] == RunOutcome.PASSED:
-        return ["This run passed."] if outcome else []
+    if not outcome:
+        return []
+    text, reasons = conclusion(outcome)
+    text = text if outcome["outcome"] == RunOutcome.PASSED else f"**{text}**"
+    return ["\n".join([text, "", *map(item, reasons)]).strip()]
+
+
+def conclusion(outcome: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """How a run ended, in a sentence, and why it did not pass, a line each."""
+    if outcome["outcome"] == RunOutcome.PASSED:
+        return "This run passed.", []
     text = {
         RunOutcome.FAILED: "This run FAILED: do not use it as a baseline.",
         RunOutcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
-    heads = [str(reason).partition("\n")[0].rstrip(":") for reason in outcome.get("reasons", [])]
-    return ["\n".join([f"**{text}**", "", *map(item, heads)]).strip()]
+    return text, [str(reason).partition("\n")[0].rstrip(":") for reason in outcome.get("reasons", [])]
 
 
-def _workload(facts: Mapping[str, Any]) -> str:
+def workload_of(facts: Mapping[str, Any]) -> str:
     return str(facts.get("workload", "unknown workload"))
 
 
-def _seeds(histories: pd.DataFrame) -> str:
+def seed_count(histories: pd.DataFrame) -> str:
     """``n = 3``, or the range if configurations differ."""
     counts = sorted({int(count) for count in histories.groupby("configuration")["seed"].nunique()})
     return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 
-def _order(histories: pd.DataFrame, design: Design) -> list[str]:
+def order(histories: pd.DataFrame, design: Design) -> list[str]:
     """The study's configurations first, in its order, then the others."""
     return [name for block in design.blocks(history.configurations(histories)).values() for name in block.values()]
 
@@ -214,7 +264,7 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
     return every if len(every) <= len(EPOCHS) else [e for e in every if e in EPOCHS or e == every[-1]]
 
 
-def _table(histories: pd.DataFrame, design: Design, metric: str) -> str:
+def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
     """Of one metric: a block of rows for each recipe."""
     epochs = _epochs(histories)
     groups = histories.groupby(["configuration", "epoch"])[metric]
@@ -233,11 +283,9 @@ def _table(histories: pd.DataFrame, design: Design, metric: str) -> str:
             for mark, among in ((2, shown), (1, marked)):
                 for student, value in among.items():
                     stars[student] += mark * (value == best(among.values()))
-            columns.append(
-                [Marked(f"{'*' * stars[student]}{cell}{'*' * stars[student]}") for student, cell in cells.items()]
-            )
+            columns.append([Starred(cell, stars[student]) for student, cell in cells.items()])
         rows += [[name, *cells] for name, *cells in zip(block.values(), *columns, strict=True)]
-    return markdown_table(["configuration", *map(str, epochs)], rows)
+    return Table(["configuration", *map(str, epochs)], rows)
 
 
 def _clause(clause: Clause) -> list[str]:

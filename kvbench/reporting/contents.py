@@ -1,0 +1,139 @@
+"""All that a report shows, from a run, a saved run or a reference: markdown and the page are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvbench.findings.design import Design
+from kvbench.findings.judge import Judgement, judge
+from kvbench.reference.store import Reference, load
+from kvbench.reference.timing import Timing, timings
+from kvbench.reporting import report
+from kvbench.reporting.figures import Figure, Numbers, figures, time_table
+from kvbench.reporting.table import Table
+from kvbench.results.saved import Saved
+from kvbench.utils.errors import UserError, best_effort, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a report shows, of a run or of a reference.
+
+    Args:
+        histories: a history frame.
+        design: the study's.
+        judgements: what `kvbench.findings.judge.judge` says about it.
+        facts: where the numbers come from, as `kvbench.reporting.report.report` takes them, with ``fingerprints``,
+            ``seeds`` and ``random_numbers`` where they are known.
+        costs: FLOPs per sample of each configuration, where they are known.
+        outcome: of a run, likewise; None for a reference.
+        reference: what the run is held against; None: nothing, or this is one.
+        lacking: why there is no reference, in a sentence.
+    """
+
+    histories: pd.DataFrame
+    design: Design
+    judgements: Sequence[Judgement]
+    facts: Mapping[str, Any]
+    costs: Mapping[str, float] = field(default_factory=dict)
+    outcome: Mapping[str, Any] | None = None
+    reference: Reference | None = None
+    lacking: str = ""
+
+    @cached_property
+    def timings(self) -> list[Timing]:
+        """Seconds against the reference's, where it was made on the same kind of device."""
+        if self.reference is not None and _kind(self.reference.provenance) == _kind(self.facts):
+            with best_effort("compare seconds with the reference's"):
+                return timings(self.histories, self.reference.histories)
+        return []
+
+    @cached_property
+    def recorded(self) -> Sequence[Judgement]:
+        """The reference's judgements; none where there is none."""
+        if self.reference is not None:
+            with best_effort("judge the reference"):
+                return self.reference.judgements
+        return ()
+
+    @property
+    def fingerprints(self) -> Mapping[str, Any]:
+        """What the run was made from; empty if not known."""
+        return dict(self.facts.get("fingerprints") or {})
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """What figures are made of."""
+        recorded = None if self.reference is None else self.reference.histories
+        return Numbers(self.histories, self.design, self.costs, recorded)
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Every figure for which there are numbers."""
+        return figures(self.numbers)
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[str, Table]]:
+        """Title and cells of every table for which there are numbers, by its name."""
+        found = {"verdicts": ("Verdicts", report.verdict_table(self.judgements, self.recorded))}
+        for metric in sorted(report.TITLES, key=lambda name: name not in report.SHOWN):
+            if metric in report.SHOWN or self.histories[metric].notna().any():
+                table = report.metric_table(self.histories, self.design, metric)
+                found[metric] = report.TITLES[metric], table
+        found["time"] = "Time to target, mean over seeds (lowest to highest)", time_table(self.figures)
+        found["seconds"] = "Seconds per training epoch", report.seconds_table(self.histories, self.design, self.timings)
+        return {name: (title, table) for name, (title, table) in found.items() if table.rows}
+
+    def table(self, name: str) -> Table:
+        """One of `tables`; raises `UserError` naming them."""
+        if name not in self.tables:
+            raise unknown("table", name, self.tables)
+        return self.tables[name][1]
+
+    def figure(self, name: str) -> Figure:
+        """One of `figures`; raises `UserError` naming them."""
+        known = {figure.id: figure for figure in self.figures}
+        if name not in known:
+            raise unknown("chart", name, known)
+        return known[name]
+
+    def markdown(self, *, clauses: bool = True) -> str:
+        """The report in markdown; ``clauses`` shows every clause of every finding."""
+        return report.report(self.histories, self.design, self.judgements, self.facts, self.outcome, self.timings,
+                             self.recorded, clauses=clauses)  # fmt: skip
+
+
+def of_saved(saved: Saved, design: Design, folder: Path) -> Contents:
+    """The contents of a saved run's report, judged afresh, with its reference from ``folder`` where there is one."""
+    facts = {**saved.info, "workload": saved.workload}
+    outcome = {"outcome": saved.outcome, "reasons": saved.reasons}
+    reference, lacking = None, ""
+    try:
+        reference = load(folder, saved.workload, design)
+    except UserError as error:
+        lacking = str(error)
+    judgements = judge(saved.histories, design, saved.costs)
+    return Contents(saved.histories, design, judgements, facts, saved.costs, outcome, reference, lacking)
+
+
+def of_expected(folder: Path, workload: str, design: Design) -> Contents:
+    """The contents of the report on the reference in ``<folder>/<workload>/``.
+
+    Raises:
+        UserError: `kvbench.reference.store.load`'s.
+    """
+    reference = load(folder, workload, design)
+    facts = {**reference.provenance, "workload": workload}
+    return Contents(reference.histories, design, reference.judgements, facts, reference.costs)
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    """The kind of device: seconds on others say nothing."""
+    return str(facts.get("hardware", "")).partition(",")[0]

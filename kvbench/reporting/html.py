@@ -1,0 +1,209 @@
+"""A report as one page of HTML that needs nothing else: no network, and no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from kvbench.findings.clauses import Clause, Verdict
+from kvbench.findings.judge import BY_SIGN, Judgement, missing
+from kvbench.reference.compare import compare, differing
+from kvbench.reference.tolerances import HEADERS
+from kvbench.reporting import report
+from kvbench.reporting.contents import Contents
+from kvbench.reporting.figures import CURVES, Figure, Lines, on_scale
+from kvbench.reporting.svg import pictures, sample
+from kvbench.reporting.table import BOLD, ITALIC, Starred, Table
+from kvbench.results import history
+from kvbench.results.saved import RunOutcome
+from kvbench.utils.environment_diff import differences
+from kvbench.utils.errors import shorten
+from kvbench.utils.text import shown
+
+MOST_CLAUSES = 40  # of a finding, in a page
+MOST_COMPARED = 60  # configurations that are held against the reference in a page
+LONGEST = 600  # characters of a cell: a clause about hundreds of students names them all
+MARKS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.MIXED: "◐", Verdict.UNDECIDED: "?"}
+
+
+def page(contents: Contents) -> str:
+    """The report as HTML.
+
+    Findings first, then figures, tables, what differs from the reference's surroundings, and where the numbers come
+    from. Its size is bounded: figures draw some twenty configurations a recipe, findings show some forty clauses, and
+    it says what it leaves out.
+
+    Example:
+        >>> from kvbench.studies.kv_memory import STUDY
+        >>> page(of_expected(Path("expected"), "imagenet", STUDY.design))[:15]
+        '<!DOCTYPE html>'
+    """
+    environment = Environment(
+        loader=PackageLoader("kvbench.reporting"), autoescape=True, finalize=_safe, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["starred"] = _starred
+    assert environment.loader is not None, "it was given one"
+    css, js = (environment.loader.get_source(environment, f"page.{kind}")[0] for kind in ("css", "js"))
+    outcome = report.conclusion(contents.outcome) if contents.outcome else ("", [])
+    return environment.get_template("page.html").render(
+        title=report.workload_of(contents.facts),
+        css=Markup(css),
+        js=Markup(js),
+        css_hash=_digest(css),
+        js_hash=_digest(js),
+        passed=contents.outcome is not None and contents.outcome["outcome"] == RunOutcome.PASSED,
+        outcome=outcome[0],
+        reasons=outcome[1],
+        seeds=report.seed_count(contents.histories),
+        configurations=len(history.configurations(contents.histories)),
+        findings=_findings(contents),
+        not_judged=_not_judged(contents),
+        legend=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
+        figures=[_figure(figure) for figure in contents.figures],
+        tables=contents.tables,
+        caption=report.caption(contents.histories, contents.design, "Bold", "italic"),
+        reference=contents.reference is not None,
+        lacking=contents.lacking,
+        surroundings=_surroundings(contents),
+        compared=_compared(contents),
+        clauses=[(report.title(j), report.remarks(j), _cut(report.clause_table(j)), _more(j))
+                 for j in contents.judgements if j.clauses or j.notes],
+        about=report.words(contents.histories, contents.design, contents.facts),
+        about_reference=report.words(contents.reference.histories, contents.design, contents.reference.provenance)
+        if contents.reference else {},
+    )  # fmt: skip
+
+
+def _safe(value: object) -> object:
+    """What a template puts into the page: nothing unseen in it; jinja escapes the rest."""
+    return value if isinstance(value, Markup) else shown(value)
+
+
+def _starred(cell: str | Starred) -> Markup:
+    """A cell in bold or italic where it stands out."""
+    text, stars = escape(shown(cell)), cell.stars if isinstance(cell, Starred) else 0
+    text = Markup("<i>{}</i>").format(text) if stars & ITALIC else text
+    return Markup("<b>{}</b>").format(text) if stars & BOLD else text
+
+
+def _digest(text: str) -> str:
+    """Of a style or script, so that the page allows itself this one alone."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _findings(contents: Contents) -> list[tuple[str, str, list[dict[str, str]]]]:
+    """Of each finding its sentence, its id, and what came out, a mapping for each recipe."""
+    recorded = {(j.finding.id, j.recipe): j for j in contents.recorded}
+    found: dict[str, tuple[str, str, list[dict[str, str]]]] = {}
+    for judgement in contents.judgements:
+        row = found.setdefault(judgement.finding.id, (judgement.finding.sentence, judgement.finding.id, []))
+        before = recorded.get((judgement.finding.id, judgement.recipe))
+        clause = deciding(judgement)
+        row[2].append({
+            "recipe": judgement.recipe,
+            "verdict": judgement.verdict.value,
+            "mark": MARKS[judgement.verdict],
+            "how": ("" if judgement.tested else BY_SIGN),
+            "held": judgement.summary.partition(": ")[2],
+            "clause": _short(f"{clause.sentence}: {clause.numbers}") if clause else "",
+            "margin": _short(clause.describe_margin()) if clause else "",
+            "recorded": f"{before.verdict} ({before.held})" if before else "",
+            "moved": "yes" if before and contradict(before.verdict, judgement.verdict) else "",
+        })  # fmt: skip
+    return list(found.values())
+
+
+def contradict(one: Verdict, other: Verdict) -> bool:
+    """Whether two verdicts say different things: one that is undecided says nothing."""
+    return one != other and Verdict.UNDECIDED not in {one, other}
+
+
+def deciding(judgement: Judgement) -> Clause | None:
+    """The clause to show for a judgement: the surest that fails, else the least sure one; None if it has none."""
+
+    def doubt(clause: Clause) -> tuple[bool, float, float]:
+        lost = math.isnan(clause.margin)
+        return lost, 0.0 if math.isnan(clause.p) else clause.p, 0.0 if lost else -abs(clause.margin)
+
+    for verdict, choose in ((Verdict.FAILS, min), (Verdict.UNDECIDED, max), (Verdict.HOLDS, max)):
+        if some := [clause for clause in judgement.gating if clause.verdict == verdict]:
+            return choose(some, key=doubt)
+    return None
+
+
+def _not_judged(contents: Contents) -> list[str]:
+    """Of each finding that could not be judged on some recipe, what is missing for it."""
+    judged = {(judgement.finding.id, judgement.recipe) for judgement in contents.judgements}
+    said = []
+    for row in contents.design.findings.values():
+        if any((row.id, scope) not in judged for scope in contents.design.scopes(row)):
+            lacking = missing(row, contents.histories, contents.design).items()
+            said += [f"{row.sentence} ({recipe}): lacks {shorten(names)}" for recipe, names in lacking]
+    return said
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    """A figure for the template: its panels, and the same on the other scale."""
+    panels = [(panel.title, picture) for panel, picture in zip(figure.panels, pictures(figure, figure.id), strict=True)]
+    log = None
+    other: list[tuple[str, Markup]] = []
+    if figure.id in CURVES:
+        curves = [panel for panel in figure.panels if isinstance(panel, Lines)]
+        log = curves[0].y.log
+        turned = Figure(figure.id, figure.title, figure.caption, [on_scale(panel, log=not log) for panel in curves])
+        names = [panel.title for panel in curves]
+        other = list(zip(names, pictures(turned, f"{figure.id}-other"), strict=True))
+    return {"id": figure.id, "title": figure.title, "caption": figure.caption, "notes": figure.notes,
+            "panels": panels, "other": other, "log": log,
+            "table": figure.table}  # fmt: skip
+
+
+def _surroundings(contents: Contents) -> list[str]:
+    """How the run was made otherwise than the reference, a phrase each."""
+    if contents.reference is None:
+        return []
+    other = differences(contents.reference.provenance, contents.facts)
+    return [*differing(contents.reference.fingerprints, contents.fingerprints), *other]
+
+
+def _compared(contents: Contents) -> tuple[list[str], Table, str]:
+    """The run against the reference: a sentence for each configuration that left it, all tolerances, what is left."""
+    table = Table(("configuration", *HEADERS[1:]), [])
+    if contents.reference is None:
+        return [], table, ""
+    names = history.configurations(contents.histories)
+    seeds = contents.facts.get("seeds")
+    said, rows, within = [], [], 0
+    for name in names[:MOST_COMPARED]:
+        found = compare(contents.reference, contents.histories, name, contents.fingerprints, seeds,
+                        str(contents.facts.get("random_numbers", "")))  # fmt: skip
+        within += found.judged and not found.failed
+        if found.failed:
+            said.append(_short(found.describe().partition("\n")[0] + "".join(f"; {text}" for text in found.problems)))
+        for deviation in found.deviations:
+            _, *cells = deviation.row()
+            marked = [*cells[:-1], Starred(cells[-1], BOLD if deviation.status.failed else 0)]
+            rows.append([name, *marked])
+    more = f" The first {MOST_COMPARED} were compared." if len(names) > MOST_COMPARED else ""
+    head = f"{within} of {len(names[:MOST_COMPARED])} configurations are within the reference.{more}"
+    return said, Table(table.headers, rows), head
+
+
+def _cut(table: Table) -> Table:
+    return Table(table.headers, [[_short(str(cell)) for cell in row] for row in table.rows[:MOST_CLAUSES]])
+
+
+def _more(judgement: Judgement) -> str:
+    left = len(judgement.clauses) - MOST_CLAUSES
+    return f"{left} more clauses are in the report in markdown." if left > 0 else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
