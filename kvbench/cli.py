@@ -218,25 +218,32 @@ def plot(
     expected: Annotated[
         Optional[str], typer.Option(help="Plot a workload's reference instead.", metavar="WORKLOAD")
     ] = None,
+    chart: Annotated[
+        str, typer.Option(help="curves, or one figure of the page, such as val_loss, time-seconds or loss-accuracy.")
+    ] = "curves",
     output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
 ) -> None:
-    """Plot loss and accuracy against epochs.
+    """Plot loss and accuracy against epochs, or another chart.
 
     Mean and range over seeds; needs kvbench[plot].
     """
     from kvbench.reference.store import load
-    from kvbench.reporting.charts import curves_chart
+    from kvbench.reporting import figures
+    from kvbench.reporting.charts import draw
     from kvbench.results.saved import read
 
     if (saved is None) == (expected is None):
         raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
     if expected:
         folder, design = _references(values)
-        histories, workload = load(folder, expected, design).histories, expected
+        reference = load(folder, expected, design)
+        numbers, workload = figures.Numbers(reference.histories, design, reference.costs), expected
     else:
         run = read(saved or Path())
-        histories, workload, design = run.histories, run.workload, _references(values, run.study)[1]
-    curves_chart(histories, design, output, workload)
+        design, workload = _references(values, run.study)[1], run.workload
+        numbers = figures.Numbers(run.histories, design, run.costs)
+    chosen = figures.chart(numbers, chart)
+    draw(chosen, output, f"{workload}: {numbers.seeds if chosen[0].id in figures.CURVES else chosen[0].title}")
     echo(str(output))
 
 

@@ -1,7 +1,8 @@
-"""Training curves as a picture: the mean over seeds of every configuration, with a band from lowest to highest seed."""
+"""Figures as files for papers: SVG, PDF and PNG, drawn by matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from kvbench.findings.design import Design
-from kvbench.results import history
+from kvbench.reporting.figures import CURVES_CHART, Dots, Figure, Line, Lines, Numbers, curves, style
 from kvbench.utils.errors import UserError
 from kvbench.utils.files import atomic_write
 from kvbench.utils.text import shown
@@ -17,18 +18,7 @@ from kvbench.utils.text import shown
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = {"train_loss": "training loss (nat)", "val_accuracy": "validation accuracy"}
 METADATA: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}  # no dates
-# Colours that colour-blind readers tell apart (Okabe and Ito's, and a violet), on white and on black; dashes as well.
-LINES = [
-    ("#2F8FD8", "-"),
-    ("#009E73", "-"),
-    ("#D55E00", (0, (6, 1.5))),
-    ("#E69F00", (0, (3, 1.2))),
-    ("#CC79A7", (0, (6, 1.5, 1.5, 1.5))),
-    ("#9A7FD1", (0, (1.2, 1.2))),
-    ("#808080", (0, (9, 2, 1.5, 2, 1.5, 2))),
-]
 GREY = "#777777"  # of text and axes: reads on white and on black, so that one file serves light and dark pages
 STYLE = {
     "font.size": 9.5,
@@ -63,49 +53,74 @@ def curves_chart(histories: pd.DataFrame, design: Design, output: Path, workload
         >>> reference = load_reference(Path("expected"), "fractals", STUDY.design)
         >>> curves_chart(reference.histories, STUDY.design, Path("curves.svg"), "fractals")  # doctest: +SKIP
     """
+    numbers = Numbers(histories, design, {})
+    draw([curves(numbers, metric) for metric in CURVES_CHART], output, f"{workload}: {numbers.seeds}")
+
+
+def draw(figures: Sequence[Figure], output: Path, title: str) -> None:
+    """Draw figures below each other, a column of panels for each recipe; arguments and errors as in `curves_chart`."""
     if output.suffix not in METADATA:
         raise UserError(f"Cannot draw {output}: its suffix must be one of {', '.join(METADATA)}.")
     try:
         from matplotlib import rc_context
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Picture
     except ImportError:
         raise UserError("Drawing needs matplotlib: pip install 'kvbench[plot]'.") from None
-    blocks = design.blocks(history.configurations(histories))
-    lines = sorted({student for block in blocks.values() for student in block})
-    styles = {student: LINES[number % len(LINES)] for number, student in enumerate(lines)}
+    columns = len(figures[0].panels)
     with rc_context(STYLE):
-        figure = Figure(figsize=(1 + 4.2 * len(blocks), 5.6), layout="constrained")
-        panels = figure.subplots(len(METRICS), len(blocks), sharex=True, sharey="row", squeeze=False)
-        for row, metric in zip(panels, METRICS, strict=True):
-            row[0].set_ylabel(METRICS[metric])
-            for axes, block in zip(row, blocks.values(), strict=True):
-                if metric == "train_loss":
-                    axes.set_yscale("log")
-                    axes.yaxis.set_major_formatter("{x:g}")
-                axes.margins(x=0)
+        picture = Picture(figsize=(1 + 4.2 * columns, 2.8 * max(1.4, len(figures))), layout="constrained")
+        shared = isinstance(figures[0].panels[0], Lines)
+        grid = picture.subplots(len(figures), columns, sharex=shared, sharey="row" if shared else False, squeeze=False)
+        for row, figure in zip(grid, figures, strict=True):
+            for axes, panel in zip(row, figure.panels, strict=True):
                 axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
                 axes.spines[["top", "right"]].set_visible(False)
-                for student, name in block.items():
-                    _draw(axes, history.of(histories, name), metric, student, *styles[student])
-        for axes in panels.flat:  # once all curves have set the limits that panels share
+                if isinstance(panel, Lines):
+                    _lines(axes, panel, first=axes is row[0])
+                else:
+                    _dots(axes, panel)
+        for axes in grid.flat if shared else ():  # once all curves have set the limits that panels share
             _label(axes)
-        for axes, recipe in zip(panels[0], blocks, strict=True):
-            axes.set_title(shown(recipe or "others"), loc="left", color=GREY, parse_math=False)
-        for axes in panels[-1]:
-            axes.set_xlabel("epoch")
-        seeds = history.seeds(histories)
-        bands = f"mean over {len(seeds)} seeds, band from the lowest to the highest" if len(seeds) > 1 else "one seed"
-        figure.suptitle(f"{shown(workload)}: {bands}", parse_math=False)
+        for axes, panel in zip(grid[0], figures[0].panels, strict=True):
+            axes.set_title(shown(panel.title), loc="left", color=GREY, parse_math=False)
+        for axes, panel in zip(grid[-1], figures[-1].panels, strict=True):
+            axes.set_xlabel(panel.x.label)
+        picture.suptitle(shown(title), parse_math=False)
         with atomic_write(output) as tmp:
-            figure.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
+            picture.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
 
 
-def _draw(axes: Any, rows: pd.DataFrame, metric: str, student: str, colour: str, dashes: Any) -> None:
+def _lines(axes: Any, panel: Lines, *, first: bool) -> None:
+    if first:
+        axes.set_ylabel(panel.y.label)
+    for name, axis in (("x", panel.x), ("y", panel.y)):
+        if axis.log:
+            axes.set(**{f"{name}scale": "log"})
+            getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
+    axes.margins(x=0)
+    for line in panel.lines:
+        _line(axes, line, log=panel.y.log)
+    if panel.x.falling and not axes.xaxis_inverted():
+        axes.invert_xaxis()
+
+
+def _line(axes: Any, line: Line, *, log: bool) -> None:
     """Draw one configuration's line and band, as far as every seed has a number that the axis can show."""
-    seeds = rows.pivot_table(index="epoch", columns="seed", values=metric, dropna=False)
-    seeds = seeds[np.isfinite(seeds).all(axis=1) & ((seeds > 0).all(axis=1) | (axes.get_yscale() == "linear"))]
-    axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-    axes.plot(seeds.index, seeds.mean(axis=1), color=colour, linestyle=dashes, linewidth=1.6, label=shown(student))
+    kept = (line.low > 0) | (not log)
+    colour, dashes = style(line.style)
+    axes.fill_between(line.x[kept], line.low[kept], line.high[kept], color=colour, alpha=0.15, linewidth=0)
+    axes.plot(line.x[kept], line.y[kept], color=colour, linestyle=(0, dashes) if dashes else "-", linewidth=1.6,
+              label=shown(line.label), marker="o" if len(line.x) == 1 else None)  # fmt: skip
+
+
+def _dots(axes: Any, panel: Dots) -> None:
+    """Draw a row for each value, the first on top."""
+    axes.set_yticks(range(len(panel.dots)), [shown(dot.label) for dot in panel.dots], parse_math=False)
+    for row, dot in enumerate(panel.dots):
+        axes.plot([dot.low, dot.high], [row, row], color=style(dot.style)[0], linewidth=2)
+        axes.plot([dot.value], [row], color=style(dot.style)[0], marker="o")
+    axes.set_xlim(left=0)
+    axes.invert_yaxis()
 
 
 def _label(axes: Any) -> None:

@@ -97,13 +97,6 @@ class Contents:
             raise unknown("table", name, self.tables)
         return self.tables[name][1]
 
-    def figure(self, name: str) -> Figure:
-        """One of `figures`; raises `UserError` naming them."""
-        known = {figure.id: figure for figure in self.figures}
-        if name not in known:
-            raise unknown("chart", name, known)
-        return known[name]
-
     def markdown(self, *, clauses: bool = True) -> str:
         """The report in markdown; ``clauses`` shows every clause of every finding."""
         return report.report(self.histories, self.design, self.judgements, self.facts, self.outcome, self.timings,

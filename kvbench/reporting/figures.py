@@ -13,6 +13,7 @@ from kvbench.findings.design import Design
 from kvbench.reporting.table import Table
 from kvbench.results import history
 from kvbench.stats.intervals import Floats, time_to_target
+from kvbench.utils.errors import unknown
 from kvbench.utils.text import number
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ CURVES = {
     "val_accuracy": "validation accuracy",
     "agreement": "agreement with the teacher",
 }
+CURVES_CHART = ("train_loss", "val_accuracy")  # the usual picture
 CLOCKS = {"epochs": "epochs", "seconds": "seconds of training", "flops": "epochs x FLOPs a sample"}
 LOSS_ACCURACY, SECONDS, TIME = "loss-accuracy", "seconds", "time"
 # Colours that colour-blind readers tell apart (Okabe and Ito's, and a violet), on white and on black; dashes as well,
@@ -117,7 +119,7 @@ class Figure:
         title: its heading.
         caption: what it shows.
         panels: at least one, all of lines or all of dots.
-        notes: what could not be numbers.
+        notes: what could not be drawn.
     """
 
     id: str
@@ -208,7 +210,7 @@ class Numbers:
 
     @cached_property
     def styles(self) -> dict[str, int]:
-        """The style of each student that is numbers, the same in every figure."""
+        """The style of each student that is drawn, the same in every figure."""
         students = dict.fromkeys(student for block in self.blocks.values() for student in block)
         return {student: index for index, student in enumerate(students)}
 
@@ -221,8 +223,22 @@ class Numbers:
 
 def figures(numbers: Numbers) -> list[Figure]:
     """Every figure for which there are numbers."""
-    made = [MAKERS[name](numbers) for name in MAKERS]
+    made = [make(numbers) for make in MAKERS.values()]
     return [figure for figure in made if any(_filled(panel) for panel in figure.panels)]
+
+
+def chart(numbers: Numbers, name: str) -> list[Figure]:
+    """The figures of a chart, below each other: one of `MAKERS`, or ``curves`` for loss and accuracy.
+
+    Raises:
+        UserError: there is no such chart, or there are no numbers for it.
+    """
+    if name == "curves":
+        return [curves(numbers, metric) for metric in CURVES_CHART]
+    known = {figure.id: figure for figure in figures(numbers)}
+    if name not in known:
+        raise unknown("chart", name, ["curves", *known])
+    return [known[name]]
 
 
 def _filled(panel: Panel) -> bool:
@@ -337,7 +353,7 @@ def _panel(recipe: str) -> str:
 
 
 def _notes(numbers: Numbers, missing: Sequence[str]) -> list[str]:
-    lost = f"Not numbers, as there is no number for some seed: {', '.join(missing[:MOST_LINES])}"
+    lost = f"Not drawn, as there is no number for some seed: {', '.join(missing[:MOST_LINES])}"
     more = f" and {len(missing) - MOST_LINES} more" if len(missing) > MOST_LINES else ""
     return numbers.left_out + ([f"{lost}{more}."] if missing else [])
 

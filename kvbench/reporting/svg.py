@@ -20,6 +20,7 @@ LABEL_GAP = 13.0  # between two labels
 LONGEST = 15  # letters of a label
 TALLEST = 10  # how often the usual largest value a linear axis shows: what diverges leaves the panel
 STROKE = 1.8
+LARGEST = 1e250  # number on an axis
 
 
 def tag(name: str, *inside: str, **attributes: object) -> Markup:
@@ -52,8 +53,7 @@ class Scale:
     def of(cls, values: Iterable[float], start: float, end: float, axis: Axis, *, zero: bool = False) -> Scale:
         """One that shows all finite values, or from 0 on, with a little room."""
         cells = np.array([v for v in values if math.isfinite(v) and (v > 0 or not axis.log)])
-        if not len(cells):
-            cells = np.array([1.0])
+        cells = np.clip(cells, 1 / LARGEST if axis.log else -LARGEST, LARGEST) if len(cells) else np.ones(1)
         low, high = 0.0 if zero else float(cells.min()), float(cells.max())
         if axis.log:
             room = max((math.log(high) - math.log(low)) * 0.04, 0.01)
