@@ -175,7 +175,9 @@ def report(
         Optional[str],
         typer.Option(help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="Of that table: markdown, csv or latex (booktabs).")] = "markdown",
+    form: Annotated[
+        str, typer.Option("--format", help="Of that table: markdown, csv or latex (booktabs).")
+    ] = "markdown",
 ) -> None:
     """Print the tables and verdicts of a saved run or a reference."""
     from kvbench.reporting.report import report_expected, report_saved

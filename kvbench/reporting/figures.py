@@ -256,7 +256,7 @@ def curves(numbers: Numbers, metric: str) -> Figure:
         panels.append(Lines(_panel(recipe), Axis("epoch"), axis, _some(lines), _some(behind)))
     title = CURVES[metric].partition(" (")[0].capitalize()
     grey = " Grey and dotted: the reference." if any(panel.behind for panel in panels) else ""
-    return Figure(metric, title, f"{title} after each epoch, {numbers.seeds}.{grey}", panels, _notes(numbers, missing),
+    return Figure(metric, title, f"{title} after each epoch, {numbers.seeds}.{grey}", panels, _notes(missing),
                   metric)  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def loss_accuracy(numbers: Numbers) -> Figure:
         panels.append(Lines(_panel(recipe), *axes, _some(lines), _some(behind)))
     grey = " Grey and dotted: the reference." if any(panel.behind for panel in panels) else ""
     caption = f"Validation accuracy against training loss, epoch after epoch, means over seeds; a dot ends each.{grey}"
-    return Figure(LOSS_ACCURACY, "Loss against accuracy", caption, panels, _notes(numbers, []))
+    return Figure(LOSS_ACCURACY, "Loss against accuracy", caption, panels, [])
 
 
 def time_to_loss(numbers: Numbers, clock: str) -> Figure:
@@ -292,7 +292,7 @@ def time_to_loss(numbers: Numbers, clock: str) -> Figure:
         " of the recipe, which all get to: mean over seeds, with the range."
         + (" Hollow: the reference, to the same loss." if any(panel.behind for panel in panels) else "")
     )
-    return Figure(f"time-{clock}", title, caption, panels, _notes(numbers, missing), TIME)
+    return Figure(f"time-{clock}", title, caption, panels, _notes(missing), TIME)
 
 
 def seconds(numbers: Numbers) -> Figure:
@@ -308,7 +308,7 @@ def seconds(numbers: Numbers) -> Figure:
                 dots.append(Dot(name, student, numbers.styles[student], *values))
         panels.append(Dots(_panel(recipe), Axis("seconds of training an epoch"), dots))
     caption = "Seconds of training an epoch: the median over epochs and seeds, from the fastest to the slowest."
-    return Figure(SECONDS, "Seconds an epoch", caption, panels, _notes(numbers, []), SECONDS)
+    return Figure(SECONDS, "Seconds an epoch", caption, panels, [], SECONDS)
 
 
 Maker = Callable[[Numbers], Figure]
@@ -352,10 +352,10 @@ def _panel(recipe: str) -> str:
     return recipe or "others"
 
 
-def _notes(numbers: Numbers, missing: Sequence[str]) -> list[str]:
+def _notes(missing: Sequence[str]) -> list[str]:
     lost = f"Not drawn, as there is no number for some seed: {', '.join(missing[:MOST_LINES])}"
     more = f" and {len(missing) - MOST_LINES} more" if len(missing) > MOST_LINES else ""
-    return numbers.left_out + ([f"{lost}{more}."] if missing else [])
+    return [f"{lost}{more}."] if missing else []
 
 
 def _some(lines: Iterable[Line]) -> list[Line]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -54,8 +53,8 @@ def page(contents: Contents) -> str:
     outcome = report.conclusion(contents.outcome) if contents.outcome else ("", [])
     return environment.get_template("page.html").render(
         title=report.workload_of(contents.facts),
-        css=Markup(css),
-        js=Markup(js),
+        css=Markup(css),  # noqa: S704 - our own files
+        js=Markup(js),  # noqa: S704
         css_hash=_digest(css),
         js_hash=_digest(js),
         passed=contents.outcome is not None and contents.outcome["outcome"] == RunOutcome.PASSED,
@@ -66,6 +65,7 @@ def page(contents: Contents) -> str:
         findings=_findings(contents),
         not_judged=_not_judged(contents),
         legend=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
+        left_out=contents.numbers.left_out,
         figures=[_figure(figure) for figure in contents.figures],
         tables=contents.tables,
         caption=report.caption(contents.histories, contents.design, "Bold", "italic"),
@@ -180,7 +180,8 @@ def _compared(contents: Contents) -> tuple[list[str], Table, str]:
         return [], table, ""
     names = history.configurations(contents.histories)
     seeds = contents.facts.get("seeds")
-    said, rows, within = [], [], 0
+    said, within = list[str](), 0
+    rows: list[list[str | Starred]] = []
     for name in names[:MOST_COMPARED]:
         found = compare(contents.reference, contents.histories, name, contents.fingerprints, seeds,
                         str(contents.facts.get("random_numbers", "")))  # fmt: skip

@@ -71,8 +71,9 @@ def seconds_table(histories: pd.DataFrame, design: Design, timings: Sequence[Tim
     """
     rows = []
     judged = {timing.configuration: timing for timing in timings}
+    measured = {name: cells.to_numpy() for name, cells in histories.groupby("configuration")["seconds"]}
     for name in order(histories, design):
-        cells = history.of(histories, name)["seconds"].to_numpy()
+        cells = measured[name]
         cells = cells[~np.isnan(cells)]
         if len(cells):
             # the median, as one stalled epoch would move a mean
@@ -267,7 +268,7 @@ def _epochs(histories: pd.DataFrame) -> list[int]:
 def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
     """Of one metric: a block of rows for each recipe."""
     epochs = _epochs(histories)
-    groups = histories.groupby(["configuration", "epoch"])[metric]
+    groups = histories[histories["epoch"].isin(epochs)].groupby(["configuration", "epoch"])[metric]
     means = {key: number(exact_mean(cells), ".3f", missing="-") for key, cells in groups}
     best = min if metric in history.LOSSES else max
     focus = design.groups.get(design.focus, ())

@@ -14,7 +14,7 @@ from kvbench.reporting.figures import Axis, Dots, Figure, Line, Lines, Panel, st
 from kvbench.stats.intervals import Floats
 from kvbench.utils.text import number, shown
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420.0, 280.0, 54.0, 92.0, 8.0, 40.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420.0, 280.0, 62.0, 92.0, 8.0, 40.0
 NAMES, ROW = 104.0, 22.0  # of dots: room for names, height of a row
 LABEL_GAP = 13.0  # between two labels
 LONGEST = 15  # letters of a label
@@ -36,7 +36,7 @@ def tag(name: str, *inside: str, **attributes: object) -> Markup:
         for key, value in attributes.items()
     )  # fmt: skip
     content = Markup("").join(part if isinstance(part, Markup) else shown(part) for part in inside)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, content)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, content)  # noqa: S704 - names of elements are ours
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +109,24 @@ class Browser:
 def browser() -> Iterator[Browser]:
     """Start a browser with a profile of its own; it ends with the block."""
     assert CHROMIUM is not None, "there is no Chromium"
-    (theirs_in, to), (source, theirs_out) = os.pipe(), os.pipe()
+    (low_in, to), (source, low_out) = os.pipe(), os.pipe()
+    theirs_in, theirs_out = (fcntl(low, F_DUPFD, 10) for low in (low_in, low_out))
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
              "--disable-extensions", "--remote-debugging-pipe"]  # fmt: skip
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # The protocol is spoken on the descriptors 3 and 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *words, f"--user-data-dir={profile}"]
+        shell = [
+            "bash",
+            "-c",
+            f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}',
+            "bash",
+            *words,
+            f"--user-data-dir={profile}",
+        ]
         process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for descriptor in (low_in, low_out, theirs_in, theirs_out):
+            os.close(descriptor)
         try:
             yield Browser(to, source)
         finally:

@@ -175,7 +175,9 @@ def test_nothing_from_a_file_reaches_the_page_unescaped() -> None:
                               for row in rows(name, [2.0 + seed, 1.0], [0.1, 0.2], seed=seed, seconds=1.0))  # fmt: skip
     design = Design(BAD, {BAD: {name: name for name in names}}, {}, {BAD: Finding(BAD, BAD, below(names[0], names[1]))})
     facts = {"workload": BAD, BAD: BAD, "versions": {BAD: [BAD, {BAD: BAD}]}, "notes": BAD}
-    text = page(Contents(histories, design, judge(histories, design), facts, {}, {"outcome": "failed", "reasons": [BAD]}))
+    text = page(
+        Contents(histories, design, judge(histories, design), facts, {}, {"outcome": "failed", "reasons": [BAD]})
+    )
     root = parse(text)
     assert [len(root.all(name)) for name in ("script", "style", "b")][:2] == [1, 1]
     assert not [name for one in root.everything for name in one.attributes if name.startswith("on")]
@@ -208,16 +210,18 @@ def test_a_saved_file_of_bad_names_makes_a_safe_page(call: Call) -> None:
 )
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_there_is_a_page_whatever_the_numbers_are(losses: list[float], seeds: int, reference: Reference) -> None:
+    usual, shares = [1.0 / (epoch + 1) for epoch in range(len(losses))], [0.5] * len(losses)
     frame = history.frame(row for seed in range(seeds) for name in ("Model1", "Model3", "lr_Model1", "Mine")
-                          for row in rows(name, losses if name == "Model3" else [1.0 / (e + 1) for e in range(len(losses))],
-                                          [0.5] * len(losses), seed=seed))  # fmt: skip
+                          for row in rows(name, losses if name == "Model3" else usual, shares, seed=seed))  # fmt: skip
     facts = {"workload": "fractals"}
     for against in (None, reference):
         made = Contents(frame, DESIGN, judge(frame, DESIGN), facts, {}, {"outcome": "incomplete"}, against)
         text = page(made)
         root = parse(text)
         assert tables_of(root)["table-train_loss"] == unmarked(made.table("train_loss").markdown())
-        drawn = " ".join(value for one in root.all("svg")[1:] for e in one.everything for value in e.attributes.values())
+        drawn = " ".join(
+            value for one in root.all("svg")[1:] for e in one.everything for value in e.attributes.values()
+        )
         assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
@@ -238,8 +242,9 @@ def test_five_hundred_configurations_make_a_bounded_page() -> None:
     design = Design("wide", {name: {s: f"{s}-{name}" for s in students} for name in ("a", "b")},
                     findings={"all": Finding("all", "the first is best", below(students[0], "all"))})  # fmt: skip
     frame = history.frame(row for number, name in enumerate(design.names) for seed in range(2)
-                          for row in rows(name, [2.0 / e + number / 1e3 + seed / 1e4 for e in range(1, 151)],
-                                          [0.5] * 150, seed=seed, val_loss=0.5, agreement=0.5, seconds=1.0))  # fmt: skip
+                          for row in rows(name, [2.0 / e + number / 1e3 + seed / 1e4 for e in range(1, 121)],
+                                          [0.5] * 120, seed=seed, val_loss=0.5, agreement=0.5,
+                                          seconds=1.0))  # fmt: skip
     text = page(Contents(frame, design, judge(frame, design), {"workload": "wide"}, dict.fromkeys(design.names, 1e6)))
     assert len(text.encode()) < 3 * MIB
     root = parse(text)
@@ -264,7 +269,10 @@ def test_a_saved_run_gives_the_page_of_the_run(tmp_path: Path) -> None:
     assert "the run was made from something else than the reference" in root.text
     nowhere = of_saved(saved.read(path), dataclasses.replace(DESIGN, shipped=""), tmp_path)
     assert nowhere.reference is None
-    assert "There was no reference to hold the run against. There is no reference for fractals" in parse(page(nowhere)).text
+    assert (
+        "There was no reference to hold the run against. There is no reference for fractals"
+        in parse(page(nowhere)).text
+    )
 
 
 def test_the_example_is_what_its_command_writes(call: Call) -> None:

@@ -1,0 +1,170 @@
+"""The page of a report in a real browser, and as a session writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvbench.reference.store import load
+from kvbench.reporting import html
+from kvbench.reporting.contents import of_saved
+from kvbench.reporting.html import page
+from kvbench.results import saved
+from tests.support import DESIGN, EXPECTED
+from tests.support.browser import CHROMIUM, Browser, browser
+from tests.support.pages import parse, run_of
+from tests.support.sessions import ALL, TinyProject, suite_of
+
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+WIDTHS = (400, 1400)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    path.write_text(page(run_of(load(EXPECTED, "fractals", DESIGN))), encoding="utf-8")
+    return path
+
+
+@in_a_browser
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_loads_quietly_and_fits(chromium: Browser, written: Path, width: int, dark: bool, scripts: bool) -> None:
+    chromium.open(written, width=width, dark=dark, scripts=scripts)
+    assert chromium.faults == []
+    assert chromium.requests == []
+    wide, window = chromium.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= window == width
+    paper = chromium.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(15, 19, 24)" if dark else "rgb(255, 255, 255)")
+    cut = chromium.evaluate("""[...document.querySelectorAll("figure svg text")].filter((text) => {
+      const [mine, whole] = [text, text.ownerSVGElement].map((one) => one.getBoundingClientRect());
+      return whole.width && (mine.left < whole.left - 1 || mine.right > whole.right + 1);
+    }).map((text) => text.textContent)""")
+    assert cut == []
+    small = chromium.evaluate("""Math.min(...[...document.querySelectorAll("figure svg text")].map((text) =>
+      text.getScreenCTM().a * 12).filter((size) => size > 0))""")
+    assert small > 9, "letters in pictures, in pixels"
+    assert bool(chromium.evaluate("document.querySelectorAll('details.other').length")) == (not scripts)
+
+
+@in_a_browser
+def test_text_is_the_files_with_scripts_and_without(chromium: Browser, written: Path) -> None:
+    told = parse(written.read_text())
+    tables = [[cell for row in one.cells for cell in row] for one in told.all("table")]
+    for scripts in (True, False):
+        chromium.open(written, width=1400, scripts=scripts)
+        assert tables == chromium.evaluate("""[...document.querySelectorAll("table")].map((table) =>
+          [...table.querySelectorAll("th, td")].map((cell) => cell.textContent.trim()))""")
+
+
+@in_a_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_serious(chromium: Browser, written: Path, width: int, dark: bool) -> None:
+    package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    chromium.open(written, width=width, dark=dark)
+    chromium.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+    chromium.evaluate((Path(package.__file__).parent / "axe.min.js").read_text() + "; 0")
+    found = chromium.evaluate("axe.run().then((told) => told.violations.map((one) => "
+                              "[one.impact, one.id, one.nodes.slice(0, 3).map((node) => node.html)]))")  # fmt: skip
+    assert found == []
+
+
+@in_a_browser
+def test_with_a_script_there_are_values_switches_and_scales_by_keyboard_alone(chromium: Browser, written: Path) -> None:
+    chromium.open(written, width=1400)
+    chromium.evaluate("document.querySelector('#train_loss figure svg').focus({focusVisible: true})")
+    for key in ("ArrowRight", "ArrowDown"):
+        chromium.press(key)
+    tip = "document.getElementById('tip')"
+    assert chromium.evaluate(f"{tip}.textContent").startswith("Model2, epoch 2: 0.7675 (0.7608 to 0.7739)")
+    assert chromium.evaluate(f"{tip}.hidden") is False
+    chromium.press("Escape")
+    assert chromium.evaluate(f"{tip}.hidden") is True
+
+    drawn = (
+        "[...document.querySelectorAll('figure svg g[data-c=Model2]')].filter((g) => g.style.display !== 'none').length"
+    )
+    before = chromium.evaluate(drawn)
+    chromium.evaluate("document.querySelectorAll('.legend input')[1].focus()")
+    chromium.press(" ")
+    assert (before > 20, chromium.evaluate(drawn)) == (True, 0)
+
+    text = "document.querySelector('#train_loss .panels:not([hidden]) title').textContent"
+    assert chromium.evaluate(text).endswith("(nat), logarithmic against epoch")
+    chromium.evaluate("document.querySelector('#train_loss button').focus()")
+    chromium.press(" ")
+    assert chromium.evaluate(text).endswith("(nat) against epoch")
+    assert chromium.faults == []
+
+
+@in_a_browser
+def test_a_pointer_shows_the_nearest_value(chromium: Browser, written: Path) -> None:
+    chromium.open(written, width=1400)
+    x, y = chromium.evaluate("""(() => {
+      const line = document.querySelector("#val_accuracy figure svg g[data-x]");
+      line.scrollIntoView({block: "center", behavior: "instant"});
+      const [x, y] = line.querySelector("polyline").getAttribute("points").split(" ")[0].split(",").map(Number);
+      const place = new DOMPoint(x, y).matrixTransform(line.ownerSVGElement.parentNode.getScreenCTM());
+      return [place.x, place.y];
+    })()""")
+    chromium.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    said = chromium.evaluate("document.getElementById('tip').textContent")
+    assert said.startswith("Model1, epoch 1: 0.31"), said
+    assert " to " in said
+
+
+@in_a_browser
+def test_a_screen_reader_finds_names_and_tables(chromium: Browser, written: Path) -> None:
+    chromium.open(written, width=1400, scripts=False)
+    nodes = chromium.tell("Accessibility.getFullAXTree")["nodes"]
+    named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    pictures = [name for role, name in named if role in {"image", "img"}]
+    assert any(name.startswith("Training loss, StepLR: training loss (nat)") for name in pictures)
+    assert all("Model7" in name for name in pictures), "what is drawn is told in words"
+    assert {"main", "navigation"} <= {role for role, _ in named}
+    assert sum(role == "table" for role, _ in named) >= 7
+
+
+@in_a_browser
+def test_it_can_be_printed(chromium: Browser, written: Path) -> None:
+    chromium.open(written, width=800, dark=True, media="print")
+    assert chromium.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert chromium.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert len(chromium.tell("Page.printToPDF")["data"]) > 50_000
+
+
+def test_a_session_writes_the_page_that_its_saved_run_gives(project: TinyProject) -> None:
+    code, _ = project.run(suite_of(), "--kvbench-html=page.html", "--benchmark-json=run.json")
+    assert code == 0
+    assert "The same with figures: " in project.stdout
+    mine = parse((project.path / "page.html").read_text())
+    run = saved.read(project.path / "run.json")
+    theirs = parse(page(of_saved(run, DESIGN, project.path / "expected")))
+    assert "This run passed." in mine.text
+    assert [one.cells for one in mine.all("table")] == [one.cells for one in theirs.all("table")]
+    assert [one.text for one in mine.all("article")] == [one.text for one in theirs.all("article")]
+    assert [one.attributes for one in mine.all("polyline")] == [one.attributes for one in theirs.all("polyline")]
+
+
+def test_a_page_that_cannot_be_made_fails_no_run(project: TinyProject) -> None:
+    def broken(*_: object) -> str:
+        raise RuntimeError("no page today")
+
+    drawn = suite_of(ALL[:1], [])
+    code, result = project.run(
+        drawn, "--kvbench-html=page.html", disturb=lambda patch: patch.setattr(html, "page", broken)
+    )
+    assert (code, (project.path / "page.html").exists()) == (0, False)
+    assert result is not None
+    assert "Could not write the page to " in "".join(project.logged)
