@@ -190,7 +190,7 @@ def _compared(contents: Contents) -> tuple[list[str], Table, str]:
             said.append(_short(found.describe().partition("\n")[0] + "".join(f"; {text}" for text in found.problems)))
         for deviation in found.deviations:
             _, *cells = deviation.row()
-            marked = [*cells[:-1], Starred(cells[-1], BOLD if deviation.status.failed else 0)]
+            marked: list[str | Starred] = [*cells[:-1], Starred(cells[-1], BOLD if deviation.status.failed else 0)]
             rows.append([name, *marked])
     more = f" The first {MOST_COMPARED} were compared." if len(names) > MOST_COMPARED else ""
     head = f"{within} of {len(names[:MOST_COMPARED])} configurations are within the reference.{more}"
