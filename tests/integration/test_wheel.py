@@ -69,5 +69,10 @@ def test_the_wheel_writes_a_suite_of_ones_own(installed: Path, tmp_path: Path) -
 
 
 def test_the_wheel_has_the_teachers_and_its_types(installed: Path) -> None:
-    for name in ("weights/fractals.safetensors", "weights/tiny-imagenet.safetensors", "py.typed", "reporting/templates/page.html"):
+    for name in (
+        "weights/fractals.safetensors",
+        "weights/tiny-imagenet.safetensors",
+        "py.typed",
+        "reporting/templates/page.html",
+    ):
         assert (installed / "kvbench" / name).is_file()
