@@ -52,9 +52,9 @@ def test_a_process_ends_with_code_2_and_one_sentence() -> None:
 
 def test_reporting_imports_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from kvbench.reporting import report; from kvbench.results import saved;"
-        "from kvbench.studies.kv_memory import DESIGN;"
-        f"report.report_expected(Path({str(EXPECTED)!r}), 'imagenet', DESIGN);"
+        "import sys; from pathlib import Path; from kvbench.reporting.contents import of_expected;"
+        "from kvbench.reporting.html import page; from kvbench.studies.kv_memory import STUDY;"
+        f"made = of_expected(Path({str(EXPECTED)!r}), 'imagenet', STUDY.design); made.markdown(); page(made);"
         "print([name for name in ('torch', 'scipy.stats', 'pytest', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
