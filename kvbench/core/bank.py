@@ -114,6 +114,11 @@ class FeatureBank:
         """The bank with some of its taps alone, by their indices; nothing is copied."""
         return replace(self, taps=tuple(self.taps[tap] for tap in taps))
 
+    def copy(self) -> FeatureBank:
+        """The same numbers in memory of their own."""
+        taps = tuple(tap.clone() for tap in self.taps)
+        return replace(self, taps=taps, logits=self.logits.clone(), labels=self.labels.clone())
+
     @property
     def teacher_accuracy(self) -> float:
         """The teacher's own top-1 accuracy, the ceiling of its students'."""

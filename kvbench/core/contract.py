@@ -12,6 +12,7 @@ from kvbench.core.module import call, dtype_name, failure, state
 from kvbench.core.numerics import RandomState, default_numerics, random_state_kept
 from kvbench.core.recipe import EVALUATION_BATCH
 from kvbench.core.run import Run
+from kvbench.core.student import Student
 from kvbench.utils.errors import UserError
 
 UNREPEATABLE = "its numbers do not repeat"
@@ -70,6 +71,18 @@ def check_student(trial: Run, again: Run, run: Run) -> list[str]:
     if draws:
         return [f"{name} draws random numbers while it is trained: each seed has its own, and seeds take turns"]
     return []
+
+
+def need_unchanged(student: Student, spare: FeatureBank, bank: FeatureBank) -> None:
+    """Raise `UserError` where a student that was made from ``spare``, a copy of a bank, has changed it."""
+    if spare is bank:
+        return
+    mine, theirs = ((*one.taps, one.logits, one.labels) for one in (spare, bank))
+    if not all(_equal(x, y) for x, y in zip(mine, theirs, strict=True)):
+        raise UserError(
+            f"The student {student.name} changes the training bank that it is made from, on which others are trained,"
+            " too: work on copies, such as bank.batch(slice(None)) gives."
+        )
 
 
 def _train(name: str, trial: Run) -> list[Tensor]:

@@ -28,14 +28,14 @@ class Cost:
 def cost(row: Student, widths: Sequence[int], classes: int, bank: FeatureBank | None = None) -> Cost:
     """Count the cost of a student, in evaluation mode.
 
-    On the meta device, where nothing is allocated or computed; on the CPU where a student needs numbers to be made or
-    called. Never raises: what only describes a training must not end it. ``widths`` and ``bank`` are of the taps that
-    it reads.
+    On the meta device, where nothing is allocated or computed; where a student needs numbers to be made or called, on
+    the CPU, or where the bank lies. Never raises: what only describes a training must not end it. ``widths`` and
+    ``bank`` are of the taps that it reads.
     """
     with random_state_kept(torch.device("cpu")), default_numerics():
         counted = _cost(row, widths, classes, bank, "meta")
         if counted.flops_per_sample is None:
-            real = _cost(row, widths, classes, bank, "cpu")
+            real = _cost(row, widths, classes, bank, "cpu" if bank is None else str(bank.logits.device))
             counted = real if real.parameters is not None else counted
         return counted
 

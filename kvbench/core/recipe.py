@@ -89,6 +89,14 @@ class Recipe:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unread}
         return {name: _plain(value) for name, value in values.items()}
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Its epochs, and what differs from the defaults: of a training loop of the user's, which may read no more."""
+        usual = Recipe().facts
+        return {
+            name: value for name, value in self.facts.items() if name == "epochs" or value != usual.get(name, usual)
+        }
+
 
 def _above(recipe: Recipe, field: str) -> bool:
     return bool(0 < getattr(recipe, field) < math.inf)
@@ -104,9 +112,8 @@ def _plain(value: object) -> object:
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 
-def shared_facts(recipes: Mapping[str, Recipe]) -> dict[str, Any]:
-    """What decides the numbers of several recipes, by name: once where all agree, else with each recipe's name."""
-    every = {name: recipe.facts for name, recipe in recipes.items()}
+def shared_facts(every: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of several recipes, by name: once where all agree, else with each recipe's name."""
     found: dict[str, Any] = {}
     for field in dict.fromkeys(field for facts in every.values() for field in facts):
         values = {name: facts[field] for name, facts in every.items() if field in facts}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kvbench.core.bank import FeatureBank
-from kvbench.core.contract import UNREPEATABLE, check_student
+from kvbench.core.contract import UNREPEATABLE, check_student, need_unchanged
 from kvbench.core.interleave import interleave
 from kvbench.core.numerics import RandomState, default_numerics
 from kvbench.core.recipe import Configuration
@@ -59,9 +59,13 @@ class Training:
         seeds: Sequence[int],
         replicates: Sequence[Run] = (),
     ):
+        spare = train.copy() if configuration.student.make_from else train  # whoever is given a bank may write into it
+        trial, again = (Run(configuration, spare, val, seeds[0]) for _ in range(2))
+        need_unchanged(configuration.student, spare, train)
         self.begin(configuration, [Run(configuration, train, val, seed) for seed in seeds], replicates)
-        trial, again = (Run(configuration, train, val, seeds[0]) for _ in range(2))
-        for note in check_student(trial, again, self.runs[0]):
+        notes = check_student(trial, again, self.runs[0])
+        need_unchanged(configuration.student, spare, train)
+        for note in notes:
             self._note(note)
         first, *others = [run.random_state.torch[0] for run in self.runs]
         if any(torch.equal(first, other) for other in others):

@@ -93,7 +93,8 @@ def kvbench_training(request: pytest.FixtureRequest, kvbench_configuration: Conf
         pytest.fail(problem, pytrace=False)
     request.node.stash[TRAINING] = training
     if not getattr(benchmark, "group", True):
-        _set(benchmark, group=f"{session.title}: an epoch of {len(session.seeds)} seeds")
+        seeds = "a seed" if session.experiment.study.train else f"{len(session.seeds)} seeds"
+        _set(benchmark, group=f"{session.title}: an epoch of {seeds}")
     nothing_to_time = not training.epochs_left
     yield training
     with best_effort("tidy up what was shown of the training"):

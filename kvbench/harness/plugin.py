@@ -187,6 +187,16 @@ class KvbenchPlugin:
                 self.session.collector.select(selects(item), item.nodeid)
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        try:
+            return (yield)
+        except UserError as error:  # of a training in the test's own hands
+            problem = str(error)
+            if not selects(item):
+                raise
+        pytest.fail(plain(problem), pytrace=False)
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:

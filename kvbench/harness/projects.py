@@ -14,8 +14,8 @@ from kvbench.core.recipe import Recipe
 from kvbench.studies.experiment import Experiment, read_choices
 from kvbench.studies.registry import find
 from kvbench.studies.study import Study
-from kvbench.utils.errors import UserError
-from kvbench.workloads import DEFAULT, WORKLOADS, Workload, workload
+from kvbench.utils.errors import UserError, unknown
+from kvbench.workloads import DEFAULT, Workload, workload
 
 OWN = "default"  # the workload of a study that trains without images and names none
 FOLDER = "benchmarks"  # where a project's suite lies, apart from what its ini file names
@@ -64,7 +64,11 @@ def of_this_project() -> list[Study]:
 def experiment(values: Mapping[str, Any], project: Sequence[Study]) -> Experiment:
     """What options choose: a study on a workload, with fields of its own; raises `UserError` where they do not fit."""
     study = find(values["study"], project)
-    name = values["workload"] or next(iter(study.workloads), OWN if study.train else DEFAULT)
-    # A study that trains by itself needs no images: its workload is a name.
-    row = Workload.without_images(name) if study.train and name not in WORKLOADS else workload(name)
-    return Experiment(study, row, read_choices(values["set"], Recipe, Workload))
+    choices = read_choices(values["set"], Recipe, Workload)
+    if study.train is None:
+        return Experiment(study, workload(values["workload"] or next(iter(study.workloads), DEFAULT)), choices)
+    names = list(study.workloads) or [OWN]  # of a study that trains by itself a workload is a name
+    name = values["workload"] or names[0]
+    if name not in names:
+        raise unknown("workload", name, names)
+    return Experiment(study, Workload.without_images(name), choices)

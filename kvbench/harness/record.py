@@ -59,7 +59,7 @@ def record(training: Training, experiment: Experiment, banks: Banks | None, seed
         "study": experiment.study.name,
         "workload": experiment.name,
         "configuration": configuration.id,
-        "recipe": configuration.recipe.facts,
+        "recipe": experiment.facts_of(configuration.recipe),
         "seeds": list(seeds),
         **described,
         "random_numbers": rng_fingerprint(),

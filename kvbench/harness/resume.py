@@ -69,8 +69,9 @@ class States:
         if not self.training.epochs_left:
             LOG.info("%s is reused, an interrupted run finished it.", name)
         elif any(self.training.reused):
-            done = self.training.configuration.recipe.epochs - self.training.epochs_left
-            LOG.info("%s goes on at epoch %d.", name, done + 1)
+            run = min(self.training.everyone, key=lambda run: run.epochs_done)
+            place = f"at epoch {run.epochs_done + 1}" if run.epochs_done else f"with seed {run.seed}"
+            LOG.info("%s goes on %s.", name, place)
 
     def save(self, run: Run) -> None:
         """Write the state of a run whose latest epoch has been evaluated; once that fails, no longer."""

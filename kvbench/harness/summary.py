@@ -115,7 +115,7 @@ def _repeated(collector: Collector, result: Result) -> list[str]:
 
 
 def _notes(collector: Collector, result: Result) -> list[str]:
-    data = sorted({record["notes"] for record in collector.records if record["notes"]})
+    data = sorted(filter(None, {record.get("notes", "") for record in collector.records}))
     notes = [note for check in result.checks.values() for note in check.notes]
     states = [note for record in collector.records for note in record["state_notes"]]
     return [*(f"DATA: {text}" for text in data), *(f"NOTED: {text}" for text in (*notes, *states))]

@@ -134,7 +134,8 @@ def compare(
         sides = [new, old, *([same, replicates, originals] if paired else [])]
         for tolerance in TOLERANCES:
             sample = Sample(*(grid(side, tolerance.metric, epochs) for side in sides))
-            deviations.append(measure(tolerance, epochs, sample, level))
+            if not (np.isnan(sample.fresh).all() and np.isnan(sample.reference).all()):
+                deviations.append(measure(tolerance, epochs, sample, level))
         if 1 < count < FEW_SEEDS and not paired:
             notes.append(f"only {count} reference seeds, so the allowed intervals are wide; 8 make them useful")
         if left := [d.tolerance.name for d in deviations if d.status == Status.NOT_MEASURED]:

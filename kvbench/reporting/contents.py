@@ -84,7 +84,7 @@ class Contents:
         """Title and cells of every table for which there are numbers, by its name."""
         found = {"verdicts": ("Verdicts", report.verdict_table(self.judgements, self.recorded))}
         for metric in sorted(report.TITLES, key=lambda name: name not in report.SHOWN):
-            if metric in report.SHOWN or self.histories[metric].notna().any():
+            if self.histories[metric].notna().any():
                 table = report.metric_table(self.histories, self.design, metric)
                 found[metric] = report.TITLES[metric], table
         found["time"] = "Time to target, mean over seeds (lowest to highest)", time_table(self.figures)

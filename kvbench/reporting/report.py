@@ -46,7 +46,8 @@ def tables(histories: pd.DataFrame, design: Design) -> str:
     most five.
     """
     parts = [caption(histories, design)]
-    parts += [f"{TITLES[metric]}\n\n{metric_table(histories, design, metric).markdown()}" for metric in SHOWN]
+    measured = [metric for metric in SHOWN if histories[metric].notna().any()]
+    parts += [f"{TITLES[metric]}\n\n{metric_table(histories, design, metric).markdown()}" for metric in measured]
     if any("| -" in part for part in parts[1:]):
         parts.append(NO_NUMBER)
     return "\n\n".join(parts)

@@ -26,7 +26,7 @@ SHARES = ("val_accuracy", "agreement")  # between 0 and 1
 METRICS = ("train_loss", "val_loss", "val_accuracy", "agreement", "seconds")
 RESULTS = tuple(metric for metric in METRICS if metric != "seconds")  # what repeats when a run does
 COLUMNS = (*KEYS, *METRICS)
-NEEDED = ("train_loss", "val_accuracy")  # what every fresh run measures
+NEEDED = ("train_loss", "val_accuracy")  # columns that every history has; an ablation of one's own may lack accuracy
 ROUNDING = 1e-6  # nat; by so much a divergence of 0 may come out below 0 in float32
 # What is read: far above any use, and far below what would exhaust a machine that judges it.
 MOST_NAMED = 10_000  # rows that are missing or too many
@@ -73,7 +73,7 @@ def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: b
     Args:
         histories: any number of rows, in any order.
         where: what they are, for the message of an error.
-        fresh: require what a run of ours always measures: finite training loss and accuracy in every row.
+        fresh: require what a run of ours measures: training loss in every row, and accuracy in every row or in none.
         finite: False lets infinite values pass, which a run that diverged leaves.
 
     Raises:
@@ -99,8 +99,9 @@ def check(histories: pd.DataFrame, where: str, *, fresh: bool = False, finite: b
             _refuse(typed, (cells < 0) | (cells > 1), where, metric, "a share between 0 and 1")
         else:
             _refuse(typed, cells < (-ROUNDING if metric in LOSSES else 0), where, metric, "a number from 0")
-        if fresh and metric in NEEDED:
-            _refuse(typed, np.isnan(cells), where, metric, "a finite number")
+        lacking = np.isnan(cells)
+        if fresh and metric in NEEDED and (metric in LOSSES or not lacking.all()):
+            _refuse(typed, lacking, where, metric, "a finite number")
     if typed.duplicated(list(KEYS)).any():
         typed = typed.sort_values("seconds", kind="stable").drop_duplicates([*KEYS, *RESULTS])
         typed = typed.sort_index().reset_index(drop=True)

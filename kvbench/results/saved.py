@@ -166,6 +166,8 @@ def reused(records: Iterable[Mapping[str, Any]]) -> str:
             continue
         if min(taken) >= epochs:
             finished.append(name)
+        elif whole := sum(done >= epochs for done in taken) * (min(taken) == 0):
+            partly.append(f"{name} ({whole} of {len(taken)} seeds)")
         else:
             partly.append(f"{name} from epoch {min(taken) + 1} on")
     return "; ".join(([f"{', '.join(finished)} (finished)"] if finished else []) + partly)

@@ -166,7 +166,11 @@ class Experiment:
     @property
     def facts(self) -> dict[str, Any]:
         """What of recipes must agree for runs to be comparable."""
-        return shared_facts({recipe.name: recipe for recipe in self.recipes})
+        return shared_facts({recipe.name: self.facts_of(recipe) for recipe in self.recipes})
+
+    def facts_of(self, recipe: Recipe) -> dict[str, Any]:
+        """What decides the numbers of a recipe, as far as it is known."""
+        return recipe.facts if self.study.train is None else recipe.chosen
 
 
 def _text(value: object) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 
-from kvbench.studies import kv_memory
+from kvbench.studies import kv_memory, linear_probes
 from kvbench.studies.study import Study
 from kvbench.utils.errors import UserError, describe, unknown
 
 ENTRY_POINTS = "kvbench.studies"  # each a `Study`, or a function that returns one or several
 DEFAULT = kv_memory.STUDY.name
-BUILT_IN = {study.name: study for study in (kv_memory.STUDY,)}
+BUILT_IN = {study.name: study for study in (kv_memory.STUDY, linear_probes.STUDY)}
 
 
 def studies(project: Iterable[Study] = ()) -> dict[str, Study]:

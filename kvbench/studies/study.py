@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,7 @@ from kvbench.utils.errors import UserError, unknown
 from kvbench.utils.files import check_name
 
 if TYPE_CHECKING:
-    import torch
-
-TrainFunction = Callable[[Configuration, int, "torch.device"], Iterable[Mapping[str, Any]]]
+    from kvbench.core.custom import TrainFunction
 
 
 @dataclass(frozen=True)

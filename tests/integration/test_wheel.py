@@ -48,6 +48,13 @@ def test_the_wheel_shows_the_references_that_it_ships(installed: Path, workload:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("workload", ["tiny-imagenet", "fractals"])
+def test_the_wheel_shows_the_references_of_the_second_study(installed: Path, workload: str, tmp_path: Path) -> None:
+    result = kvbench(installed, "report", "--study", "linear-probes", "--expected", workload, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "separability-rises-with-depth" in result.stdout
+
+
 def test_a_reference_of_ones_own_comes_before_the_shipped_one(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "expected" / "imagenet", tmp_path / "expected" / "fractals")
     result = kvbench(installed, "report", "--expected", "fractals", cwd=tmp_path)

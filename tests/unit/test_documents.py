@@ -10,14 +10,20 @@ import pytest
 import torch
 
 from kvbench import workloads
+from kvbench.core.custom import CustomTraining
+from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.trainer import Training
 from kvbench.features.teacher import build, default_taps, frozen
+from kvbench.findings.judge import judge
 from kvbench.mutation import faults
 from kvbench.reference.store import load
+from kvbench.results import history
 from kvbench.studies.kv_memory import STUDY
 from tests.support import EXPECTED, ROOT
 from tests.support.banks import Dots
 from tests.support.commands import Call
 from tests.support.commands_page import MARK, PAGE, generated
+from tests.support.trainer import random_bank
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 WIDTH = 120
@@ -27,6 +33,12 @@ def test_the_page_of_results_is_what_its_command_prints(call: Call) -> None:
     workloads = [part for name in ("imagenet", "tiny-imagenet", "fractals") for part in ("--expected", name)]
     told = call("report", *workloads, "--folder", EXPECTED)
     assert (ROOT / "docs" / "results.md").read_text() == told.out
+
+
+def test_the_page_of_linear_probes_is_what_its_command_prints(call: Call) -> None:
+    workloads = [part for name in ("tiny-imagenet", "fractals") for part in ("--expected", name)]
+    told = call("report", "--study", "linear-probes", *workloads, "--folder", EXPECTED)
+    assert (ROOT / "docs" / "linear-probes.md").read_text() == told.out
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -66,6 +78,29 @@ def test_the_student_of_the_documents_can_be_trained(name: str) -> None:
     assert study.student("TwoLayers").build([512], 10)([torch.randn(4, 512)]).shape == (4, 10)
     assert [row.id for row in study.configurations()[7::8]] == ["lr_TwoLayers", "TwoLayers"]
     assert study.references == "", "the other configurations are compared with the references that there are"
+
+
+def test_the_cache_of_the_documents_is_right_on_what_it_holds() -> None:
+    page: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs" / "extending.md", "class Cache"), page)
+    bank = random_bank()
+    training = Training(Configuration(page["cache"], Recipe(epochs=2)), bank, bank, [0, 1])
+    training.finish()
+    held = page["Cache"](bank.select((-1,)))([bank.taps[-1]]).argmax(1)
+    assert (held == bank.labels).float().mean() > 0.8
+    accuracies = {row["val_accuracy"] for row in training.history}
+    assert accuracies == {float((held == bank.labels).double().mean())}
+
+
+def test_the_ablation_without_a_teacher_of_the_documents_holds() -> None:
+    page: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs" / "extending.md", "def train("), page)
+    study = page["pytest_kvbench_studies"]()
+    trainings = [CustomTraining(row, study.train, range(6), torch.device("cpu")) for row in study.configurations()]
+    for training in trainings:
+        training.finish()
+    (judgement,) = judge(history.frame(row for one in trainings for row in one.history), study.design)
+    assert judgement.verdict == "holds"
 
 
 def test_the_teacher_of_the_documents_can_be_tapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], sentence: str) 
 
 
 def test_facts_say_once_what_recipes_share_and_nothing_that_a_schedule_does_not_read() -> None:
-    facts = shared_facts({recipe.name: recipe for recipe in STUDY.recipes})
+    facts = shared_facts({recipe.name: recipe.facts for recipe in STUDY.recipes})
     assert facts["recipe lr"] == 1e-4
     assert facts["recipe schedule (StepLR)"] == "step"
     assert facts["recipe step_size (StepLR)"] == 2

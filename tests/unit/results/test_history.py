@@ -135,13 +135,16 @@ def test_a_column_twice_is_refused() -> None:
         history.check(twice, "x")
 
 
-def test_fresh_runs_must_have_finite_loss_and_accuracy_but_may_lack_the_rest() -> None:
+def test_fresh_runs_must_have_finite_loss_and_accuracy_in_every_epoch_or_none_and_may_lack_the_rest() -> None:
     history.check(history.frame([row()]), "x", fresh=True)
     for metric in ("train_loss", "val_accuracy"):
-        gap = history.frame([{**row(), metric: None}])
+        gap = history.frame([row(), {**row(epoch=2), metric: None}])
         history.check(gap, "a published table may have a gap")
-        with pytest.raises(UserError, match=f"{metric} is nan"):
+        with pytest.raises(UserError, match=f"epoch 2: {metric} is nan"):
             history.check(gap, "x", fresh=True)
+    history.check(history.frame([{**row(), "val_accuracy": None}]), "a regression", fresh=True)
+    with pytest.raises(UserError, match="train_loss is nan"):
+        history.check(history.frame([{**row(), "train_loss": None}]), "x", fresh=True)
 
 
 def test_infinite_values_pass_only_if_asked_for() -> None:
