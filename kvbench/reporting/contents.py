@@ -66,7 +66,15 @@ class Contents:
     @property
     def fingerprints(self) -> Mapping[str, Any]:
         """What the run was made from; empty if not known."""
-        return dict(self.facts.get("fingerprints") or {})
+        known = self.facts.get("fingerprints")
+        return known if isinstance(known, Mapping) else {}
+
+    @property
+    def seeds(self) -> list[int] | None:
+        """Those that the run was to train; None if not known."""
+        known = self.facts.get("seeds")
+        usable = isinstance(known, list) and known and all(type(seed) is int for seed in known)
+        return known if usable else None
 
     @cached_property
     def numbers(self) -> Numbers:

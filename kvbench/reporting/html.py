@@ -179,11 +179,10 @@ def _compared(contents: Contents) -> tuple[list[str], Table, str]:
     if contents.reference is None:
         return [], table, ""
     names = history.configurations(contents.histories)
-    seeds = contents.facts.get("seeds")
     said, within = list[str](), 0
     rows: list[list[str | Starred]] = []
     for name in names[:MOST_COMPARED]:
-        found = compare(contents.reference, contents.histories, name, contents.fingerprints, seeds,
+        found = compare(contents.reference, contents.histories, name, contents.fingerprints, contents.seeds,
                         str(contents.facts.get("random_numbers", "")))  # fmt: skip
         within += found.judged and not found.failed
         if found.failed:

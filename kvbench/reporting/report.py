@@ -185,7 +185,8 @@ def words(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> 
         told["chosen for this run"] = chosen.replace("+", ", ")
     told["runs"] = f"{seed_count(histories)} of each configuration"
     told |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
-    if updates := [part for part in facts.get("partial_updates", []) if isinstance(part, Mapping)]:
+    listed = facts.get("partial_updates")
+    if updates := [part for part in listed if isinstance(part, Mapping)] if isinstance(listed, list) else []:
         kept = ("configurations", "date")  # each part has all facts of its run
         told["partial updates"] = [{name: part[name] for name in kept if name in part} for part in updates]
     return {name: _words(value) for name, value in told.items()}

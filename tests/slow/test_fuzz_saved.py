@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from hypothesis import strategies as st
 from kvbench.core.trainer import Training
 from kvbench.harness.record import record
 from kvbench.harness.setup import Banks
+from kvbench.reference.store import load
 from kvbench.reporting import report
-from kvbench.results.saved import read
+from kvbench.reporting.contents import of_saved
+from kvbench.reporting.html import page
+from kvbench.results.saved import Saved, read
 from kvbench.studies.kv_memory import STUDY
+from tests.support import EXPECTED
 from tests.support.fuzz import HOSTILE, anything, edited, edits, fuzz, safe, said, spoil, spoilt
+from tests.support.pages import parse
 from tests.support.saved_runs import benchmark, content
 from tests.support.small import EXPERIMENT
 from tests.support.trainer import config, random_bank
@@ -35,8 +41,10 @@ def recorded() -> Any:
     return json.loads(json.dumps(record(training, EXPERIMENT, banks, [0])))
 
 
-RECORD = recorded()
-RUN = content(benchmark(), benchmark("Model3", **RECORD | {"configuration": "Model3"}), benchmark("lr_Model1"))
+RECORD = recorded() | {"workload": "fractals"}  # the other benchmarks'
+ALONE = replace(STUDY.design, shipped="")  # whose runs have no reference of their own
+REFERENCE = load(EXPECTED, "imagenet", STUDY.design)
+RUN = content(benchmark("Model3"), benchmark("Model1", **RECORD), benchmark("lr_Model1"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(anything)
 def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
     (place / "run.json").write_text(json.dumps(value))
-    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))
+    reported(place / "run.json")
 
 
 @fuzz
@@ -56,7 +64,27 @@ def test_any_json_as_a_saved_run(place: Path, value: Any) -> None:
 @example([("replace", 3, HOSTILE)])
 def test_an_edited_saved_run(place: Path, changes: list[Any]) -> None:
     (place / "run.json").write_text(json.dumps(edited(RUN, changes)))
-    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))
+    reported(place / "run.json")
+
+
+def reported(path: Path) -> None:
+    """Report a saved run in markdown and as a page, or say in a sentence why not."""
+    run = said(lambda: read(path))
+    if isinstance(run, Saved):
+        safe(report.report_saved(run, STUDY.design))
+        html = page(replace(of_saved(run, ALONE, path.parent), reference=REFERENCE))
+        assert all(char.isprintable() or char == "\n" for char in html)
+        root = parse(html)
+        assert [len(root.all(name)) for name in ("script", "style", "img")] == [1, 1, 0]
+        assert not any(name.startswith("on") for one in root.everything for name in one.attributes)
+
+
+def test_what_is_edited_can_be_read(tmp_path: Path) -> None:
+    for number, run in enumerate((RUN, content({"extra_info": {"kvbench": RECORD}}))):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(run))
+        assert "Model1" in read(path).histories["configuration"].unique()
+        reported(path)
 
 
 def keys(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -79,7 +107,7 @@ def test_a_record_without_a_key_or_with_an_odd_value_there(tmp_path: Path, place
         else:
             parent[key] = value
         (tmp_path / "run.json").write_text(json.dumps(content({"extra_info": {"kvbench": changed}})))
-        safe(said(lambda: report.report_saved(read(tmp_path / "run.json"), STUDY.design)))
+        reported(tmp_path / "run.json")
 
 
 @fuzz
@@ -88,4 +116,4 @@ def test_a_record_without_a_key_or_with_an_odd_value_there(tmp_path: Path, place
 @example(json.dumps(RUN).encode("utf-16"))
 def test_a_saved_run_of_any_bytes(place: Path, whole: bytes) -> None:
     (place / "run.json").write_bytes(whole)
-    safe(said(lambda: report.report_saved(read(place / "run.json"), STUDY.design)))
+    reported(place / "run.json")

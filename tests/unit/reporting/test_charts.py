@@ -13,6 +13,7 @@ import pytest
 
 from kvbench.reference.store import load
 from kvbench.reporting.charts import curves_chart
+from kvbench.reporting.figures import MAKERS
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import DESIGN, EXPECTED, ROOT
@@ -95,6 +96,26 @@ def test_a_saved_run_is_drawn_as_well(call: Call) -> None:
     told = call("plot", "saved.json")
     assert (told.code, told.out) == (0, "curves.svg\n")
     assert {"Model1", "Model2"} <= {*texts(Path("curves.svg"))}
+
+
+@pytest.mark.parametrize("chart", [*MAKERS])
+def test_every_figure_of_the_page_can_be_drawn_for_a_paper(chart: str, call: Call) -> None:
+    told = call("plot", "--expected", "fractals", "--folder", EXPECTED, "--chart", chart, "--output", "a.svg")
+    assert told.code == 0, told.err
+    written = texts(Path("a.svg"))
+    assert {"StepLR", "constant lr"} <= {*written}
+    assert written.count("Model7") == 2
+    for output, start in (("a.pdf", b"%PDF"), ("a.png", b"\x89PNG")):
+        assert call("plot", "--expected", "imagenet", "--folder", EXPECTED, "--output", output).code == 0
+        assert Path(output).read_bytes().startswith(start)
+
+
+def test_a_chart_that_cannot_be_drawn_is_named(call: Call) -> None:
+    told = call("plot", "--expected", "imagenet", "--folder", EXPECTED, "--chart", "second")
+    assert told.code == 2
+    assert told.err == (
+        "Error: Unknown chart 'second'. Valid: curves, train_loss, val_accuracy, time-epochs, loss-accuracy.\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.json", "--expected", "imagenet"]])

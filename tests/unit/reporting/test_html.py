@@ -225,6 +225,17 @@ def test_there_is_a_page_whatever_the_numbers_are(losses: list[float], seeds: in
         assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
+@pytest.mark.parametrize(
+    "odd", [None, [], {}, "x", -1, [None], ["x"], {"a": [{}]}, {"seeds": "x"}, math.nan, 10**30], ids=repr
+)
+def test_facts_of_any_kind_are_shown(odd: Any, reference: Reference) -> None:
+    frame = history.frame(rows("Model1", [1.0] * 10, [0.5] * 10))
+    names = ("fingerprints", "seeds", "random_numbers", "versions", "hardware", "numerics", "recipe", "partial_updates")
+    outcome = {"outcome": RunOutcome.UNKNOWN, "reasons": [odd]}
+    made = Contents(frame, DESIGN, [], {"workload": "fractals", **dict.fromkeys(names, odd)}, {}, outcome, reference)
+    assert "does not say whether it passed" in parse(page(made)).text
+
+
 def test_a_configuration_without_numbers_is_said_not_to_be_drawn() -> None:
     frame = history.frame([*rows("Model1", [1.0, 0.5], [0.1, 0.2]), *rows("Model3", [math.nan] * 2, [0.1, 0.2])])
     root = parse(page(Contents(frame, DESIGN, [], {})))
