@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kvbench.findings.vocabulary import no_worse as no_worse
     from kvbench.findings.vocabulary import not_better as not_better
     from kvbench.findings.vocabulary import sooner as sooner
+    from kvbench.harness.sweep import sweep as sweep
     from kvbench.mutation.faults import FAULTS as FAULTS
     from kvbench.mutation.faults import Fault as Fault
     from kvbench.reference.store import Reference as Reference
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from kvbench.results import history as history
     from kvbench.results.saved import read as read_saved
     from kvbench.studies.experiment import Experiment as Experiment
+    from kvbench.studies.grid import Grid as Grid
     from kvbench.studies.study import Study as Study
     from kvbench.utils.errors import UserError as UserError
     from kvbench.workloads import WORKLOADS as WORKLOADS
@@ -69,6 +71,7 @@ __all__ = [
     "Fault",
     "FeatureBank",
     "Finding",
+    "Grid",
     "Images",
     "KeyValueMemory",
     "Recipe",
@@ -103,6 +106,7 @@ __all__ = [
     "pool",
     "read_saved",
     "sooner",
+    "sweep",
 ]
 
 # Where each name is defined: as in the imports above, which type checkers read.
@@ -115,6 +119,7 @@ _HOMES = {
     "Fault": "mutation.faults:Fault",
     "FeatureBank": "core.bank:FeatureBank",
     "Finding": "findings.finding:Finding",
+    "Grid": "studies.grid:Grid",
     "Images": "data.base:Images",
     "KeyValueMemory": "core.models:KeyValueMemory",
     "Recipe": "core.recipe:Recipe",
@@ -150,6 +155,7 @@ _HOMES = {
     "pool": "core.hooks:pool",
     "read_saved": "results.saved:read",
     "sooner": "findings.vocabulary:sooner",
+    "sweep": "harness.sweep:sweep",
 }
 
 

@@ -342,6 +342,44 @@ def extract(
         )
 
 
+SWEPT = [row.name for row in OPTIONS if row.decides_banks]  # what decides the banks of a sweep
+
+
+@app.command(**example("sweep --set lr=1e-3,3e-3 --set train_count=1024,4096"))
+@takes([*SWEPT, "seeds"])
+def sweep(
+    values: dict[str, Any],
+    finding: Annotated[Optional[list[str]], typer.Option(help="Map this finding alone; may be repeated.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for sweep.md, verdicts.csv and histories.csv.")] = None,
+    chart: Annotated[Optional[Path], typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
+) -> None:
+    """Map where findings hold.
+
+    Trains and judges every combination of the values that --set gives; those of one field have commas between them.
+    What is complete is kept in the cache, and an interrupted sweep goes on where it was.
+    """
+    from kvbench.harness.projects import chosen
+    from kvbench.harness.sweep import sweep as train
+    from kvbench.reporting.heat_maps import heat_maps_chart, need_chart
+    from kvbench.studies.grid import Grid, read_grid
+    from kvbench.utils.files import need_writable
+
+    grid = Grid(*chosen(values, values["project"]), read_grid(values["set"]))
+    if chart:
+        need_chart(chart)
+    for folder in filter(None, (out, chart and chart.parent)):
+        need_writable(folder)
+    options = {name: values[name] for name in SWEPT if name not in {"study", "workload", "set"}}
+    swept = train(grid, values["seeds"] or 0, finding or (), bar.show, **options)
+    bar.close()
+    echo(swept.markdown())
+    if out:
+        echo("\n".join(map(str, swept.write(out))))
+    if chart:
+        heat_maps_chart(swept, chart)
+        echo(str(chart))
+
+
 @expected_app.command("rejudge", **example("expected rejudge fractals"))
 @takes(("study", "expected"))
 def expected_rejudge(

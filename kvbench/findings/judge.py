@@ -79,11 +79,16 @@ def missing(row: Finding, histories: pd.DataFrame, design: Design) -> dict[str, 
 
 @np.errstate(all="ignore")  # what is no number is NaN, whatever the caller's settings
 def judge(
-    histories: pd.DataFrame, design: Design, costs: Costs | None = None, chosen: Iterable[Finding] | None = None
+    histories: pd.DataFrame,
+    design: Design,
+    costs: Costs | None = None,
+    chosen: Iterable[Finding] | None = None,
+    *,
+    error: float = FAMILY_ERROR,
 ) -> list[Judgement]:
     """Judge a study's findings on every recipe whose configurations are all there; `missing` tells about the others.
 
-    All judgements of a call are one family: they share `FAMILY_ERROR` by Holm's procedure, each with the p-value of
+    All judgements of a call are one family: they share an ``error`` by Holm's procedure, each with the p-value of
     its better side. A judgement holds as a whole where all its clauses do (intersection-union), so its clauses are
     tested at its own level; that one of them fails is tested at that level divided by their number. The order of the
     rows and of the configurations decides nothing.
@@ -95,6 +100,7 @@ def judge(
         costs: FLOPs per sample of each configuration, to report the time to the target in FLOPs as well; left out
             where one is unknown.
         chosen: some of the study's findings; None: all.
+        error: chance that any of them is wrongly decided.
 
     Raises:
         UserError: the frame holds what no history can.
@@ -106,7 +112,7 @@ def judge(
         'holds by sign (one seed, no test): 2 of 2 clauses hold'
     """
     runs = Runs.of(histories)
-    finest = FAMILY_ERROR / max(1, sum(len(design.scopes(row)) for row in design.findings.values()))
+    finest = error / max(1, sum(len(design.scopes(row)) for row in design.findings.values()))
     evaluated: list[tuple[Finding, str, tuple[str, ...], list[Evidence], int]] = []
     for row in design.findings.values() if chosen is None else chosen:
         for recipe, blocks in design.scopes(row).items():
@@ -116,7 +122,7 @@ def judge(
                 siblings = sum(claim.gating for claim in claims)
                 evidence = [evaluate_claim(claim, finest / siblings / len(claim.rivals)) for claim in claims]
                 evaluated.append((row, recipe, curves.notes, evidence, siblings))
-    levels = holm([_p_value(evidence) for *_, evidence, _ in evaluated], FAMILY_ERROR)
+    levels = holm([_p_value(evidence) for *_, evidence, _ in evaluated], error)
     return [
         Judgement(
             row,

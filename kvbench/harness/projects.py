@@ -61,14 +61,18 @@ def of_this_project() -> list[Study]:
     return asking.studies
 
 
-def experiment(values: Mapping[str, Any], project: Sequence[Study]) -> Experiment:
-    """What options choose: a study on a workload, with fields of its own; raises `UserError` where they do not fit."""
+def chosen(values: Mapping[str, Any], project: Sequence[Study]) -> tuple[Study, Workload]:
+    """The study and the workload that options choose; raises `UserError` where there is none of a name."""
     study = find(values["study"], project)
-    choices = read_choices(values["set"], Recipe, Workload)
     if study.train is None:
-        return Experiment(study, workload(values["workload"] or next(iter(study.workloads), DEFAULT)), choices)
+        return study, workload(values["workload"] or next(iter(study.workloads), DEFAULT))
     names = list(study.workloads) or [OWN]  # of a study that trains by itself a workload is a name
     name = values["workload"] or names[0]
     if name not in names:
         raise unknown("workload", name, names)
-    return Experiment(study, Workload.without_images(name), choices)
+    return study, Workload.without_images(name)
+
+
+def experiment(values: Mapping[str, Any], project: Sequence[Study]) -> Experiment:
+    """What options choose: a study on a workload, with fields of its own; raises `UserError` where they do not fit."""
+    return Experiment(*chosen(values, project), read_choices(values["set"], Recipe, Workload))

@@ -22,6 +22,7 @@ from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from kvbench.core.recipe import Configuration
     from kvbench.core.run import Run
     from kvbench.core.trainer import Training
 
@@ -33,6 +34,11 @@ OLD = 14 * 24 * 3600.0  # seconds
 def digest(facts: Mapping[str, Any]) -> str:
     """Sixteen digits that name facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def facts_of(row: Configuration) -> dict[str, Any]:
+    """What of a configuration decides its numbers, apart from the student's code."""
+    return {"configuration": row.id, "taps": row.student.taps, "recipe": row.recipe.facts}
 
 
 class States:
@@ -98,7 +104,7 @@ class Suite:
 
     def __init__(self, cache: Path, workload: str, facts: Mapping[str, Any]):
         self.facts = facts
-        self.directory = cache / DIRECTORY / f"{_plain(workload)}-{digest(facts)}"
+        self.directory = cache / DIRECTORY / f"{plain(workload)}-{digest(facts)}"
         self.used: set[Path] = set()  # by trainings of this session
         remove_old(cache / DIRECTORY)
 
@@ -110,9 +116,8 @@ class Suite:
             test: names the test that trains; what it left earlier in this session is removed, not restored.
             fresh: remove what other sessions left, too.
         """
-        row = training.configuration
-        own = {"test": test, "configuration": row.id, "taps": row.student.taps, "recipe": row.recipe.facts}
-        directory = self.directory / f"{_plain(training.configuration.id)}-{digest(own)[:8]}"
+        own = {"test": test, **facts_of(training.configuration)}
+        directory = self.directory / f"{plain(training.configuration.id)}-{digest(own)[:8]}"
         if fresh or directory in self.used:
             clear([directory])
         self.used.add(directory)
@@ -144,6 +149,6 @@ def remove_old(root: Path) -> None:
                 directory.unlink() if directory.is_file() else clear([directory])
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^\w.-]", "_", name)

@@ -46,7 +46,12 @@ def read_choices(text: str, *rows: type) -> dict[str, Any]:
         {'lr': 0.003, 'train_count': None}
     """
     valid = choosable(*rows)
-    found: dict[str, Any] = {}
+    return {name: read_value(name, value, valid[name]) for name, value in named(text, valid).items()}
+
+
+def named(text: str, valid: Mapping[str, object]) -> dict[str, str]:
+    """The texts of ``NAME=VALUE`` by name, each of a ``valid`` one and there once; raises `UserError`."""
+    found: dict[str, str] = {}
     for part in text.split():
         name, equals, value = part.partition("=")
         if not equals or not value:
@@ -56,11 +61,12 @@ def read_choices(text: str, *rows: type) -> dict[str, Any]:
             raise unknown("field", name, valid)
         if name in found:
             raise UserError(f"{name} is chosen twice: choose one value.")
-        found[name] = _read(name, value, valid[name])
+        found[name] = value
     return found
 
 
-def _read(name: str, text: str, kinds: tuple[str, ...]) -> Any:
+def read_value(name: str, text: str, kinds: tuple[str, ...]) -> Any:
+    """The value of a field that has one of these types; raises `UserError` saying what is valid."""
     if text.casefold() == "none" and "None" in kinds:
         return None
     try:
@@ -143,7 +149,7 @@ class Experiment:
     @property
     def described(self) -> str:
         """The choices that change something, as they are given: ``lr=0.003 size=32``."""
-        return " ".join(f"{name}={_text(value)}" for name, value in self.changed.items())
+        return " ".join(f"{name}={shown_value(value)}" for name, value in self.changed.items())
 
     @property
     def name(self) -> str:
@@ -173,5 +179,6 @@ class Experiment:
         return recipe.facts if self.study.train is None else recipe.chosen
 
 
-def _text(value: object) -> str:
+def shown_value(value: object) -> str:
+    """A field's value as it is given and shown."""
     return str(value).lower() if value is None else str(value).removesuffix(".0")  # all digits of a float
