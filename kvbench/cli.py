@@ -139,8 +139,13 @@ def init(
 
 def _references(values: Mapping[str, Any], study: str = "") -> tuple[Path, Design]:
     """The folder of a study's references, and its design: of the one that an option names, else of ``study``."""
-    from kvbench.studies.registry import find
+    from kvbench.findings.design import Design
+    from kvbench.studies.registry import find, studies
+    from kvbench.utils.files import check_name
 
+    if study and not values["study"] and study not in studies(values["project"]):
+        logger.warning("The study %s is not known here, so no finding is judged: run this in its project.", study)
+        return values["expected"] / check_name(study, "The study of the file"), Design(study, {})
     row = find(values["study"] or study, values["project"])
     return values["expected"] / row.references, row.design
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvbench.core.recipe import Configuration
 from kvbench.harness import fixtures, hookspecs
 from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING
 from kvbench.harness.interrupts import Resuming, uncaptured
@@ -60,7 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def parameter(item: pytest.Item, name: str) -> Any:
     """The value that a test is parametrized with for the fixture ``name``, or None."""
-    return getattr(getattr(item, "callspec", None), "params", {}).get(name)
+    value = getattr(getattr(item, "callspec", None), "params", {}).get(name)
+    return value if isinstance(value, (str, Configuration)) else None  # pytest's own where there are no findings
 
 
 def selects(item: pytest.Item) -> str:

@@ -14,7 +14,7 @@ from kvbench.core.recipe import Recipe
 from kvbench.studies.experiment import Experiment, read_choices
 from kvbench.studies.registry import find
 from kvbench.studies.study import Study
-from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.errors import UserError, describe, raised_at, unknown
 from kvbench.workloads import DEFAULT, Workload, workload
 
 OWN = "default"  # the workload of a study that trains without images and names none
@@ -22,11 +22,17 @@ FOLDER = "benchmarks"  # where a project's suite lies, apart from what its ini f
 
 
 def registered(config: pytest.Config) -> list[Study]:
-    """The studies that conftest.py files and plugins register."""
-    found: list[Study] = []
-    for studies in config.hook.pytest_kvbench_studies(config=config):
-        found += [studies] if isinstance(studies, Study) else list(studies)
-    return found
+    """The studies that conftest.py files and plugins register; raises `UserError` where one of them fails."""
+    try:
+        every = config.hook.pytest_kvbench_studies(config=config)
+        return [study for one in every for study in ([one] if isinstance(one, Study) else one)]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"pytest_kvbench_studies fails: {describe(error)} ({raised_at(error)}). It returns a kvbench.Study, or"
+            " several in a list."
+        ) from error
 
 
 class _Asking:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from kvbench.cli import main
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import experiment, of_this_project
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from kvbench.workloads import WORKLOADS
+from tests.support import ROOT
 from tests.support.commands import Call
 
 CONFTEST = """
@@ -75,6 +79,54 @@ def test_a_conftest_that_fails_is_one_sentence(here: Path) -> None:
     (here / "conftest.py").write_text("import nothing_of_this_name")
     with pytest.raises(UserError, match=r"cannot be asked for.*nothing_of_this_name"):
         of_this_project()
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ("1 / 0", r"pytest_kvbench_studies fails: ZeroDivisionError: division by zero \(.*conftest.py, line 9\)"),
+        ("3", "'int' object is not iterable .* It returns a kvbench.Study, or several in a list."),
+    ],
+)
+def test_a_hook_that_fails_is_one_sentence(here: Path, returned: str, sentence: str) -> None:
+    (here / "conftest.py").write_text(CONFTEST % returned)
+    with pytest.raises(UserError, match=sentence):
+        of_this_project()
+
+
+def test_a_study_without_findings_passes_and_its_saved_run_is_read_elsewhere(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(
+        """
+        from kvbench import Recipe, Student, Study
+
+        def train(configuration, seed, device):
+            for epoch in range(configuration.recipe.epochs):
+                yield {"train_loss": 1 / (epoch + 1), "val_accuracy": 0.9}
+
+        def pytest_kvbench_studies():
+            return Study("mine", "Mine", (Student("small"), Student("large")), (Recipe(epochs=2),), train=train)
+        """
+    )
+    shutil.copy(ROOT / "benchmarks" / "test_ablation.py", pytester.path)
+    arguments = ("test_ablation.py", "-p", "no:cacheprovider", "--kvbench-seeds", "2")
+    pytester.runpytest_inprocess(*arguments, "--kvbench-update-expected")
+    result = pytester.runpytest_inprocess(*arguments, "--benchmark-json=first.json")
+    assert result.ret == 0, result.stdout.str()
+    result.assert_outcomes(passed=2, skipped=1)
+    assert "Could not" not in result.stdout.str() + result.stderr.str()
+
+    (pytester.path / "elsewhere").mkdir()
+    (pytester.path / "conftest.py").unlink()
+    monkeypatch.chdir(pytester.path / "elsewhere")
+    monkeypatch.setattr(sys, "argv", ["kvbench", "report", "../first.json"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert "| small " in told.out
+    assert "The study mine is not known here" in told.err
 
 
 def test_commands_know_the_projects_study(call: Call) -> None:
