@@ -124,8 +124,8 @@ class Workload:
         if not (isinstance(self.size, int) and 1 <= self.size <= LARGEST_SIZE):
             raise UserError(f"Images of {self.size!r} pixels a side: valid is a number from 1 to {LARGEST_SIZE}.")
         for name, count in (("train_count", self.train_count), ("val_count", self.val_count)):
-            if count is not None and count < 1:
-                raise UserError(f"{self.name} has {name} {count}: valid is a number from 1, or none for all images.")
+            if not (count is None or (isinstance(count, int) and count >= 1)):
+                raise UserError(f"{self.name} has {name} {count!r}: valid is a number from 1, or none for all images.")
 
     def images(self, split: str, root: Path | None, count: int | None) -> Images:
         """Open ``count`` images of a split (None: all); raises `UserError` where the data are not as they should be."""

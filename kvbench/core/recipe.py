@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from kvbench.utils.errors import UserError, unknown
+from kvbench.utils.errors import UserError, need_name, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from kvbench.core.student import Student
 
+MOST_EPOCHS = 100_000  # as many as a history may have
+MOST_ROWS = 2**31  # of a batch
 EVALUATION_BATCH = 1024  # rows of the validation bank at a time
 POOLINGS = ("global", "pyramid")  # how taps are pooled
 PRECISIONS = ("float32", "bfloat16")  # of the teacher's pass and of the bank that it leaves; torch's names
@@ -64,12 +66,16 @@ class Recipe:
     target: str = "teacher"
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "step_size"):
-            _need(self, field, "a whole number from 1", isinstance(getattr(self, field), int) and _above(self, field))
+        need_name(self.name, "A recipe")
+        for field, most in (("epochs", MOST_EPOCHS), ("batch_size", MOST_ROWS), ("step_size", MOST_EPOCHS)):
+            value = getattr(self, field)
+            _need(self, field, f"a whole number from 1 to {most:,}", type(value) is int and 1 <= value <= most)
         for field in ("gamma", "temperature"):
-            _need(self, field, "a number above 0", _above(self, field))
+            _need(self, field, "a number above 0", _number(self, field) and getattr(self, field) > 0)
         for field in ("lr", "weight_decay"):
-            _need(self, field, "a number from 0", 0 <= getattr(self, field) < math.inf)
+            _need(self, field, "a number from 0", _number(self, field) and getattr(self, field) >= 0)
+        named = isinstance(self.optimizer, str) and self.optimizer.isidentifier()  # torch knows which
+        _need(self, "optimizer", "a class of torch.optim by name, or a callable", named or callable(self.optimizer))
         for field, valid in (("schedule", SCHEDULES), ("loss", LOSSES), ("target", TARGETS)):
             value = getattr(self, field)
             if value not in valid and not (field == "loss" and callable(value)):
@@ -78,7 +84,7 @@ class Recipe:
             raise UserError(
                 f"The loss {self.loss} compares logits with logits: with target labels, choose cross_entropy."
             )
-        if "{student}" not in self.configuration:
+        if not ("{student}" in self.configuration and self.configuration.isprintable()):
             raise UserError(f"The configurations of the recipe {self.name} are called {self.configuration!r}; valid is"
                             " a text with {student} in it.")  # fmt: skip
 
@@ -98,8 +104,9 @@ class Recipe:
         }
 
 
-def _above(recipe: Recipe, field: str) -> bool:
-    return bool(0 < getattr(recipe, field) < math.inf)
+def _number(recipe: Recipe, field: str) -> bool:
+    value = getattr(recipe, field)
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _need(recipe: Recipe, field: str, valid: str, fits: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ def make_optimizer(recipe: Recipe, parameters: Sequence[Tensor]) -> torch.optim.
     make = recipe.optimizer
     if isinstance(make, str):
         if make not in torch.optim.__all__ or not callable(getattr(torch.optim, make)):
-            raise unknown("optimizer", make, [name for name in torch.optim.__all__ if name[0].isupper()])
+            valid = {name for name in torch.optim.__all__ if name[0].isupper()} - {"Optimizer", "LBFGS"}
+            raise unknown("optimizer", make, sorted(valid))
         make = getattr(torch.optim, make)
     fused = {"fused": True} if recipe.optimizer in FUSED else {}
     try:
@@ -38,6 +40,10 @@ def make_optimizer(recipe: Recipe, parameters: Sequence[Tensor]) -> torch.optim.
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"The optimizer of the recipe {recipe.name} is {type(optimizer).__name__}; valid is a"
                         " torch.optim.Optimizer.")  # fmt: skip
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(f"The optimizer {type(optimizer).__name__} needs a closure in each step, which it is not given:"
+                        " choose another.")  # fmt: skip
     return optimizer
 
 

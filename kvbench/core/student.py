@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvbench.utils.errors import UserError, describe
+from kvbench.utils.errors import UserError, describe, need_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,14 +44,15 @@ class Student:
     make_from: Callable[[FeatureBank], nn.Module] | None = None
 
     def __post_init__(self) -> None:
-        if not (self.name.strip() and self.name.isprintable()):
-            raise UserError(f"A student is called {self.name!r}; valid is a name of printable characters.")
+        need_name(self.name, "A student")
         if self.make and self.make_from:
             raise UserError(f"The student {self.name} has make and make_from: give it one of them.")
-        if not self.taps or not all(isinstance(tap, int) for tap in self.taps):
-            raise UserError(
-                f"The student {self.name} reads the taps {self.taps!r}; valid are indices, such as (-2, -1)."
-            )
+        taps: object = self.taps
+        if not (isinstance(taps, tuple) and taps and all(type(tap) is int for tap in taps)):
+            raise UserError(f"The student {self.name} reads the taps {taps!r}; valid are indices, such as (-2, -1).")
+        tags: object = self.tags
+        if not isinstance(tags, tuple):
+            raise UserError(f"The student {self.name} has the tags {tags!r}; valid is a tuple, such as ('GELU',).")
 
     def need_taps(self, count: int) -> None:
         """Raise `UserError` where the teacher has fewer taps than it reads."""

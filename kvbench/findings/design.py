@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from kvbench.findings.curves import EVERYONE
+import numpy as np
+
+from kvbench.findings.curves import EVERYONE, Curves
 from kvbench.findings.finding import Finding
+from kvbench.results.history import METRICS
 from kvbench.utils.errors import UserError, unknown
 
 
@@ -45,6 +48,8 @@ class Design:
         names = [name for row in self.configurations.values() for name in row.values()]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"The study {self.study} has two configurations called {', '.join(twice)}.")
+        if EVERYONE in self.students:
+            raise UserError(f"The study {self.study} has a student called {EVERYONE}, which means every student.")
         for group, students in self.groups.items():
             if group in (*self.students, EVERYONE):
                 raise UserError(f"The study {self.study} has a group called {group}, which means something else there.")
@@ -101,6 +106,14 @@ class Design:
             for recipes in asked
             if all(len(blocks[recipe]) == len(students) for recipe in recipes)
         }
+
+    def rehearse(self) -> None:
+        """Raise `UserError` where a finding cannot be judged whatever is trained, such as a student against itself."""
+        for row in self.findings.values():
+            for blocks in self.scopes(row).values():
+                names = [name for block in blocks for name in block.values()]
+                values = {name: np.linspace([[0.1] * 2] * 2, 0.9, len(METRICS), axis=-1) for name in names}
+                row.rehearse(Curves(blocks[0], (0, 1), (1, 2), values, (), self.groups, *blocks[1:]))
 
     def needs(self, row: Finding) -> dict[str, tuple[str, ...]]:
         """What a finding is judged on -> the configurations needed for that; see `scopes`."""

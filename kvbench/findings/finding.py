@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Union
 
 from kvbench.findings.clauses import Claim
 from kvbench.findings.curves import EVERYONE, Costs, Curves
-from kvbench.utils.errors import UserError
+from kvbench.utils.errors import UserError, describe, need_name, raised_at
 
 Groups = Mapping[str, tuple[str, ...]]  # name of each group or tag -> its students
 Claims = Callable[[Curves, Costs], list[Claim]]
@@ -51,7 +51,16 @@ class _Function(Term):
         return self.students
 
     def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
-        return self.function(curves, costs)
+        name = getattr(self.function, "__name__", "a function")
+        try:
+            found = list(self.function(curves, costs))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{name}, a term of a finding, fails: {describe(error)} ({raised_at(error)}).") from error
+        if strange := [claim for claim in found if not isinstance(claim, Claim)]:
+            raise UserError(f"{name}, a term of a finding, returns {type(strange[0]).__name__}; valid are claims.")
+        return found
 
     def describe(self, groups: Groups) -> str:  # noqa: ARG002
         text = self.function.__doc__ or f"what {getattr(self.function, '__name__', 'a function')} claims"
@@ -88,6 +97,7 @@ class Finding:
     recipes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        need_name(self.id, "A finding")
         if len({term.across for term in self._terms}) != 1:
             raise UserError(f"The finding {self.id} needs terms that all compare the same two recipes, or none.")
 
@@ -117,16 +127,24 @@ class Finding:
         return tuple(dict.fromkeys(itertools.chain(*(term.needs for term in self._terms))))
 
     def claims(self, curves: Curves, costs: Costs) -> list[Claim]:
-        """All that it claims of curves; raises `UserError` where two claims have one id."""
+        """All that it claims of curves; raises `UserError` where two claims have one id, or none counts."""
         found: list[Claim] = []
         # Terms that say something of the same students, one after the other, make claims student by student.
         for subject, together in itertools.groupby(self._terms, lambda term: getattr(term, "subject", None)):
             sides = [term.claims(curves, costs) for term in together]
             found += itertools.chain(*(zip(*sides, strict=True) if subject else sides))
+        if not any(claim.gating for claim in found):
+            raise UserError(f"The finding {self.id} claims nothing that counts: name students in its terms.")
         ids = [claim.id for claim in found]
         if twice := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
             raise UserError(f"The finding {self.id} has two clauses called {', '.join(twice)}; give one term a label.")
         return found
+
+    def rehearse(self, curves: Curves) -> None:
+        """Make claims of made-up curves; raises `UserError` as `claims` does, but calls no function of the user's."""
+        known = [term for term in self._terms if not isinstance(term, _Function)]
+        if known:
+            replace(self, terms=known).claims(curves, {})
 
     def describe(self, groups: Groups) -> str:
         """What is judged, in words."""

@@ -136,7 +136,10 @@ def load(folder: Path, workload: str, design: Design, run: str = "", *, strict: 
         'fails'
     """
     home = find(folder, workload, design)
-    run = run or f"pytest benchmarks/ --kvbench-workload {workload}"
+    row, _, chosen = workload.partition("+")
+    run = run or f"pytest benchmarks/ --kvbench-workload {row}" + (
+        f" --kvbench-set {chosen.replace('+', ' ')}" if "=" in chosen else ""
+    )
     if home is None:
         known = ", ".join(available(folder, design))
         raise UserError(

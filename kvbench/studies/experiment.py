@@ -115,6 +115,7 @@ class Experiment:
         # Callables are in the facts by their names alone.
         parts = [(recipe.facts, recipe.optimizer, recipe.loss) for recipe in self.recipes]
         _ = self.images  # whose values are checked when it is made
+        self.design.rehearse()
         if any(part in parts[:index] for index, part in enumerate(parts)):
             raise UserError(
                 f"With {self.described} two recipes of {self.study.name} are the same: choose values in which"

@@ -61,7 +61,20 @@ class Study:
 
     def __post_init__(self) -> None:
         check_name(self.name, "The name of a study")
-        for kind, rows in (("students", self.students), ("recipes", self.recipes)):
+        if self.references:
+            check_name(self.references, f"The folder of the references of {self.name}")
+        parts: tuple[tuple[str, Any, type], ...] = (
+            ("students", self.students, Student),
+            ("recipes", self.recipes, Recipe),
+            ("findings", self.findings, Finding),
+        )
+        for kind, rows, row_type in parts:
+            if not (isinstance(rows, (tuple, list)) and all(isinstance(row, row_type) for row in rows)):
+                valid = row_type.__name__
+                raise UserError(
+                    f"The study {self.name} has {kind} that are no tuple of them; valid is ({valid}(...),)."
+                )
+        for kind, rows, _ in parts[:2]:
             if not rows:
                 raise UserError(f"The study {self.name} has no {kind}; valid is one or more.")
             if twice := _twice(row.name for row in rows):
@@ -89,11 +102,11 @@ class Study:
     @property
     def design(self) -> Design:
         """What its findings range over."""
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, dict[str, None]] = {}  # ordered, each student once
         for labels in ([(row.group,) for row in self.students], [row.tags for row in self.students]):
             for row, names in zip(self.students, labels, strict=True):
                 for name in filter(None, names):
-                    groups.setdefault(name, []).append(row.name)
+                    groups.setdefault(name, {})[row.name] = None
         return Design(
             self.name,
             {

@@ -52,6 +52,12 @@ def raised_at(error: BaseException) -> str:
     return f"{frame.filename}, line {frame.lineno}"
 
 
+def need_name(name: object, what: str) -> None:
+    """Raise `UserError` where a name is no text that can be seen whole in one line."""
+    if not (isinstance(name, str) and name and name.isprintable() and name == name.strip()):
+        raise UserError(f"{what} is called {name!r}; valid is a name of printable characters.")
+
+
 def unknown(kind: str, value: str, valid: Iterable[str]) -> UserError:
     """An error for a ``value`` that is not among the ``valid`` ones: names the nearest, then all of them."""
     names = list(valid)

@@ -28,7 +28,7 @@ def test_the_defaults_are_the_sources() -> None:
     scheduled, constant = STUDY.recipes
     assert (constant.epochs, constant.batch_size, constant.lr, constant.weight_decay) == (10, 64, 1e-4, 1e-4)
     assert (scheduled.schedule, scheduled.step_size, scheduled.gamma) == ("step", 2, 0.5)
-    own: dict[str, Any] = {"name": "", "configuration": "{student}", "schedule": "constant"}
+    own: dict[str, Any] = {"name": "same", "configuration": "{student}", "schedule": "constant"}
     assert replace(scheduled, **own) == replace(constant, **own)
 
 
@@ -46,6 +46,13 @@ def test_the_defaults_are_the_sources() -> None:
         ({"loss": "kd"}, "Unknown loss 'kd'."),
         ({"target": "label"}, "Unknown target 'label'. Did you mean labels?"),
         ({"target": "labels"}, "The loss kl compares logits with logits: with target labels, choose cross_entropy."),
+        ({"epochs": 10**9}, "has epochs 1000000000; valid is a whole number from 1 to 100,000"),
+        ({"batch_size": 10**30}, "valid is a whole number from 1 to 2,147,483,648"),
+        ({"lr": "1e-3"}, "has lr '1e-3'; valid is a number from 0"),
+        ({"gamma": None}, "has gamma None; valid is a number above 0"),
+        ({"optimizer": "../Adam"}, "has optimizer '../Adam'; valid is a class of torch.optim by name, or a callable"),
+        ({"name": "two\nlines"}, "A recipe is called 'two\\nlines'; valid is a name of printable characters."),
+        ({"configuration": "mine\n{student}"}, "valid is a text with {student} in it"),
         ({"configuration": "mine"}, "valid is a text with {student} in it"),
     ],
 )
@@ -112,6 +119,7 @@ def test_optimisers_are_torchs_by_name_or_ones_own() -> None:
         ("adam", "Unknown optimizer 'adam'. Did you mean Adam"),
         ("lr_scheduler", "Unknown optimizer 'lr_scheduler'."),
         (lambda groups: None, "cannot be made: TypeError"),
+        (lambda groups, lr, **_: torch.optim.LBFGS(groups, lr), "The optimizer LBFGS needs a closure in each step"),
         (lambda groups, **_: None, "is NoneType; valid is a torch.optim.Optimizer"),
     ],
 )

@@ -231,6 +231,24 @@ def test_a_function_is_a_term_and_needs_all_students_unless_it_says_which() -> N
     assert both["gap"].rivals == ("cos_linear",)
 
 
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (lambda: [], "The finding it claims nothing that counts"),
+        (lambda: None, "gap, a term of a finding, fails: TypeError: 'NoneType' object is not iterable"),
+        (lambda: 1 / 0, r"gap, a term of a finding, fails: ZeroDivisionError: division by zero \(.*, line \d+\)"),
+        (lambda: [3], "gap, a term of a finding, returns int; valid are claims"),
+    ],
+)
+def test_a_function_that_makes_no_claims_is_told_in_a_sentence(returned: Callable[[], Any], sentence: str) -> None:
+    def gap(_curves: Curves, _costs: Costs) -> list[Claim]:
+        found: list[Claim] = returned()
+        return found
+
+    with pytest.raises(UserError, match=sentence):
+        claims(gap)
+
+
 def test_what_is_judged_is_said_in_words() -> None:
     row = Finding("it", "it is so", [better("deep", "shallow"), sooner("linear", "deep", by="area")])
     assert row.describe(GROUPS) == (

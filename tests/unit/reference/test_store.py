@@ -37,6 +37,13 @@ def test_the_first_reference_is_not_there_yet(tmp_path: Path) -> None:
     )
 
 
+def test_the_command_that_records_a_chosen_run_has_its_choices(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--kvbench-workload fractals --kvbench-set epochs=5 lr=0\.1 --kvbench-seeds 8"
+    ):
+        store.load(tmp_path, "fractals+epochs=5+lr=0.1", replace(DESIGN, shipped=""))
+
+
 def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(folder: Path) -> None:
     with pytest.raises(UserError) as error:
         store.load(folder, "tiny-imagenet", DESIGN)

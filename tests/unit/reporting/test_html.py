@@ -173,7 +173,9 @@ def test_nothing_from_a_file_reaches_the_page_unescaped() -> None:
     names = ["<b>one</b>", BAD[:190], "two\u2028lines"]
     histories = history.frame(row for seed in (0, 1) for name in names
                               for row in rows(name, [2.0 + seed, 1.0], [0.1, 0.2], seed=seed, seconds=1.0))  # fmt: skip
-    design = Design(BAD, {BAD: {name: name for name in names}}, {}, {BAD: Finding(BAD, BAD, below(names[0], names[1]))})
+    seen = "".join(filter(str.isprintable, BAD)).strip()  # another id is refused
+    findings = {seen: Finding(seen, BAD, below(names[0], names[1]))}
+    design = Design(BAD, {BAD: {name: name for name in names}}, {}, findings)
     facts = {"workload": BAD, BAD: BAD, "versions": {BAD: [BAD, {BAD: BAD}]}, "notes": BAD}
     text = page(
         Contents(histories, design, judge(histories, design), facts, {}, {"outcome": "failed", "reasons": [BAD]})

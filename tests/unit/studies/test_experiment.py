@@ -9,12 +9,28 @@ from typing import Any
 import pytest
 
 from kvbench.core.recipe import Recipe, TeacherRecipe
+from kvbench.findings.finding import Finding
+from kvbench.findings.vocabulary import below, sooner
 from kvbench.studies.experiment import Experiment, choosable, read_choices
 from kvbench.studies.kv_memory import STUDY
 from kvbench.utils.errors import UserError
 from kvbench.workloads import WORKLOADS, Workload
 
 FRACTALS = WORKLOADS["fractals"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "sentence"),
+    [
+        (below("Model1", "Model1"), "Model1 is compared with nobody but itself."),
+        (sooner("Model1", "Model1"), "Model1 is compared with nobody but itself."),
+        ([below("Model1", "Model2")] * 2, "The finding f has two clauses called Model1-Model2-loss"),
+        (below((), "Model1"), "The finding f claims nothing that counts: name students in its terms."),
+    ],
+)
+def test_a_finding_that_no_run_could_judge_is_refused_before_anything_is_trained(terms: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Experiment(replace(STUDY, findings=(Finding("f", "said", terms),)), FRACTALS)
 
 
 def chosen(text: str) -> Experiment:

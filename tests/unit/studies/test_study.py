@@ -11,6 +11,8 @@ import torch
 
 from kvbench.core.recipe import Recipe
 from kvbench.core.student import Student
+from kvbench.findings.finding import Finding
+from kvbench.findings.vocabulary import below
 from kvbench.studies.kv_memory import STUDY
 from kvbench.studies.study import Study
 from kvbench.utils.errors import UserError
@@ -29,6 +31,11 @@ def test_its_design_has_every_configuration_group_and_tag() -> None:
     assert design.groups == {"deep": ("mlp",), "GELU": ("mlp",), "two layers": ("mlp",)}
     assert [row.id for row in study.configurations()] == ["a_linear", "a_mlp", "linear_b", "mlp_b"]
     assert study.references == "mine"
+
+
+def test_a_student_is_in_a_group_once_whatever_its_tags_say() -> None:
+    twice = replace(MLP, tags=("deep", "GELU", "GELU"))
+    assert Study("mine", "Mine", (LINEAR, twice)).design.groups == {"deep": ("mlp",), "GELU": ("mlp",)}
 
 
 def test_the_sources_page_reads_as_the_source() -> None:
@@ -59,6 +66,12 @@ def test_it_is_frozen() -> None:
         ({"name": "../mine"}, "The name of a study is '../mine'; valid is a name that can be a folder's"),
         ({"students": (Student("linear"),)}, "The student linear needs one of make and make_from."),
         ({"name": ""}, "The name of a study is ''"),
+        ({"students": LINEAR}, "The study mine has students that are no tuple of them; valid is (Student(...),)."),
+        ({"students": ("linear",)}, "The study mine has students that are no tuple of them"),
+        ({"recipes": Recipe()}, "The study mine has recipes that are no tuple of them; valid is (Recipe(...),)."),
+        ({"findings": Finding("f", "said", below("linear", "mlp"))}, "has findings that are no tuple of them"),
+        ({"students": (replace(LINEAR, name="all"),)}, "has a student called all, which means every student."),
+        ({"folder": "../mine"}, "The folder of the references of mine is '../mine'; valid is a name"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_told_apart_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -74,6 +87,9 @@ def test_what_cannot_be_told_apart_is_refused(changes: dict[str, Any], sentence:
         ({"make_from": lambda bank: None}, "The student linear has make and make_from: give it one of them."),
         ({"taps": ()}, "The student linear reads the taps (); valid are indices, such as (-2, -1)."),
         ({"taps": ("layer4",)}, "The student linear reads the taps ('layer4',); valid are indices"),
+        ({"taps": -1}, "The student linear reads the taps -1; valid are indices"),
+        ({"tags": "GELU"}, "The student linear has the tags 'GELU'; valid is a tuple"),
+        ({"name": 3}, "A student is called 3; valid is a name of printable characters."),
     ],
 )
 def test_what_is_no_student_is_refused(changes: dict[str, Any], sentence: str) -> None:
