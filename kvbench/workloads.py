@@ -26,7 +26,8 @@ def generated(classes: int = 1000) -> Opener:
     def open_split(row: Workload, split: str, _root: Path | None, count: int | None) -> Images:
         from kvbench.data.fractals import FractalImages
 
-        assert count is not None, "generated images have no natural number"
+        if count is None:
+            raise UserError(f"The images of {row.name} are generated: choose how many, such as train_count=4096.")
         return FractalImages(split, count, classes=classes, size=row.size)
 
     return open_split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import enough_memory
 
+STOPS: Final = {signal.SIGINT, signal.SIGTERM}
 MAX_WORKERS: Final = 16  # the source's number of loader processes
 
 
@@ -42,8 +44,9 @@ class _AsIs(Dataset[Any]):
             return error
 
 
-def _end_with_parent(_: int) -> None:
-    """End this worker when its parent does: one that was killed reads no more, and a full pipe blocks for ever."""
+def _begin(_: int) -> None:
+    """In a worker: listen to signals again, and end when the parent does: a full pipe would block for ever."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # torch's handlers are in place now
 
     def follow() -> None:
         if (parent := parent_process()) is not None:
@@ -70,7 +73,7 @@ def in_batches(
     started: list[BaseProcess] = []
     loader: DataLoader[Any] = DataLoader(
         _AsIs(read), batch_size, sampler=order, num_workers=workers, collate_fn=_identity,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=_begin,
         generator=torch.Generator(),  # torch's own, from which the user's numbers are drawn, stays as it is
     )  # fmt: skip
     found: Iterator[Any] = iter(())
@@ -78,7 +81,12 @@ def in_batches(
         # A default device would be asked for random numbers, and Python warns of forks beside threads.
         with torch.device("cpu"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = iter(loader)
+            # A worker that is told to end before it listens itself would run the parent's handlers, and go on as it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            try:
+                found = iter(loader)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         started += {*active_children()} - before
         while True:
             with enough_memory("reading images", "Close other programs."):

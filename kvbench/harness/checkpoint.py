@@ -87,7 +87,7 @@ def restore(run: Run, path: Path, key: str) -> None:
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        raise UserError(f"{path} cannot be used: {error}.") from error
+        raise UserError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
     run.history, run.epochs_done = facts["history"], facts["epochs_done"]
 
 

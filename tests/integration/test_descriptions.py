@@ -31,7 +31,7 @@ def _broken(*_: Any, **__: Any) -> Any:
         ("kvbench.utils.environment.code", "keep the states of unfinished trainings"),
         ("kvbench.reporting.report.report", "make the tables"),
         ("kvbench.harness.summary.atomic_write", "write the tables to "),
-        ("kvbench.harness.summary.timings", "show the reference's verdicts and seconds"),
+        ("kvbench.reporting.contents.timings", "compare seconds with the reference's"),
         ("kvbench.harness.summary.differences", "complete the summary"),
         ("kvbench.harness.summary.saved.reused", "complete the summary"),
         ("kvbench.utils.progress.ProgressBar.show", "show the progress"),

@@ -122,3 +122,36 @@ def test_a_signal_ends_slow_readers_at_once(number: int, code: int, tmp_path: Pa
     assert time.monotonic() - start < 10  # each of the four would be waited for, up to five seconds
     assert "Traceback" not in told
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+EARLY = """
+import os, signal, sys
+from pathlib import Path
+from kvbench.data.layouts import image_folder
+from kvbench.data.loader import batches
+from kvbench.data.photos import PhotoImages
+def end(*_):
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+fork = os.fork
+def forked():
+    if (number := fork()) == 0:
+        os.kill(os.getpid(), signal.SIGTERM)  # before multiprocessing takes care of what a worker raises
+    return number
+os.fork = forked
+parent, images = os.getpid(), PhotoImages(*image_folder(Path(sys.argv[1]), "train"), 8)
+try:
+    list(batches(images, 2, workers=1))
+except BaseException as error:
+    kind = type(error).__name__
+finally:
+    os.write(1, f"{'parent' if os.getpid() == parent else 'worker'} {kind}\\n".encode())
+"""
+
+
+def test_a_worker_that_is_told_to_end_at_once_does_not_go_on_as_its_parent(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", EARLY, str(draw_folder(tmp_path / "photos"))]
+    told = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert told.stdout == "parent UserError\n", told.stderr

@@ -99,4 +99,4 @@ def test_the_largest_model_is_listed_in_little_memory() -> None:
         [sys.executable, "-m", "kvbench", "taps", "regnet_y_128gf"], capture_output=True, text=True, check=True
     )
     assert "trunk_output.block4" in told.stdout
-    assert peak() < 1500, "MiB; its weights alone take 2,460"
+    assert peak() < 2200, "MiB, with all imports; its weights alone take 2,460"

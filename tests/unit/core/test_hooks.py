@@ -122,7 +122,7 @@ def test_pooling_does_not_depend_on_the_memory_format() -> None:
     last = x.to(memory_format=torch.channels_last)
     for kind in ("global", "pyramid"):
         plain, turned = pool([x, x[..., :2, :2]], kind), pool([last, last[..., :2, :2]], kind)
-        assert all(torch.allclose(a, b) for a, b in zip(plain, turned, strict=True))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, turned, strict=True))
 
 
 def test_tokens_are_averaged_and_vectors_stay() -> None:

@@ -98,6 +98,11 @@ def test_workloads_have_the_sources_teacher_and_say_where_they_differ(name: str)
     assert (row.name, row.arch, row.taps) == (name, "resnet18", ())  # whose taps are the last three blocks
 
 
+def test_generated_images_need_a_number() -> None:
+    with pytest.raises(UserError, match=r"images of fractals are generated: choose how many, such as train_count=4096"):
+        workload("fractals").images("train", None, None)
+
+
 # Teachers
 
 
