@@ -121,11 +121,12 @@ class KvbenchPlugin:
         return str(self.config.getini(row.ini) if given is None else given) or row.default
 
     def value(self, row: Option) -> Any:
-        """An option's parsed value; a path is relative to the current directory, or to rootdir in an ini file."""
+        """An option's parsed value; a path is relative to the current directory; in or beside an ini file, to rootdir."""
         value = row.parse(self.option(row.name))
         if isinstance(value, Path):
-            given = self.config.getoption(row.flag) is not None
-            return (self.config.invocation_params.dir if given else self.config.rootpath) / value
+            # Without an ini file pytest takes rootdir from all arguments that are paths, such as a cache elsewhere.
+            here = self.config.getoption(row.flag) is not None or self.config.inipath is None
+            return (self.config.invocation_params.dir if here else self.config.rootpath) / value
         return value
 
     @property

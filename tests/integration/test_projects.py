@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvbench.cli import main
+from kvbench.harness.fixtures import SESSION
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import experiment, of_this_project
 from kvbench.studies.kv_memory import STUDY
@@ -146,3 +147,22 @@ def test_commands_know_the_study_that_init_writes(call: Call) -> None:
     assert told.code == 0, told.err
     assert [row.split("|")[1].strip() for row in told.out.splitlines()[2:]] == ["linear", "narrow", "wide"]
     assert "There is no reference for fractals in expected/my-study" in call("report", "--expected", "fractals").err
+
+
+class Asked:
+    """A plugin that keeps the folder of references and that of banks."""
+
+    folders: tuple[Path, Path]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        values = session.config.stash[SESSION]().values
+        self.folders = values["expected"], values["cache"]
+
+
+def test_without_an_ini_file_folders_lie_in_the_current_one(
+    pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere, asked = tmp_path_factory.mktemp("cache"), Asked()
+    pytester.makepyfile("def test_it(kvbench_finding): pass")
+    pytester.runpytest_inprocess("--collect-only", "--kvbench-cache", str(elsewhere), plugins=[asked])
+    assert asked.folders == (pytester.path / "expected", elsewhere)
