@@ -121,7 +121,7 @@ class KvbenchPlugin:
         return str(self.config.getini(row.ini) if given is None else given) or row.default
 
     def value(self, row: Option) -> Any:
-        """An option's parsed value; a path is relative to the current directory; in or beside an ini file, to rootdir."""
+        """An option's parsed value; a path is relative to the current directory, or to rootdir beside an ini file."""
         value = row.parse(self.option(row.name))
         if isinstance(value, Path):
             # Without an ini file pytest takes rootdir from all arguments that are paths, such as a cache elsewhere.
