@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kvbench.findings import judge as findings
 from kvbench.findings.clauses import DIFFERENCE, Claim
 from kvbench.findings.curves import Curves, Runs
 from kvbench.findings.design import Design
@@ -52,14 +51,13 @@ class World:
         ]
         for _ in range(TRIALS):
             shared = self.draw.normal(size=(self.seeds, 1))
-            yield judge(nothing, DESIGN, chosen=chosen)
+            yield judge(nothing, DESIGN, chosen=chosen, error=ERROR)
 
 
 @pytest.fixture(autouse=True)
 def _an_error_that_shows_and_no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The margins come from no curves here."""
 
-    monkeypatch.setattr(findings, "FAMILY_ERROR", ERROR)
     monkeypatch.setattr(Runs, "curves", lambda _, groups, names, others=None: Curves(names, (0,), (1,), {}))
 
 
@@ -119,10 +117,10 @@ def with_p(*p_values: float) -> Finding:
 def test_a_finding_takes_its_place_by_its_least_sure_clause_or_by_a_failure_among_all(
     p_values: list[float], verdict: str
 ) -> None:
-    other, one = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*p_values)])
+    other, one = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*p_values)], error=ERROR)
     assert other.clauses[0].level == ERROR / 2  # 0.02 comes first
     assert {clause.level for clause in one.clauses} == {ERROR}
     assert one.verdict == verdict
     # with a surer one beside it, the same finding comes too late
-    _, surer = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*[p / 10 for p in p_values])])
+    _, surer = judge(history.frame([]), DESIGN, chosen=[with_p(0.02), with_p(*[p / 10 for p in p_values])], error=ERROR)
     assert {clause.level for clause in surer.clauses} == {ERROR / 2}
