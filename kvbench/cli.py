@@ -254,7 +254,7 @@ def plot(
     echo(str(output))
 
 
-@app.command(**example("students Model1 Model7 --classes 200"))
+@app.command(**example("students --classes 200"))
 @takes(("study",))
 def students(
     values: dict[str, Any],
@@ -511,7 +511,7 @@ def detect(
     echo(f"{summary(results)}\n{out}" if out else text)
 
 
-@app.command(**example("power --seeds 8 --configuration Model3"))
+@app.command(**example("power --seeds 8 --loss 1.1"))
 @takes(("study", "expected"))
 def power(
     values: dict[str, Any],
