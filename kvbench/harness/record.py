@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kvbench.core.cost import cost
+from kvbench.core.cost import Cost, cost
 from kvbench.core.numerics import default_numerics
 from kvbench.utils.environment import environment, rng_fingerprint
 from kvbench.utils.errors import best_effort
@@ -15,6 +15,7 @@ from kvbench.utils.errors import best_effort
 if TYPE_CHECKING:
     import torch
 
+    from kvbench.core.recipe import Configuration
     from kvbench.core.trainer import Training
     from kvbench.harness.setup import Banks
     from kvbench.studies.experiment import Experiment
@@ -47,6 +48,12 @@ def surroundings(banks: Banks | None, device: torch.device, code: str) -> dict[s
     }
 
 
+def cost_of(configuration: Configuration, banks: Banks) -> Cost:
+    """What a student costs on these banks."""
+    bank = banks.train.select(configuration.student.taps)
+    return cost(configuration.student, bank.widths, bank.classes, bank)
+
+
 @default_numerics()
 def record(training: Training, experiment: Experiment, banks: Banks | None, seeds: Sequence[int]) -> dict[str, Any]:
     """Describe a training, finished or not, as plain data; facts that cannot be had are left out."""
@@ -54,8 +61,7 @@ def record(training: Training, experiment: Experiment, banks: Banks | None, seed
     described: dict[str, Any] = {}
     if banks is not None:
         with best_effort(f"count the cost of {configuration.id}"):
-            bank = banks.train.select(configuration.student.taps)
-            counted = asdict(cost(configuration.student, bank.widths, bank.classes, bank))
+            counted = asdict(cost_of(configuration, banks))
             described |= {name: count for name, count in counted.items() if count is not None}
     with best_effort("look up versions and hardware"):
         described |= environment(training.device)

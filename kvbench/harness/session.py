@@ -128,13 +128,15 @@ class Session:
         It goes on where an interrupted session left the same ``test``.
         """
         from kvbench.core.trainer import MORE_MEMORY
+        from kvbench.harness.setup import begin
         from kvbench.utils.oom import enough_memory
 
         suite = None
         with best_effort("keep the states of unfinished trainings"):
             suite = self.suite
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
-            training = self._begin(configuration)
+            study, device = self.experiment.study, self.settings.device
+            training = begin(study, configuration, self.banks, self.seeds, device, self._replicates)
         states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
 
@@ -147,18 +149,6 @@ class Session:
 
         training.on_epoch = on_epoch
         return training
-
-    def _begin(self, configuration: Configuration) -> Training:
-        from kvbench.core.custom import CustomTraining
-        from kvbench.core.run import Run
-        from kvbench.core.trainer import Training
-
-        if self.experiment.study.train is not None:
-            return CustomTraining(configuration, self.experiment.study.train, self.seeds, self.settings.device)
-        banks = self.banks
-        assert banks is not None, "a study without a train function has a teacher"
-        replicates = [Run(configuration, *banks.perturbed, seed) for seed in self._replicates]
-        return Training(configuration, banks.train, banks.val, self.seeds, replicates)
 
     def _show(self, progress: Progress) -> None:
         with best_effort("show the progress"):

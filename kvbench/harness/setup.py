@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,11 @@ from typing import Any
 import torch
 
 from kvbench.core.bank import FeatureBank
+from kvbench.core.custom import CustomTraining
 from kvbench.core.numerics import default_numerics
+from kvbench.core.recipe import Configuration
+from kvbench.core.run import Run
+from kvbench.core.trainer import Training
 from kvbench.data import validate
 from kvbench.data.base import SPLITS, Images
 from kvbench.data.contract import check_splits, warn_missing_classes
@@ -22,6 +26,7 @@ from kvbench.features import teacher
 from kvbench.features.architecture import architecture
 from kvbench.features.spec import BankSettings
 from kvbench.features.store import Store
+from kvbench.studies.study import Study
 from kvbench.utils.environment import built_with
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten, unknown
@@ -78,6 +83,25 @@ class Banks:
     def perturbed(self) -> tuple[FeatureBank, FeatureBank]:
         """Both splits as another platform might have left them."""
         return self.train.perturbed(seed=1), self.val.perturbed(seed=2)
+
+
+def begin(
+    study: Study,
+    configuration: Configuration,
+    banks: Banks | None,
+    seeds: Sequence[int],
+    device: torch.device,
+    replicated: Sequence[int] = (),
+) -> Training:
+    """A configuration's training, not begun: on banks, or by the study's own function where there are none.
+
+    ``replicated`` seeds are trained a second time on banks as another platform might have left them.
+    """
+    if banks is None:
+        assert study.train is not None, "a study without banks trains by itself"
+        return CustomTraining(configuration, study.train, seeds, device)
+    replicates = [Run(configuration, *banks.perturbed, seed) for seed in replicated]
+    return Training(configuration, banks.train, banks.val, seeds, replicates)
 
 
 @dataclass(frozen=True)

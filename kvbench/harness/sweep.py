@@ -16,17 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvbench.core.cost import cost
-from kvbench.core.custom import CustomTraining
 from kvbench.core.recipe import Configuration
 from kvbench.core.run import Run
-from kvbench.core.trainer import MORE_MEMORY, Training
+from kvbench.core.trainer import MORE_MEMORY
 from kvbench.harness.kept import Kept, Rows
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import FOLDER
-from kvbench.harness.record import surroundings
+from kvbench.harness.record import cost_of, surroundings
 from kvbench.harness.resume import Suite, clear, plain
-from kvbench.harness.setup import Banks, Settings, resolve_device
+from kvbench.harness.setup import Banks, Settings, begin, resolve_device
 from kvbench.reporting.maps import Judged, Sweep
 from kvbench.results import history
 from kvbench.studies.grid import Cell, Grid
@@ -249,7 +247,7 @@ class _Work:
                     problems.setdefault(configuration.id, result)
                 else:
                     rows += result
-            if (flops := _flops(configuration, banks)) is not None:
+            if banks is not None and (flops := cost_of(configuration, banks).flops_per_sample) is not None:
                 costs[configuration.id] = flops
         left = self._clock.left(number, time.monotonic() - began if fresh else None)
         lost = f", {len(problems)} without a result" if problems else ""
@@ -272,11 +270,7 @@ class _Work:
         """Train seeds of a configuration to their end; what diverges has a sentence."""
         study = self.grid.study
         with enough_memory(f"{row.id} with {len(seeds)} seeds", MORE_MEMORY):
-            if banks is None:
-                assert study.train is not None, "a study without banks trains by itself"
-                training: Training = CustomTraining(row, study.train, seeds, self.device)
-            else:
-                training = Training(row, banks.train, banks.val, seeds)
+            training = begin(study, row, banks, seeds, self.device)
         states = suite.states(training, TEST) if kept else None
         self._epochs_done += sum(run.epochs_done for run in training.runs)
 
@@ -345,10 +339,3 @@ def keeps(study: Study) -> bool:
     made += [value for row in study.students for value in (row.make, row.make_from)]
     modules = {getattr(getattr(one, "func", one), "__module__", None) for one in made if callable(one)}
     return all(getattr(sys.modules.get(str(name)), "__file__", None) for name in modules)
-
-
-def _flops(row: Configuration, banks: Banks | None) -> float | None:
-    if banks is None:
-        return None
-    bank = banks.train.select(row.student.taps)
-    return cost(row.student, bank.widths, bank.classes, bank).flops_per_sample

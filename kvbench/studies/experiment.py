@@ -15,15 +15,8 @@ from kvbench.utils.errors import UserError, unknown
 from kvbench.workloads import Workload
 
 LONGEST = 60  # characters of choices in a name
-FIXED = {
-    "name",
-    "configuration",
-    "seeds",
-    "summary",
-    "layout",
-    "arch",
-    "teacher",
-}  # no number, or with an option of its own
+# No numbers, or with options of their own.
+FIXED = {"name", "configuration", "seeds", "summary", "layout", "arch", "teacher"}
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 Row = TypeVar("Row", Recipe, TeacherRecipe, Workload)
 
@@ -109,13 +102,13 @@ class Experiment:
 
     def __post_init__(self) -> None:
         valid = choosable(Recipe, Workload)
-        for name in (*self.study.workloads.get(self.workload.name, {}), *self.choices):
+        for name in self._changes:
             if name not in {*valid, "optimizer", "loss", "taps", "seeds"}:
                 raise unknown("field", name, valid)
         # Callables are in the facts by their names alone.
         parts = [(recipe.facts, recipe.optimizer, recipe.loss) for recipe in self.recipes]
         _ = self.images  # whose values are checked when it is made
-        self.design.rehearse()
+        _ = self.study.rehearsed
         if any(part in parts[:index] for index, part in enumerate(parts)):
             raise UserError(
                 f"With {self.described} two recipes of {self.study.name} are the same: choose values in which"
@@ -123,8 +116,12 @@ class Experiment:
             )
 
     @property
+    def _usual(self) -> Mapping[str, Any]:
+        return self.study.workloads.get(self.workload.name, {})
+
+    @property
     def _changes(self) -> dict[str, Any]:
-        return {**self.study.workloads.get(self.workload.name, {}), **self.choices}
+        return {**self._usual, **self.choices}
 
     @cached_property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -139,8 +136,8 @@ class Experiment:
     @property
     def changed(self) -> dict[str, Any]:
         """The choices that change something, by name."""
-        usual = Experiment(self.study, self.workload) if self.choices else self
-        pairs = [*zip(self.recipes, usual.recipes, strict=True), (self.images, usual.images)]
+        usual = [apply(self._usual, row) for row in self.study.recipes]
+        pairs = [*zip(self.recipes, usual, strict=True), (self.images, apply(self._usual, self.workload))]
         return {
             name: value
             for name, value in sorted(self.choices.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kvbench.core.recipe import Configuration, Recipe
@@ -99,7 +100,7 @@ class Study:
         """The folder of its references, below ``--kvbench-expected``."""
         return self.name if self.folder is None else self.folder
 
-    @property
+    @cached_property
     def design(self) -> Design:
         """What its findings range over."""
         groups: dict[str, dict[str, None]] = {}  # ordered, each student once
@@ -119,6 +120,12 @@ class Study:
             (self.references or ".") if self.shipped else "",
             {name: self._differences(changes) for name, changes in self.workloads.items()},
         )
+
+    @cached_property
+    def rehearsed(self) -> Design:
+        """Its design, once every finding is known to be one that a run can judge; raises `UserError` else."""
+        self.design.rehearse()
+        return self.design
 
     def _differences(self, changes: Mapping[str, Any]) -> str:
         """How fields of the recipes differ on a workload, in words."""
