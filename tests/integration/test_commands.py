@@ -64,7 +64,8 @@ def test_reporting_imports_no_torch() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_what_the_same_command_does(tmp_path: Path, number: int, code: int) -> None:
-    words = [sys.executable, "-u", "-c", STARTED, "teacher", "train", "--out", "teacher.safetensors", "--device", "cpu"]
+    words = [sys.executable, "-u", "-c", STARTED, "teacher", "train", "--out", "teacher.safetensors", "--device", "cpu",
+             "--set", "count=10000"]  # fmt: skip
     process = subprocess.Popen(
         words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -72,7 +73,7 @@ def test_a_stopped_command_says_what_the_same_command_does(tmp_path: Path, numbe
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
     process.send_signal(number)
-    told = process.communicate()[1]
+    told = process.communicate(timeout=120)[1]
     assert process.returncode == code, told
     assert "Stopped: the same command starts over." in told
     assert "Traceback" not in told

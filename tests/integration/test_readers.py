@@ -117,7 +117,7 @@ def test_a_signal_ends_slow_readers_at_once(number: int, code: int, tmp_path: Pa
     process.stdout.read(40)  # ten images of each worker
     start = time.monotonic()
     process.send_signal(number)
-    told = process.communicate()[1].decode()
+    told = process.communicate(timeout=120)[1].decode()
     assert process.returncode == code, told
     assert time.monotonic() - start < 10  # each of the four would be waited for, up to five seconds
     assert "Traceback" not in told

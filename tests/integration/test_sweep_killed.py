@@ -23,7 +23,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def sweep(cache: Path, after: int) -> tuple[int, str, int]:
     """Sweep in a process that kills itself after so many epochs: its end, its verdicts, how many epochs it trained."""
     process = start("-m", "tests.support.grids", str(cache), str(after))
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=120)
     assert process.returncode in {0, -signal.SIGKILL}, err
     *verdicts, last = out.splitlines() or ["0 epochs"]
     return process.returncode, "\n".join(verdicts), int(last.split()[0])
@@ -49,7 +49,7 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path: Path, number: int, c
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
     process.send_signal(number)
-    told = process.communicate()[1]
+    told = process.communicate(timeout=120)[1]
     assert process.returncode == code, told
     assert f"Stopped: 1 of 8 trainings are complete, in {tmp_path}/sweeps/formulas-formulas; the same command" in told
     assert "Traceback" not in told
