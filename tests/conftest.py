@@ -60,7 +60,7 @@ def tiny_imagenet_root(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def resnet18_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped teacher of fractals, cut to the first 10 of its 1000 classes."""
+    """The shipped teacher of fractals, cut to the first 10 of its classes."""
     state = shipped("fractals").module.state_dict()
     cut = {name: value[:10].contiguous() if name.startswith("fc.") else value for name, value in state.items()}
     path = tmp_path_factory.mktemp("teacher") / "small.safetensors"

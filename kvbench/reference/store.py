@@ -44,7 +44,7 @@ class Reference:
         >>> from kvbench.studies.kv_memory import STUDY
         >>> reference = load_reference(Path("expected"), "fractals", STUDY.design)
         >>> len(reference.histories), reference.provenance["teacher_val_accuracy"]
-        (2800, 0.76708984375)
+        (2800, 0.96435546875)
     """
 
     workload: str

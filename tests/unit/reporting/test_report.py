@@ -185,7 +185,7 @@ def test_the_header_says_how_the_recipe_differs_and_hides_what_is_for_programs()
     frame = history.frame(rows("Model1", [0.1], [0.5]))
     text = report.report(frame, DESIGN, [], facts)
     head = text[: text.index("## Tables")]
-    assert "recipe against the study's: lr 0.001 instead of 0.0001" in head
+    assert "recipe against the study's: lr 0.00275 instead of 0.0001" in head
     assert "against the study's" not in report.about(frame, DESIGN, {"workload": "imagenet"}), "nothing differs"
     assert "versions: torch 2.9" in head
     assert "teacher val accuracy: 0.7123" in head

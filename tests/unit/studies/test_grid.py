@@ -46,7 +46,7 @@ def test_values_that_do_not_fit_together_are_a_cell_with_a_sentence() -> None:
 
 
 def test_a_value_that_makes_two_recipes_the_same_everywhere_is_refused() -> None:
-    with pytest.raises(UserError, match="With schedule=step two recipes of kv-memory are the same"):
+    with pytest.raises(UserError, match=r"With lr=0\.001 schedule=step two recipes of kv-memory are the same"):
         grid("schedule=step,constant lr=1e-3,3e-3")
 
 
