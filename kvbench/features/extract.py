@@ -83,7 +83,7 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
         >>> teacher = frozen("mine", net.append(torch.nn.Linear(8, len(images.classes))), images.classes)
         >>> (rows,) = extract(BankSettings(images, teacher, ("0",)), torch.device("cpu"), range(4))
         >>> rows["tap0"].shape, rows["logits"].shape
-        (torch.Size([4, 8]), torch.Size([4, 1000]))
+        (torch.Size([4, 8]), torch.Size([4, 200]))
     """
     _ = settings.outputs, settings.layouts  # before hooks are there
     images, teacher = settings.images, settings.teacher

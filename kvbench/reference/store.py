@@ -133,7 +133,7 @@ def load(folder: Path, workload: str, design: Design, run: str = "", *, strict: 
     Example:
         >>> from kvbench.studies.kv_memory import STUDY
         >>> str(load_reference(Path("expected"), "fractals", STUDY.design).judgements[0].verdict)
-        'fails'
+        'holds'
     """
     home = find(folder, workload, design)
     row, _, chosen = workload.partition("+")

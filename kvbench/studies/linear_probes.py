@@ -6,12 +6,7 @@ abstract: "the linear separability of features increase monotonically along the 
 
 Here the network is ResNet18, probed after each of its eight blocks. Features are averaged over their places, so that a
 probe reads 64 to 512 numbers of an image. Adam and the recipe are ours. lr was chosen by the mean accuracy of the eight
-probes on seeds 1000 and 1001, which no reference has:
-
-    lr                              1e-3    3e-3    1e-2    3e-2
-    fractals, 10 epochs             0.182   0.191   0.156   0.131
-    fractals, 20 epochs             0.203   0.210   0.169   0.137
-    tiny-imagenet, 10 epochs        0.236   0.248   0.236   not tried
+probes on tiny-imagenet, seeds 1000 and 1001, which no reference has: 0.236 with 1e-3, 0.248 with 3e-3, 0.236 with 1e-2.
 """
 
 from __future__ import annotations
