@@ -52,13 +52,16 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(expected_app, name="expected")
 
 
-def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes(names: Iterable[str], *, asks: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take rows of the OPTIONS table, as ``--NAME`` and under pytest's names, which messages use.
 
-    The command's first parameter gets the parsed values of all rows, by name; those not taken have their defaults.
+    The command's first parameter gets the parsed values of all rows, by name; those not taken have their defaults. Its
+    ``project`` are the studies of the current project, if it ``asks`` for them, its ``texts`` the options that were
+    given, as they were.
     """
     taken = {row.ini: row for row in OPTIONS if row.name in names}
-    chooses = "study" in names
+    taken_by_name = {row.name: row for row in taken.values()}
+    asks = asks and "study" in names
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -66,12 +69,13 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
             texts = {row.name: given.pop(name) for name, row in taken.items()}
             texts = {name: " ".join(text) if isinstance(text, list) else text for name, text in texts.items()}
             project: list[Any] = []
-            if chooses:
+            if asks:
                 from kvbench.harness.projects import of_this_project
 
                 project = of_this_project()  # before values are read: it may register workloads, too
             values = {row.name: row.parse(texts.get(row.name, row.default)) for row in OPTIONS}
-            command(values | {"project": project}, **given)
+            texts = {name: text for name, text in texts.items() if text != taken_by_name[name].default}
+            command(values | {"project": project, "texts": texts}, **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         added = []
@@ -324,27 +328,71 @@ def taps(
         echo(f"\n{more:,} more lie deeper: --depth {reach + 1}.")
 
 
+Part = Annotated[
+    str,
+    typer.Option(help="Do the I-th of N shares of the work, such as 1/8: for the I-th job of an array.", metavar="I/N"),
+]
+
+
 @app.command(**example("extract --workload folder --root data/flowers"))
 @takes([row.name for row in OPTIONS if row.decides_banks])
 def extract(
     values: dict[str, Any],
     verify: Annotated[bool, typer.Option(help="Read banks that are there whole and compare all checksums.")] = False,
+    part: Part = "",
 ) -> None:
     """Compute a workload's feature banks.
 
-    One pass of the teacher over each split; an interrupted pass is resumed.
+    One pass of the teacher over each split; an interrupted pass is resumed. Jobs that each do a part may run at once,
+    on machines that share the cache, and again.
     """
     from kvbench.harness.projects import experiment
     from kvbench.harness.setup import Settings
+    from kvbench.utils.shares import Share
 
+    share = Share.parse(part) if part else None
     chosen = experiment(values, values["project"])
-    banks = Settings.of(values, chosen.images, verify=verify).open_banks(bar.show)
+    settings = Settings.of(values, chosen.images, verify=verify)
+    if share:
+        filled = settings.fill_banks(share, bar.show)
+        bar.close()
+        for split, (count, store) in filled.items():
+            echo(f"{split}: {count:,} of {len(store.parts):,} part files are done, in {store.folder.path}")
+        return
+    banks = settings.open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
         echo(
             f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
             f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {values['cache']}"
         )
+
+
+@app.command(**example("train --part 1/8 --workload tiny-imagenet --seeds 10"))
+@takes([row.name for row in OPTIONS if row.decides_banks or row.name == "seeds"], asks=False)
+def train(values: dict[str, Any], part: Part = "1/1") -> None:
+    """Train what a test run would, without comparing.
+
+    What is complete is kept in the cache, and pytest benchmarks/ with the same options finds it and only compares. Jobs
+    that each do a part may run at once, on machines that share the cache, and again; one that was killed goes on.
+    """
+    from kvbench.harness.projects import collected
+    from kvbench.harness.tasks import train_share
+    from kvbench.utils.shares import Share
+
+    share = Share.parse(part)
+    given = [(row, values["texts"][row.name]) for row in OPTIONS if row.name in values["texts"]]
+    flags = [word for row, text in given for word in (row.flag, *(text.split() if row.several else [text]))]
+    session, rows = collected(flags)
+    session.progress = bar
+    done = train_share(session, rows, share, bar.show)
+    bar.close()
+    if done.problems:
+        raise UserError(" ".join(done.problems))
+    echo(
+        f"{session.title}: part {share.number} of {share.count} is done, {done.trained + done.found:,} trainings of a"
+        f" seed: {done.trained:,} trained, {done.found:,} found, in {session.values['cache']}"
+    )
 
 
 SWEPT = [row.name for row in OPTIONS if row.decides_banks]  # what decides the banks of a sweep

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,11 @@ class KvbenchPlugin:
             skipped += [item for item in items if parameter(item, "kvbench_finding")]
             self.config.hook.pytest_deselected(items=skipped)
             items[:] = [item for item in items if item not in skipped]
+
+    def configurations(self, items: Sequence[pytest.Item]) -> list[Configuration]:
+        """What tests train, each once, in their order."""
+        rows = [parameter(item, "kvbench_configuration") for item in items if trains(item)]
+        return list({row.id: row for row in rows}.values())
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         training = [item for item in session.items if trains(item)]

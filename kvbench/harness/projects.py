@@ -6,16 +6,19 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvbench.core.recipe import Recipe
+from kvbench.core.recipe import Configuration, Recipe
 from kvbench.studies.experiment import Experiment, read_choices
 from kvbench.studies.registry import find
 from kvbench.studies.study import Study
 from kvbench.utils.errors import UserError, describe, raised_at, unknown
 from kvbench.workloads import DEFAULT, Workload, workload
+
+if TYPE_CHECKING:
+    from kvbench.harness.session import Session
 
 OWN = "default"  # the workload of a study that trains without images and names none
 FOLDER = "benchmarks"  # where a project's suite lies, apart from what its ini file names
@@ -56,15 +59,51 @@ def of_this_project() -> list[Study]:
     here = Path.cwd()
     if not any((folder / "conftest.py").is_file() for folder in (here, here / FOLDER, *here.parents)):
         return []
-    asking, said = _Asking(), io.StringIO()
-    arguments = ["-p", "no:cacheprovider", *([FOLDER] if Path(FOLDER).is_dir() else [])]
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        pytest.main(arguments, plugins=[asking])
+    asking = _Asking()
+    said = _quietly(asking, *([FOLDER] if Path(FOLDER).is_dir() else []))
     if asking.studies is None:
-        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")] or lines[-1:]
-        raise UserError(f"The studies of this project cannot be asked for, as pytest fails here: {'; '.join(errors)}.")
+        raise UserError(f"The studies of this project cannot be asked for, as pytest fails here: {said}.")
     return asking.studies
+
+
+def _quietly(plugin: object, *arguments: str) -> str:
+    """Run pytest without a word; returns its errors in one line, or what it says last."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        pytest.main(["-p", "no:cacheprovider", *arguments], plugins=[plugin])
+    lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
+    return "; ".join([line.removeprefix("E").strip() for line in lines if line.startswith("E ")] or lines[-1:])
+
+
+class _Collecting:
+    """A plugin that keeps what a session would train."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.rows: list[Configuration] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        plugin = session.config.pluginmanager.getplugin("kvbench-session")
+        if plugin is None or session.testsfailed:
+            return
+        self.session = plugin.started
+        self.rows = plugin.configurations(session.items)
+
+
+def collected(arguments: Sequence[str]) -> tuple[Session, list[Configuration]]:
+    """The session that ``pytest benchmarks/`` with these arguments is, before its first test, and what it would train.
+
+    Raises:
+        UserError: there is no such folder, pytest cannot collect it, or no test in it trains.
+    """
+    if not Path(FOLDER).is_dir():
+        raise UserError(f"There is no folder {FOLDER}/ here, whose tests say what is trained: kvbench init writes one.")
+    collecting = _Collecting()
+    said = _quietly(collecting, FOLDER, "--collect-only", "-q", *arguments)
+    if collecting.session is None or not collecting.rows:
+        raise UserError(f"pytest finds nothing to train in {FOLDER}/: {said}.")
+    return collecting.session, collecting.rows
 
 
 def chosen(values: Mapping[str, Any], project: Sequence[Study]) -> tuple[Study, Workload]:

@@ -28,14 +28,6 @@ def made_from(experiment: Experiment, banks: Banks | None) -> dict[str, Any]:
     return {"study": experiment.study.name, **(banks.fingerprints if banks else {}), **experiment.facts}
 
 
-def decisive(
-    experiment: Experiment, banks: Banks | None, device: torch.device, seeds: Sequence[int], replicates: int, code: str
-) -> dict[str, Any]:
-    """All that decides the numbers of a suite's trainings, JSON-serialisable; ``code`` names the source code."""
-    asked = {"seeds": list(seeds), "replicates": replicates}
-    return {**made_from(experiment, banks), **surroundings(banks, device, code), **asked}
-
-
 @default_numerics()
 def surroundings(banks: Banks | None, device: torch.device, code: str) -> dict[str, Any]:
     """What decides the numbers of a training beside configuration and seed, JSON-serialisable."""

@@ -63,7 +63,7 @@ class States:
         """Put the runs into their states, as far as there are any, and say what is reused."""
         name = self.training.configuration.id
         for run, path in self.paths.items():
-            if not path.exists():
+            if run.done or not path.exists():
                 continue
             try:
                 checkpoint.restore(run, path, self.key)
@@ -73,7 +73,7 @@ class States:
                 self._note(f"{error} It is removed, and {path.stem.replace('-', ' ')} of {name} starts over.")
         self.training.reused = [run.epochs_done for run in self.training.runs]
         if not self.training.epochs_left:
-            LOG.info("%s is reused, an interrupted run finished it.", name)
+            LOG.info("%s is reused, an earlier run finished it.", name)
         elif any(self.training.reused):
             run = min(self.training.everyone, key=lambda run: run.epochs_done)
             place = f"at epoch {run.epochs_done + 1}" if run.epochs_done else f"with seed {run.seed}"
@@ -87,6 +87,14 @@ class States:
             except UserError as error:  # a training is worth more than its state
                 self._kept = False
                 self._note(f"{self.training.configuration.id} is trained without keeping its state: {error}")
+
+    def remove(self) -> None:
+        """Remove these states; those of other seeds, which other processes may train, stay."""
+        for path in self.paths.values():
+            path.unlink(missing_ok=True)
+        for above in (self.directory, *self.directory.parents[:2]):
+            with contextlib.suppress(OSError):  # others' states are in it
+                above.rmdir()
 
     def _note(self, text: str) -> None:
         self.training.notes.append(text)

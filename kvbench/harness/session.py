@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
     from kvbench.core.run import Run
     from kvbench.core.trainer import Training
+    from kvbench.harness.kept import Kept
     from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
     from kvbench.studies.experiment import Experiment
     from kvbench.utils.progress import Progress, ProgressBar
 
+TRAININGS = "trainings"  # in the cache, the results of tasks
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
 
 
@@ -107,25 +109,19 @@ class Session:
     @cached_property
     def suite(self) -> Suite:
         """Where the states of this suite's trainings are kept until it is through."""
-        from kvbench.harness.record import decisive
+        from kvbench.harness.record import made_from
         from kvbench.harness.resume import Suite
-        from kvbench.utils.environment import code
 
-        facts = decisive(
-            self.experiment,
-            self.banks,
-            self.settings.device,
-            self.seeds,
-            len(self._replicates),
-            code(self.test_folders),
-        )
+        asked = {"seeds": list(self.seeds), "replicates": len(self._replicates)}
+        facts = {**made_from(self.experiment, self.banks), **self.surroundings, **asked}
         self.opened_suite = Suite(self.values["cache"], self.title, facts)
         return self.opened_suite
 
     def training(self, configuration: Configuration, test: str) -> Training:
         """Make a configuration's training with all seeds, and with replicates where references are updated.
 
-        It goes on where an interrupted session left the same ``test``.
+        It goes on where an interrupted session left the same ``test``, and seeds that tasks trained are not trained
+        again.
         """
         from kvbench.core.trainer import MORE_MEMORY
         from kvbench.harness.setup import begin
@@ -137,6 +133,8 @@ class Session:
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
             study, device = self.experiment.study, self.settings.device
             training = begin(study, configuration, self.banks, self.seeds, device, self._replicates)
+        with best_effort(f"use what was trained of {configuration.id}"):
+            self._reuse(training)
         states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
         self._epochs_done += sum(run.epochs_done for run in training.everyone)
 
@@ -149,6 +147,33 @@ class Session:
 
         training.on_epoch = on_epoch
         return training
+
+    def _reuse(self, training: Training) -> None:
+        """Put runs that tasks have trained to their end, in other processes, to it."""
+        kept = self.kept(training.configuration)
+        if self.fresh:
+            kept.clear()
+        found = kept.read()
+        for run in training.runs:
+            rows = found.get(run.seed)
+            if isinstance(rows, list):  # what diverged is told where it diverges again
+                run.history, run.epochs_done = rows, training.configuration.recipe.epochs
+
+    def kept(self, configuration: Configuration) -> Kept:
+        """Where the results of a configuration's tasks are kept, whatever else a session asks for."""
+        from kvbench.harness.kept import Kept
+        from kvbench.harness.resume import plain
+
+        return Kept(self.values["cache"] / TRAININGS / plain(self.title), configuration, self.surroundings)
+
+    @cached_property
+    def surroundings(self) -> dict[str, Any]:
+        """What decides the numbers of a task beside configuration and seed."""
+        from kvbench.harness.record import surroundings
+        from kvbench.utils.environment import code
+
+        found = surroundings(self.banks, self.settings.device, code(self.test_folders))
+        return {"study": self.experiment.study.name, **found}
 
     def _show(self, progress: Progress) -> None:
         with best_effort("show the progress"):

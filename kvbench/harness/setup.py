@@ -32,6 +32,7 @@ from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten, unknown
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 from kvbench.utils.progress import OnProgress, ignore
+from kvbench.utils.shares import Share
 from kvbench.utils.text import shown
 from kvbench.workloads import Workload
 
@@ -184,25 +185,51 @@ class Settings:
             return teacher.shipped(self.workload.name)
         return teacher.pretrained(arch, classes)
 
-    @default_numerics()
-    def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
-        """Open the banks of both splits, computing those that are missing from the cache."""
+    def stores(self, on_progress: OnProgress = ignore) -> tuple[dict[str, Store], list[str]]:
+        """Where the banks of both splits lie, by the name of the split, and notes on the images."""
         images, notes = self.images(self.workload.train_count, on_progress)
         chosen = self.teacher(images["train"].classes)
         arch = self.arch or self.workload.arch
         named = self.taps or (self.workload.taps if arch == self.workload.arch else ())
         taps = named or teacher.default_taps(arch, chosen, images["train"])
-        banks = {}
-        settings = {}
-        here = built_with(self.device)
+        stores = {}
         for split, part in images.items():
-            settings[split] = BankSettings(part, chosen, taps, self.pooling, self.precision)
+            settings = BankSettings(part, chosen, taps, self.pooling, self.precision)
             name = f"{self.workload.name}-{split}"
+            stores[split] = Store(settings, self.cache, name, self.device, on_progress, self.verify)
+        return stores, notes
+
+    @default_numerics()
+    def fill_banks(self, share: Share, on_progress: OnProgress = ignore) -> dict[str, tuple[int, Store]]:
+        """Compute a share of the parts of both splits' banks; returns how many of each are in it, and where they lie.
+
+        Raises:
+            UserError: the pass fails, or a part cannot be read or written.
+        """
+        stores, _ = self.stores(on_progress)
+        mine = share.of([(split, part) for split, store in stores.items() for part in range(len(store.parts))])
+        filled = {}
+        for split, store in stores.items():
+            parts = [part for one, part in mine if one == split]
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                store = Store(settings[split], self.cache, name, self.device, on_progress, self.verify)
+                store.fill(parts)
+            filled[split] = len(parts), store
+        return filled
+
+    @default_numerics()
+    def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
+        """Open the banks of both splits, computing those that are missing from the cache."""
+        stores, notes = self.stores(on_progress)
+        settings = {split: store.settings for split, store in stores.items()}
+        images = {split: one.images for split, one in settings.items()}
+        chosen = settings["train"].teacher
+        banks = {}
+        here = built_with(self.device)
+        for split, store in stores.items():
+            with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
                 opened = store.open(fresh=self.fresh)
                 banks[split] = opened.to(self.device)
-            warn_missing_classes(opened.labels, part.classes, split)
+            warn_missing_classes(opened.labels, images[split].classes, split)
             elsewhere = dict.fromkeys(what for made in opened.built_with for what in differences(made, here))
             mixed = len(opened.built_with) > 1
             if mixed and self.mixed == "refuse":

@@ -100,7 +100,7 @@ def _not_settled(collector: Collector, result: Result) -> list[str]:
 def _reused(collector: Collector, _: Result) -> list[str]:
     reused = saved.reused(collector.records)
     again = f"{collector.run} {FRESH}"
-    return [f"REUSED: {reused}; an interrupted run trained them. Train them anew: {again}"] if reused else []
+    return [f"REUSED: {reused}; an earlier run trained them. Train them anew: {again}"] if reused else []
 
 
 def _repeated(collector: Collector, result: Result) -> list[str]:

@@ -8,31 +8,28 @@ complete goes on from its states, as in a session.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvbench.core.recipe import Configuration
 from kvbench.core.run import Run
-from kvbench.core.trainer import MORE_MEMORY
-from kvbench.harness.kept import Kept, Rows
+from kvbench.harness.kept import Kept, Rows, keeps
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import FOLDER
 from kvbench.harness.record import cost_of, surroundings
-from kvbench.harness.resume import Suite, clear, plain
-from kvbench.harness.setup import Banks, Settings, begin, resolve_device
+from kvbench.harness.resume import Suite, plain
+from kvbench.harness.setup import Banks, Settings, resolve_device
+from kvbench.harness.tasks import train
 from kvbench.reporting.maps import Judged, Sweep
 from kvbench.results import history
 from kvbench.studies.grid import Cell, Grid
-from kvbench.studies.study import Study
 from kvbench.utils.environment import code, environment
 from kvbench.utils.errors import UserError, best_effort, unknown
 from kvbench.utils.files import need_writable
-from kvbench.utils.oom import enough_memory
 from kvbench.utils.progress import OnProgress, Progress, ignore
 
 if TYPE_CHECKING:
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 DIRECTORY = "sweeps"  # in the cache
-TEST = "kvbench sweep"  # names the states of unfinished trainings
 
 
 def sweep(
@@ -237,7 +233,9 @@ class _Work:
             if missing:
                 fresh += 1
                 try:
-                    results |= self._train(configuration, missing, banks, suite, kept)
+                    results |= train(
+                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self._show
+                    )
                 except UserError as error:
                     results |= dict.fromkeys(missing, str(error))
             self._epochs_done = ahead
@@ -258,48 +256,17 @@ class _Work:
         complete = (row for row in rows if row["configuration"] not in problems)
         return Trained(history.frame(complete), problems, costs)
 
+    def _show(self, run: Run) -> None:
+        with self._showing, best_effort("show the progress"):
+            text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{run.configuration.recipe.epochs}"
+            self._epochs_done += 1
+            self.on_progress(Progress(text, min(self._epochs_done, self.total), self.total, "epoch"))
+
     def _warn(self, where: str, sentence: str) -> None:
         """Say a sentence once, though many cells may have it."""
         if sentence not in self._said:
             LOG.warning("%s: %s", where, sentence)
         self._said.add(sentence)
-
-    def _train(
-        self, row: Configuration, seeds: Sequence[int], banks: Banks | None, suite: Suite, kept: Kept | None
-    ) -> dict[int, Rows | str]:
-        """Train seeds of a configuration to their end; what diverges has a sentence."""
-        study = self.grid.study
-        with enough_memory(f"{row.id} with {len(seeds)} seeds", MORE_MEMORY):
-            training = begin(study, row, banks, seeds, self.device)
-        states = suite.states(training, TEST) if kept else None
-        self._epochs_done += sum(run.epochs_done for run in training.runs)
-
-        def on_epoch(run: Run) -> None:
-            if states is not None:
-                with best_effort(f"keep the state of {row.id}"):
-                    states.save(run)
-            with self._showing, best_effort("show the progress"):
-                self._epochs_done += 1
-                text = f"{row.id} seed {run.seed} epoch {run.epochs_done}/{row.recipe.epochs}"
-                self.on_progress(Progress(text, min(self._epochs_done, self.total), self.total, "epoch"))
-
-        training.on_epoch = on_epoch
-        problem = ""
-        try:
-            training.finish()
-        except UserError as error:
-            if not any(run.diverged for run in training.runs):
-                raise
-            problem = str(error)
-        whole = {run.seed: run.history for run in training.runs if len(run.history) == row.recipe.epochs}
-        # Others that are not whole stopped with one that diverged, and might do without it.
-        lost = [run.seed for run in training.runs if run.diverged]
-        results: dict[int, Rows | str] = {**whole, **dict.fromkeys(lost, problem)}
-        if kept is not None and states is not None:
-            with best_effort(f"keep the results of {row.id}"):
-                kept.write(results)
-                clear([states.directory])
-        return {seed: results.get(seed, problem) for seed in seeds}
 
 
 class _Clock:
@@ -330,12 +297,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def keeps(study: Study) -> bool:
-    """Whether what is written by hand in a study lies in files, so that a change of it is a change of the code."""
-    recipes = [value for row in study.recipes for value in (row.optimizer, row.loss)]
-    made: list[Callable[..., Any] | str | None] = [study.train, *recipes]
-    made += [value for row in study.students for value in (row.make, row.make_from)]
-    modules = {getattr(getattr(one, "func", one), "__module__", None) for one in made if callable(one)}
-    return all(getattr(sys.modules.get(str(name)), "__file__", None) for name in modules)

@@ -81,7 +81,7 @@ def code(folders: Iterable[Path]) -> str:
     packages: names and contents, as packages may write modules to folders of random names and load them.
     """
     files = {path for folder in (Path(__file__).parents[1], *folders) for path in _sources(folder)}
-    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
     for module in list(sys.modules.values()):
         path = Path(getattr(module, "__file__", None) or "")
         if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):

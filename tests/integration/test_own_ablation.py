@@ -156,7 +156,7 @@ def test_an_interrupted_run_keeps_the_seeds_that_it_finished(regression: Project
     trained(pytester.path)
     result = regression("--kvbench-seeds", "3", "--benchmark-json=resumed.json")
     counts(result, passed=3, failed=0)
-    result.stderr.fnmatch_lines(["few is reused, an interrupted run finished it.", "many goes on with seed 1."])
+    result.stderr.fnmatch_lines(["few is reused, an earlier run finished it.", "many goes on with seed 1."])
     result.stdout.fnmatch_lines(["REUSED: few (finished); many (1 of 3 seeds); *"])
     assert trained(pytester.path) == [f"many {seed} {epoch}" for seed in (1, 2) for epoch in (1, 2, 3)]
     regression("--kvbench-seeds", "3", "--benchmark-json=whole.json")

@@ -58,7 +58,7 @@ def test_a_later_session_goes_on_with_seeds_and_replicates(
     assert strip[0] == strip[1]
     again, _ = begin()
     assert again.epochs_left == 0
-    assert caplog.messages == ["Model2 goes on at epoch 3.", "Model2 is reused, an interrupted run finished it."]
+    assert caplog.messages == ["Model2 goes on at epoch 3.", "Model2 is reused, an earlier run finished it."]
     assert again.notes == []
 
 

@@ -21,8 +21,9 @@ from kvbench.core.trainer import Training
 from kvbench.findings.finding import Finding
 from kvbench.findings.judge import judge
 from kvbench.findings.vocabulary import below
+from kvbench.harness.kept import keeps
 from kvbench.harness.setup import Settings
-from kvbench.harness.sweep import duration, keeps, sweep
+from kvbench.harness.sweep import duration, sweep
 from kvbench.results import history
 from kvbench.studies.experiment import Experiment
 from kvbench.studies.grid import Grid

@@ -1,0 +1,144 @@
+"""Work as idempotent tasks whose results are files in the cache: "train configuration c with seeds s".
+
+Any number of processes may do them, in any order, at once and again: what is done is found, what is missing is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from kvbench.core.recipe import Configuration
+from kvbench.core.run import Run
+from kvbench.core.trainer import MORE_MEMORY
+from kvbench.harness.kept import Kept, Rows, keeps
+from kvbench.harness.resume import Suite
+from kvbench.harness.setup import Banks, begin
+from kvbench.studies.study import Study
+from kvbench.utils.errors import UserError, best_effort
+from kvbench.utils.oom import enough_memory
+from kvbench.utils.progress import OnProgress, Progress
+from kvbench.utils.shares import Share
+
+if TYPE_CHECKING:
+    from kvbench.harness.session import Session
+
+LOG = logging.getLogger(__name__)
+TEST = "kvbench"  # names the states of a task's trainings, as its own name does those of a test
+
+
+def train(
+    study: Study,
+    row: Configuration,
+    seeds: Sequence[int],
+    banks: Banks | None,
+    device: torch.device,
+    suite: Suite,
+    kept: Kept | None,
+    on_epoch: Callable[[Run], object],
+) -> dict[int, Rows | str]:
+    """Train seeds of a configuration to their end, going on where a killed process left them.
+
+    Args:
+        study: whose configuration it is.
+        row: the configuration.
+        seeds: which; none that is kept.
+        banks: both splits; None for a study that trains by itself.
+        device: where to train.
+        suite: where states of what is not complete lie.
+        kept: where results are kept; None: nowhere, nor states.
+        on_epoch: called with each run that has a new row, in the thread that evaluated it.
+
+    Returns:
+        Rows of each seed, or the sentence why it has none: it diverged, or stopped with one that did.
+
+    Raises:
+        UserError: the configuration cannot be trained.
+    """
+    with enough_memory(f"{row.id} with {len(seeds)} seeds", MORE_MEMORY):
+        training = begin(study, row, banks, seeds, device)
+    states = suite.states(training, TEST) if kept else None
+
+    def after_epoch(run: Run) -> None:
+        if states is not None:
+            with best_effort(f"keep the state of {row.id}"):
+                states.save(run)
+        on_epoch(run)
+
+    training.on_epoch = after_epoch
+    problem = ""
+    try:
+        training.finish()
+    except UserError as error:
+        if not any(run.diverged for run in training.runs):
+            raise
+        problem = str(error)
+    whole = {run.seed: run.history for run in training.runs if len(run.history) == row.recipe.epochs}
+    # Others that are not whole stopped with one that diverged, and might do without it.
+    lost = [run.seed for run in training.runs if run.diverged]
+    results: dict[int, Rows | str] = {**whole, **dict.fromkeys(lost, problem)}
+    if kept is not None and states is not None:
+        with best_effort(f"keep the results of {row.id}"):
+            kept.write(results)
+            states.remove()
+    return {seed: results.get(seed, problem) for seed in seeds}
+
+
+class Done(NamedTuple):
+    """What a share of a session's trainings came to, in trainings of one seed."""
+
+    trained: int  # now
+    found: int  # trained before
+    problems: list[str]  # a sentence for each training that has no result, each once
+
+
+def train_share(session: Session, rows: Sequence[Configuration], share: Share, on_progress: OnProgress) -> Done:
+    """Train a share of the configurations and seeds of a session, which then finds them.
+
+    Args:
+        session: not begun.
+        rows: its configurations.
+        share: which of them; all shares together are all seeds of all configurations.
+        on_progress: is told of epochs that are done.
+
+    Raises:
+        UserError: the banks cannot be opened, or nothing can be kept.
+    """
+    study, device = session.experiment.study, session.settings.device
+    if not keeps(study):
+        raise UserError(f"The code of {study.name} is in no file, so nothing can be kept: write it into a module.")
+    suite = Suite(session.values["cache"], session.title, session.surroundings)
+    mine = share.of([(row, seed) for row in rows for seed in session.seeds])
+    problems: dict[str, None] = {}
+    trained = found = epochs = ahead = 0
+    total = sum(row.recipe.epochs for row, _ in mine)
+    showing = threading.Lock()
+
+    def show(run: Run) -> None:
+        nonlocal epochs
+        with showing, best_effort("show the progress"):
+            epochs += 1
+            text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{run.configuration.recipe.epochs}"
+            on_progress(Progress(text, min(epochs, total), total, "epoch"))
+
+    for row in dict.fromkeys(row for row, _ in mine):
+        kept = session.kept(row)
+        results = kept.read()
+        seeds = [seed for one, seed in mine if one is row]
+        missing = [seed for seed in seeds if seed not in results]
+        ahead += len(seeds) * row.recipe.epochs
+        epochs = ahead - len(missing) * row.recipe.epochs
+        if missing:
+            try:
+                results |= train(study, row, missing, session.banks, device, suite, kept, show)
+            except UserError as error:
+                results |= dict.fromkeys(missing, str(error))
+        lost = [seed for seed in seeds if isinstance(results[seed], str)]
+        problems |= dict.fromkeys(str(results[seed]) for seed in lost)
+        trained += len({*missing} - {*lost})
+        found += len({*seeds} - {*missing, *lost})
+    return Done(trained, found, list(problems))
