@@ -10,32 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from kvbench.core.bank import FeatureBank, Parts
 from kvbench.core.numerics import default_numerics
 from kvbench.features import extract as extraction
+from kvbench.features.bucket import Bucket
+from kvbench.features.folder import MANIFEST, Folder
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import built_with, processors
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write, need_writable, read_json
+from kvbench.utils.files import read_json
 from kvbench.utils.progress import OnProgress, Progress, ignore
 
 ROWS = 2048  # of a part, a multiple of a pass's batch; raise `kvbench.features.spec.FORMAT` with it
 CHUNK = 2**20  # bytes read at a time
 LONGEST_HEADER = 2**20  # bytes; that of a hundred taps has 10,000
-MANIFEST = "manifest.json"
 BLANK = "0" * 64  # stands for a part's checksum while that is computed
 logger = logging.getLogger(__name__)
 
@@ -54,45 +54,6 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Folder:
-    """The files of a bank, by name: all that is asked of a file system, so that another kind of store can stand in."""
-
-    path: Path
-
-    def stat(self, name: str) -> tuple[int, int]:
-        """Size, and time of change in nanoseconds."""
-        found = (self.path / name).stat()
-        return found.st_size, found.st_mtime_ns
-
-    def read(self, name: str) -> BinaryIO:
-        """Open a file, for ordinary reads: a failing disk behind a memory map would end the process."""
-        return (self.path / name).open("rb")
-
-    def columns(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a safetensors file, memory-mapped."""
-        with safe_open(self.path / name, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-
-    def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        """Write a file, whole or not at all. Raises `UserError` where that cannot be."""
-        with atomic_write(self.path / name) as tmp, tmp.open("wb") as file:
-            file.writelines(pieces)
-
-    def need_room(self, size: int) -> None:
-        """Raise `UserError` where less than ``size`` bytes are free."""
-        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if (free := shutil.disk_usage(there).free) < size:
-            raise UserError(
-                f"Cannot write {self.path}: it needs {size:,} bytes, and {free:,} are free. Make room, or choose"
-                " another folder with --kvbench-cache."
-            )
-
-    def clear(self) -> None:
-        """Remove all."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
-@dataclass(frozen=True)
 class Store:
     """One bank of a cache: where it lies, and what it is computed from.
 
@@ -103,6 +64,7 @@ class Store:
         device: the teacher's.
         on_progress: called with the images done, after every batch.
         verify: compare all checksums, also those of files that have not changed since that was last done.
+        bucket: the URL of a folder that fsspec reaches, to share the bank by; the cache has copies.
 
     Example:
         >>> store = Store(settings, Path(".kvbench"), "mine-train", torch.device("cpu"))
@@ -116,13 +78,15 @@ class Store:
     device: torch.device
     on_progress: OnProgress = ignore
     verify: bool = False
+    bucket: str = ""
     _known: dict[int, Part] = field(default_factory=dict, init=False)  # the parts that are in order
     _columns: dict[int, dict[str, Tensor]] = field(default_factory=dict, init=False)  # theirs
 
     @cached_property
     def folder(self) -> Folder:
         """Where it lies."""
-        return Folder(self.settings.path(self.cache, self.name))
+        path = self.settings.path(self.cache, self.name)
+        return Bucket(path, f"{self.bucket.rstrip('/')}/{path.name}") if self.bucket else Folder(path)
 
     @cached_property
     def parts(self) -> list[range]:
@@ -138,7 +102,9 @@ class Store:
             UserError: a part cannot be read or written, or the pass fails.
         """
         asked = sorted(parts)
-        self._fill(asked, list(self._look(asked)))
+        if wrong := self._look(asked):
+            self.folder.need_writable()
+            self._fill(asked, list(wrong))
 
     @default_numerics()
     def open(self, *, fresh: bool = False) -> FeatureBank:
@@ -155,7 +121,7 @@ class Store:
         if wrong := self._look(every):
             damage = self._damage(wrong)
             try:
-                need_writable(where)  # before the pass, not after it
+                self.folder.need_writable()  # before the pass, not after it
             except UserError as error:
                 raise UserError(f"{where} cannot be used: {damage}. {error}" if damage else str(error)) from error
             if fresh:
@@ -262,8 +228,6 @@ class Store:
 
     def _fill(self, asked: Sequence[int], missing: Sequence[int]) -> None:
         """Compute ``missing`` ones of ``asked`` parts; each is written as soon as it is whole."""
-        if not missing:
-            return
         extraction.check(self.settings)  # before anything is written
         made = built_with(self.device)
         work, rows = f"{self.name}: teacher pass", [row for part in missing for row in self.parts[part]]

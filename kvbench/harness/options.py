@@ -53,6 +53,13 @@ def parse_path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
+def parse_cache(text: str) -> Path | None:
+    """Parse a path; raises `UserError` for the URL of a bucket, which would become a folder of that name."""
+    if "://" in text:
+        raise UserError(f"The cache is a folder of this machine, not {text}: share banks by --kvbench-bucket {text}.")
+    return parse_path(text)
+
+
 def one_of(kind: str, valid: Iterable[str]) -> Callable[[str], str]:
     """A parser that accepts the ``valid`` texts alone; it raises `UserError` naming them."""
 
@@ -97,7 +104,7 @@ class Option:
     @property
     def path(self) -> bool:
         """Whether it is a path: relative to the current directory on a command line, to rootdir in an ini file."""
-        return self.parse is parse_path
+        return self.parse in {parse_path, parse_cache}
 
 
 FRESH = "--kvbench-fresh"  # a flag, not for ini files: as a habit it would undo what it is for
@@ -124,7 +131,13 @@ OPTIONS = [
         repeated=False,
         decides_banks=False,
     ),
-    Option("cache", ".kvbench", "folder for feature banks", parse_path, repeated=False),
+    Option("cache", ".kvbench", "folder for feature banks", parse_cache, repeated=False),
+    Option(
+        "bucket",
+        "",
+        "a folder that fsspec reaches, such as s3://NAME/FOLDER, to share banks by; the cache has copies",
+        repeated=False,
+    ),
     Option(
         "expected", "expected", "folder of references, with one folder a workload", parse_path, decides_banks=False
     ),

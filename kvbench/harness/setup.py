@@ -111,8 +111,9 @@ class Settings:
 
     ``arch`` and ``checkpoint`` replace the workload's own teacher, ``taps`` its taps. ``unreadable`` is what becomes of
     files that cannot be read: `kvbench.harness.options.UNREADABLE`; ``mixed`` of banks whose parts come from unlike
-    machines: `kvbench.harness.options.MIXED`. ``fresh`` throws away what an interrupted teacher pass left, instead of
-    going on with it; ``verify`` reads banks whole before they are used.
+    machines: `kvbench.harness.options.MIXED`. ``bucket`` is the URL of a folder that banks are shared by. ``fresh``
+    throws away what an interrupted teacher pass left, instead of going on with it; ``verify`` reads banks whole before
+    they are used.
     """
 
     workload: Workload
@@ -126,6 +127,7 @@ class Settings:
     unreadable: str = "stop"
     precision: str = "float32"
     mixed: str = "tell"
+    bucket: str = ""
     fresh: bool = False
     verify: bool = False
 
@@ -151,6 +153,7 @@ class Settings:
             values["unreadable"],
             values["precision"],
             values["mixed"],
+            values["bucket"],
             fresh,
             verify,
         )
@@ -196,7 +199,7 @@ class Settings:
         for split, part in images.items():
             settings = BankSettings(part, chosen, taps, self.pooling, self.precision)
             name = f"{self.workload.name}-{split}"
-            stores[split] = Store(settings, self.cache, name, self.device, on_progress, self.verify)
+            stores[split] = Store(settings, self.cache, name, self.device, on_progress, self.verify, self.bucket)
         return stores, notes
 
     @default_numerics()

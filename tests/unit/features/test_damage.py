@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from kvbench.features.store import MANIFEST, Store
+from kvbench.features.folder import MANIFEST
+from kvbench.features.store import Store
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
 from tests.support.banks import (

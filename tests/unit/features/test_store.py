@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kvbench.features import store
+from kvbench.features import folder, store
 from kvbench.features.store import Store
 from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
@@ -275,7 +275,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_a_bank_that_is_bad_right_after_it_was_made_is_not_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = store.Folder.write
-    monkeypatch.setattr(store.Folder, "write", lambda at, name, *pieces: written(at, name, *pieces[:-1]))
+    written = folder.Folder.write
+    monkeypatch.setattr(folder.Folder, "write", lambda at, name, *pieces: written(at, name, *pieces[:-1]))
     with pytest.raises(UserError, match=r"right after it was computed: part-00000\..* damaged .*Is the disk failing\?"):
         open_bank(tiny_settings(), tmp_path, "a", CPU)

@@ -52,3 +52,11 @@ def test_an_unknown_value_names_the_nearest_and_all_valid_ones() -> None:
     )
     assert str(unknown("student", "zzz", ["Model3"])) == "Unknown student 'zzz'. Valid: Model3."
     assert str(unknown("student", "zzz", [])) == "Unknown student 'zzz'. Valid: none."
+
+
+def test_a_bucket_is_no_cache() -> None:
+    (row,) = (row for row in OPTIONS if row.name == "cache")
+    sentence = r"^The cache is a folder of this machine, not s3://a/b: share banks by --kvbench-bucket s3://a/b\.$"
+    with pytest.raises(UserError, match=sentence):
+        row.parse("s3://a/b")
+    assert row.path

@@ -1,0 +1,202 @@
+"""Banks in a bucket: of an object store on this machine, where there is one, and of fsspec's memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvbench.features import bucket
+from kvbench.features.store import Store
+from kvbench.utils.errors import UserError
+from tests.support.banks import CPU, assert_equal, content, flip, in_memory, part_of, passes, tiny_settings
+from tests.support.logs import logged
+
+fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install 'kvbench[fsspec]'")
+pytestmark = pytest.mark.usefixtures("small_parts")
+COUNT = 300  # two parts of 128 rows and one of 44
+PARTS = [f"part-{part:05d}.safetensors" for part in range(3)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3 on this machine; yields its address."""
+    if not all(map(importlib.util.find_spec, ("s3fs", "moto", "flask"))):
+        pytest.skip("needs an object store: pip install 'kvbench[s3]' 'moto[server]'")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the server ended"
+                assert time.monotonic() < until, "the server does not answer"
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a folder in an empty bucket."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    here = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}  # fmt: skip
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    forget()
+    fs, _ = fsspec.core.url_to_fs("s3://banks")
+    if fs.exists("banks"):
+        fs.rm("banks", recursive=True)
+    fs.mkdir("banks")
+    yield "s3://banks/of/mine"
+    forget()
+
+
+def forget() -> None:
+    """Let fsspec make its connections anew: they remember credentials."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Any:
+    if request.param == "s3":
+        return request.getfixturevalue("s3")
+    fsspec.filesystem("memory").store.clear()
+    return "memory://banks/of/mine"
+
+
+def store(cache: Path, url: str, settings: Any = None) -> Store:
+    return Store(settings or tiny_settings(COUNT), cache, "a", CPU, bucket=url)
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """The parts in the one bank of a bucket, by their names."""
+    fs, path = bucket.reach(url)
+    fs.invalidate_cache()
+    return {name.rpartition("/")[2]: fs.cat_file(name) for name in sorted(fs.find(path))}
+
+
+both = pytest.mark.parametrize("url", ["s3", "memory"], indirect=True)
+
+
+@both
+def test_a_bank_is_shared_by_a_bucket_byte_for_byte(tmp_path: Path, url: str) -> None:
+    plain = Store(tiny_settings(COUNT), tmp_path / "plain", "a", CPU)
+    plain.open()
+    store(tmp_path / "one", url).fill([1])
+    assert list(objects(url)) == PARTS[1:2]
+    second = tiny_settings(COUNT)
+    store(tmp_path / "two", url, second).fill([0, 1, 2])
+    assert passes(second) == 2, "one part came from the bucket"
+    assert list(objects(url)) == PARTS, "whole parts and nothing else"
+    third = tiny_settings(COUNT)
+    opened = store(tmp_path / "three", url, third).open()
+    assert passes(third) == 0
+    assert_equal(opened, in_memory(tiny_settings(COUNT)))
+    assert content(tmp_path / "three") == content(tmp_path / "plain")
+    (folder,) = (tmp_path / "plain").iterdir()
+    assert objects(url) == {name: (folder / name).read_bytes() for name in PARTS}
+
+
+@both
+def test_torn_and_lost_objects_are_written_again(tmp_path: Path, url: str) -> None:
+    store(tmp_path / "one", url).open()
+    whole = objects(url)
+    fs, path = bucket.reach(url)
+    torn, lost = (next(name for name in fs.find(path) if name.endswith(part)) for part in PARTS[:2])
+    fs.pipe_file(torn, whole[PARTS[0]][:1000])
+    fs.rm_file(lost)
+    settings = tiny_settings(COUNT)
+    with logged() as messages:
+        store(tmp_path / "two", url, settings).open()
+    assert passes(settings) == 2
+    assert "part-00000.safetensors (images 1 to 128) damaged" in messages[0]
+    assert objects(url) == whole
+    fs.rm_file(lost)
+    again = tiny_settings(COUNT)
+    store(tmp_path / "two", url, again).open()
+    assert passes(again) == 0
+    assert objects(url) == whole, "what is here and not there is written there"
+
+
+@both
+def test_a_damaged_copy_is_computed_again(tmp_path: Path, url: str) -> None:
+    settings = tiny_settings(COUNT)
+    store(tmp_path, url, settings).open()
+    whole = objects(url)
+    flip(part_of(settings, tmp_path, 1), -9)
+    os.utime(part_of(settings, tmp_path, 1), (1, 1))
+    store(tmp_path, url).open()
+    assert objects(url) == whole
+
+
+def test_a_bucket_that_fails_is_tried_again_and_then_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    works, failures = type(fs).pipe_file, [1, 1]
+
+    def flaky(*arguments: Any, **options: Any) -> Any:
+        if failures and failures.pop():
+            raise ConnectionResetError("reset by peer")
+        return works(*arguments, **options)
+
+    monkeypatch.setattr(bucket, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(type(fs), "pipe_file", flaky)
+    store(tmp_path, "memory://banks").open()
+    assert list(objects("memory://banks")) == PARTS
+    fs.store.clear()
+    shutil.rmtree(tmp_path)
+    failures.extend([1] * 100)
+    with pytest.raises(
+        UserError, match=r"^Cannot reach memory://banks/a-\w+: ConnectionResetError: reset by peer\. Are"
+    ):
+        store(tmp_path, "memory://banks").open()
+    assert not list(tmp_path.rglob("part-*")), "it is said before the pass"
+
+
+def test_a_bucket_that_is_not_there_is_a_sentence_before_the_pass(tmp_path: Path, s3: str) -> None:
+    settings = tiny_settings(COUNT)
+    with pytest.raises(
+        UserError, match=r"Cannot write to s3://nowhere/x/a-\w+: .*bucket does not exist\. Make the bucket"
+    ):
+        store(tmp_path, "s3://nowhere/x", settings).open()
+    assert passes(settings) == 0
+
+
+def test_missing_credentials_are_a_sentence(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    forget()
+    with pytest.raises(
+        UserError, match=r"^Cannot reach s3://banks/of/mine/a-\w+: NoCredentialsError: Unable to locate"
+    ):
+        store(tmp_path, s3).open()
+
+
+def test_what_is_no_bucket_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^Cannot reach nope://x/a-\w+: ValueError: Protocol not known: nope\. Valid are"
+    ):
+        store(tmp_path, "nope://x").open()
