@@ -221,6 +221,50 @@ def report(
         echo(report_saved(run, _references(values, run.study)[1], finding))
 
 
+Storage = Annotated[Path, typer.Option("--storage", help="Where --benchmark-save saves runs.")]
+
+
+@app.command(**example("compare main expected/fractals@v1.2"))
+@takes(("study", "expected"))
+def compare(
+    values: dict[str, Any],
+    a: Annotated[str, typer.Argument(help="The baseline: a saved run or a reference.")],
+    b: Annotated[str, typer.Argument(help="What is compared with it.")],
+    form: Annotated[str, typer.Option("--format", help="What to print: text, markdown or json.")] = "text",
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="Take a run as the baseline that did not pass, or is incomplete.")
+    ] = False,
+    fail_on_seconds: Annotated[
+        Optional[float],
+        typer.Option(help="Seconds count as well: worse is surely more than so many times as long.", metavar="RATIO"),
+    ] = None,
+    storage: Storage = Path(".benchmarks"),
+) -> None:
+    """Say what moved between two runs or references, and which way.
+
+    Losses, accuracies, agreement and verdicts, by the statistics that gate a run; seconds describe. A and B are each a
+    file that pytest-benchmark saved, its number or name, a workload that has a reference, the folder of a reference, or
+    either of these at a revision of git, such as fractals@v1.2. Exit status: 0 nothing moved for the worse, 1 something
+    did, 2 they cannot be compared, 3 not settled.
+    """
+    from kvbench.reference.moves import moves
+    from kvbench.reference.sides import find
+    from kvbench.reporting.moves import formatted, page
+    from kvbench.utils.files import atomic_write
+
+    if fail_on_seconds is not None and not 1 <= fail_on_seconds < math.inf:
+        raise UserError(f"Got --fail-on-seconds {fail_on_seconds:g}: valid is a ratio from 1, such as 1.25.")
+    sides = find((a, b), functools.cache(functools.partial(_references, values)), storage)
+    found = moves(*sides, allow_failed=allow_failed, slower=fail_on_seconds)
+    echo(formatted(found, form))
+    if html:
+        with atomic_write(html) as tmp:
+            tmp.write_text(page(found), encoding="utf-8")
+        logger.info("Written: %s", html)
+    raise typer.Exit(found.exit)
+
+
 @app.command(**example("plot --expected fractals --output curves.svg"))
 @takes(("study", "expected"))
 def plot(

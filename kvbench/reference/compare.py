@@ -83,6 +83,8 @@ def compare(
     fingerprints: Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
     rng_fingerprint: str = "",
+    *,
+    by_seed: bool = False,
 ) -> Comparison:
     """Compare one configuration of a fresh run with the reference: each of `TOLERANCES`, by `tolerances.measure`.
 
@@ -98,6 +100,7 @@ def compare(
         seeds: those that the run was to train; None: those that it has.
         rng_fingerprint: names the random numbers that a seed gives where the run was made
             (`kvbench.utils.environment.rng_fingerprint`).
+        by_seed: compare seeds with themselves even where the reference has no replicates.
 
     Raises:
         UserError: the fresh rows hold what no history can.
@@ -127,11 +130,13 @@ def compare(
     deviations: list[Deviation] = []
     notes: list[str] = []
     if not problems:
-        paired, why = _pairing(reference, old, new, replicates, rng_fingerprint)
+        paired, why = _pairing(reference, old, new, replicates, rng_fingerprint, by_seed=by_seed)
         notes += [why] if why else []
         level = 1 - FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(reference.histories)))
-        same, originals = (old[old["seed"].isin(history.seeds(side))] for side in (new, replicates))
-        sides = [new, old, *([same, replicates, originals] if paired else [])]
+        repeated = old if reference.repeated is None else history.of(reference.repeated, configuration)
+        repeated = repeated[repeated["seed"].isin(history.seeds(replicates))].sort_values(["seed", "epoch"])
+        same = old[old["seed"].isin(history.seeds(new))]
+        sides = [new, old, *([same, replicates, repeated][: 1 if replicates.empty else 3] if paired else [])]
         for tolerance in TOLERANCES:
             sample = Sample(*(grid(side, tolerance.metric, epochs) for side in sides))
             if not (np.isnan(sample.fresh).all() and np.isnan(sample.reference).all()):
@@ -153,17 +158,25 @@ def compare(
 
 
 def _pairing(
-    reference: Reference, old: pd.DataFrame, new: pd.DataFrame, replicates: pd.DataFrame, rng_fingerprint: str
+    reference: Reference,
+    old: pd.DataFrame,
+    new: pd.DataFrame,
+    replicates: pd.DataFrame,
+    rng_fingerprint: str,
+    *,
+    by_seed: bool,
 ) -> tuple[bool, str]:
     """Whether seeds can be compared with themselves, and what to say about it."""
     mine, recorded = set(history.seeds(new)), set(history.seeds(old))
-    if replicates.empty or not mine & recorded:
+    if (replicates.empty and not by_seed) or not mine & recorded:
         return False, ""
     if not mine <= recorded:
         return False, "some seeds are the reference's and some are new: all are compared as if they were new"
     if not rng_fingerprint or rng_fingerprint != reference.rng_fingerprint:
         return False, "a seed gives other random numbers here than where the reference was made: seeds count as new"
     count = len(history.seeds(replicates))
+    if not count:
+        return True, "against same seeds: each with its own run; allowed is what their own differences leave open"
     why = (
         f"against same seeds: each with its own recorded run; allowed is what other rounding does ({count} replicates)"
     )

@@ -39,6 +39,7 @@ class Reference:
             ``flops_per_sample`` and ``random_numbers``.
         replicates: histories of some of its seeds on banks rounded otherwise; empty if there are none.
         command: the one that runs the workload as it was run, for messages.
+        repeated: the histories that the replicates repeat; None: its own.
 
     Example:
         >>> from kvbench.studies.kv_memory import STUDY
@@ -55,6 +56,7 @@ class Reference:
     provenance: Mapping[str, Any]
     replicates: pd.DataFrame
     command: str
+    repeated: pd.DataFrame | None = None
 
     @property
     def update_command(self) -> str:

@@ -64,6 +64,38 @@ def timings(fresh: pd.DataFrame, recorded: pd.DataFrame) -> list[Timing]:
     return found
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A configuration's seconds per epoch in two runs, geometric means over seeds, and how many times as long it takes.
+
+    ``low`` and ``high`` are the ratio's 95% interval by the spread between the earlier run's seeds; NaN without one.
+    """
+
+    configuration: str
+    before: float
+    after: float
+    ratio: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@np.errstate(all="ignore")
+def ratios(fresh: pd.DataFrame, earlier: pd.DataFrame) -> list[Ratio]:
+    """The seconds of each configuration that both frames timed, as ratios between the runs.
+
+    They say something only of runs on one machine that had nothing else to do.
+    """
+    mine, theirs = _logs(fresh), _logs(earlier)
+    found = []
+    for name in [name for name in theirs if name in mine]:
+        before, after = float(theirs[name].mean()), float(mine[name].mean())
+        # equal runs fall as far apart as the interval is wide
+        low, high = (after - end for end in prediction_interval(theirs[name], len(mine[name]))[::-1])
+        ends = (math.exp(low), math.exp(high)) if math.isfinite(low) else (math.nan, math.nan)
+        found.append(Ratio(name, math.exp(before), math.exp(after), math.exp(after - before), *ends))
+    return found
+
+
 def _logs(histories: pd.DataFrame) -> dict[str, Floats]:
     """(S,) log of the median seconds of an epoch, of each configuration that was timed, at its timed seeds."""
     timed = {}

@@ -11,6 +11,7 @@ import numpy as np
 from kvbench.reference.status import Status
 from kvbench.results import history
 from kvbench.stats.intervals import Floats, deviation, log_area, log_losses, prediction_interval, shift_interval
+from kvbench.stats.significance import mean_test
 from kvbench.utils.text import NOT_MEASURED, number
 
 CLEARLY = 0.5  # as wide as new seeds' interval must the same seeds' be at most to be used
@@ -59,7 +60,8 @@ TOLERANCES = (
 class Sample:
     """Curves (S, E) of one metric, one row a seed; ``replicates`` (M, E) are perturbed runs, ``originals`` theirs.
 
-    ``same`` are the reference's own curves of the fresh seeds: with them, what is compared is a seed with itself.
+    ``same`` are the reference's own curves of the fresh seeds: with them, what is compared is a seed with itself. Where
+    there are no replicates, the spread of the seeds' own differences says what is allowed.
     """
 
     fresh: Floats
@@ -110,8 +112,9 @@ def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: 
     The fresh mean must lie in the `prediction_interval` of the reference seeds; one reference seed tells no spread, and
     nothing is judged. With ``sample.same`` the mean difference of each fresh seed from its own reference run must be no
     more than other rounding moves it, the `shift_interval` of the replicates, where that is at most `CLEARLY` as wide:
-    the choice reads no fresh number, and replicates that are this close by chance are rare. Either is
-    widened by the floor.
+    the choice reads no fresh number, and replicates that are this close by chance are rare. Without replicates it is
+    the mean difference itself that is tested, by `mean_test`. Each is widened by the floor, and what gives no bound is
+    not judged.
 
     Args:
         tolerance: which number.
@@ -122,30 +125,45 @@ def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: 
     if tolerance.optional and (np.isnan(sample.fresh).all() or np.isnan(sample.reference).all()):
         return Deviation(tolerance, Status.NOT_MEASURED)
     mine, theirs = tolerance.values(epochs, sample.fresh), tolerance.values(epochs, sample.reference)
-    judged = len(theirs) > 1
     expected = float(theirs.mean())
     low, high = prediction_interval(theirs, len(mine), level)
     paired = False
     if sample.same is not None:
-        assert sample.replicates is not None
-        assert sample.originals is not None
-        shifts = tolerance.values(epochs, sample.replicates) - tolerance.values(epochs, sample.originals)
-        down, up = shift_interval(shifts, len(mine), level)
-        paired = up - down < CLEARLY * (high - low)
+        same = tolerance.values(epochs, sample.same)
+        if sample.replicates is None:
+            down, up = _own_shift(mine - same, level)
+            paired = True
+        else:
+            assert sample.originals is not None
+            shifts = tolerance.values(epochs, sample.replicates) - tolerance.values(epochs, sample.originals)
+            down, up = shift_interval(shifts, len(mine), level)
+            paired = up - down < CLEARLY * (high - low)
         if paired:
-            expected = float(tolerance.values(epochs, sample.same).mean())
+            expected = float(same.mean())
             low, high = expected + down, expected + up
     obtained, low, high = float(mine.mean()), low - tolerance.floor, high + tolerance.floor
+    judged = math.isfinite(high - low)
     if not math.isfinite(obtained) or not math.isfinite(expected):
         status = Status.NO_NUMBER
     elif not judged:
         status = Status.NOT_JUDGED
     else:
         status = Status.WITHIN if low <= obtained <= high else Status.DRIFTED
-    spread = deviation(theirs) if judged else 0.0
+    spread = deviation(theirs) if len(theirs) > 1 else 0.0
     in_sds = (obtained - expected) / spread if spread else math.nan
     excess = abs(obtained - expected) / ((high - low) / 2)
     shown = np.array([obtained, expected, *((low, high) if judged else (math.nan, math.nan))])
     shown = np.exp(np.clip(shown, -700, 700)) if tolerance.loss else shown  # exp overflows above 709
     obtained, expected, low, high = map(float, shown)
     return Deviation(tolerance, status, obtained, expected, low, high, in_sds, excess, paired)
+
+
+def _own_shift(differences: Floats, level: float) -> tuple[float, float]:
+    """How far the mean of (S,) differences may be from 0, by their own spread; infinite where they give no bound."""
+    if not np.isfinite(differences).all():
+        return math.nan, math.nan
+    finest = (1 - level) / 2
+    test, mean = mean_test(differences, finest, level), float(differences.mean())
+    if mean and not deviation(differences) and min(test.above, test.below) > finest:
+        return -math.inf, math.inf  # no spread seen is not no spread
+    return mean - test.high, mean - test.low

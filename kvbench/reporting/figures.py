@@ -164,6 +164,7 @@ class Numbers:
         design: the study's: its recipes are the panels; what it does not know has one of its own.
         costs: FLOPs per sample of each configuration, where they are known.
         reference: the reference's history frame, to stand behind; None: there is none.
+        behind: what that one is called.
 
     Example:
         >>> from kvbench.studies.kv_memory import STUDY
@@ -176,6 +177,7 @@ class Numbers:
     design: Design
     costs: Mapping[str, float]
     reference: pd.DataFrame | None = None
+    behind: str = "the reference"
 
     @cached_property
     def runs(self) -> Mapping[str, Runs]:
@@ -255,7 +257,7 @@ def curves(numbers: Numbers, metric: str) -> Figure:
         axis = Axis(CURVES[metric], log=metric in history.LOSSES)
         panels.append(Lines(_panel(recipe), Axis("epoch"), axis, _some(lines), _some(behind)))
     title = CURVES[metric].partition(" (")[0].capitalize()
-    grey = " Grey and dotted: the reference." if any(panel.behind for panel in panels) else ""
+    grey = f" Grey and dotted: {numbers.behind}." if any(panel.behind for panel in panels) else ""
     return Figure(metric, title, f"{title} after each epoch, {numbers.seeds}.{grey}", panels, _notes(missing),
                   metric)  # fmt: skip
 

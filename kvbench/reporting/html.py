@@ -43,20 +43,10 @@ def page(contents: Contents) -> str:
         >>> page(of_expected(Path("expected"), "imagenet", STUDY.design))[:15]
         '<!DOCTYPE html>'
     """
-    environment = Environment(
-        loader=PackageLoader("kvbench.reporting"), autoescape=True, finalize=_safe, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["starred"] = _starred
-    assert environment.loader is not None, "it was given one"
-    css, js = (environment.loader.get_source(environment, f"page.{kind}")[0] for kind in ("css", "js"))
     outcome = report.conclusion(contents.outcome) if contents.outcome else ("", [])
-    return environment.get_template("page.html").render(
-        title=report.workload_of(contents.facts),
-        css=Markup(css),  # noqa: S704 - our own files
-        js=Markup(js),  # noqa: S704
-        css_hash=_digest(css),
-        js_hash=_digest(js),
+    return render(
+        "page.html",
+        report.workload_of(contents.facts),
         passed=contents.outcome is not None and contents.outcome["outcome"] == RunOutcome.PASSED,
         outcome=outcome[0],
         reasons=outcome[1],
@@ -64,9 +54,9 @@ def page(contents: Contents) -> str:
         configurations=len(history.configurations(contents.histories)),
         findings=_findings(contents),
         not_judged=_not_judged(contents),
-        legend=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
+        students=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
         left_out=contents.numbers.left_out,
-        figures=[_figure(figure) for figure in contents.figures],
+        figures=[drawn(figure) for figure in contents.figures],
         tables=contents.tables,
         caption=report.caption(contents.histories, contents.design, "Bold", "italic"),
         reference=contents.reference is not None,
@@ -79,6 +69,25 @@ def page(contents: Contents) -> str:
         about_reference=report.words(contents.reference.histories, contents.design, contents.reference.provenance)
         if contents.reference else {},
     )  # fmt: skip
+
+
+def render(name: str, title: str, **values: Any) -> str:
+    """A page from one of our templates, with our style and script and no others."""
+    environment = Environment(
+        loader=PackageLoader("kvbench.reporting"), autoescape=True, finalize=_safe, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["starred"] = _starred
+    assert environment.loader is not None, "it was given one"
+    css, js = (environment.loader.get_source(environment, f"page.{kind}")[0] for kind in ("css", "js"))
+    return environment.get_template(name).render(
+        title=title,
+        css=Markup(css),  # noqa: S704 - our own files
+        js=Markup(js),  # noqa: S704
+        css_hash=_digest(css),
+        js_hash=_digest(js),
+        **values,
+    )
 
 
 def _safe(value: object) -> object:
@@ -149,7 +158,7 @@ def _not_judged(contents: Contents) -> list[str]:
     return said
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def drawn(figure: Figure) -> dict[str, Any]:
     """A figure for the template: its panels, and the same on the other scale."""
     panels = [(panel.title, picture) for panel, picture in zip(figure.panels, pictures(figure, figure.id), strict=True)]
     log = None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
+from kvbench.results import history
 from tests.support.tables import rows
 
 
@@ -32,3 +36,16 @@ def content(*benchmarks: Any, **top: Any) -> dict[str, Any]:
         "kvbench": {"workload": "fractals", "outcome": "passed", "reasons": []},
         **top,
     }
+
+
+def run_of(histories: pd.DataFrame, *, outcome: str = "passed", reasons: Sequence[str] = (), **facts: Any) -> Any:
+    """The content of a saved run with these histories, on a workload that has no reference."""
+    usual = {"workload": "nowhere", "study": "kv-memory", "random_numbers": "here", "fingerprints": {"teacher": "abc"}}
+    seeds = history.seeds(histories)
+    benchmarks = []
+    for name in history.configurations(histories):
+        rows = history.of(histories, name).astype(object)
+        records = rows.where(rows.notna(), None).to_dict("records")
+        benchmarks.append(benchmark(name, **{**usual, "seeds": seeds, "history": records, **facts}))
+    told = {"workload": facts.get("workload", "nowhere"), "outcome": outcome, "reasons": list(reasons)}
+    return content(*benchmarks, kvbench=told)
