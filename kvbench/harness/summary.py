@@ -5,10 +5,12 @@ All of it describes a `kvbench.harness.result.Result`; nothing here can change i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvbench.harness.ci import STEP, add_summary
 from kvbench.harness.collector import Collector, histories
 from kvbench.harness.options import FRESH
 from kvbench.harness.result import Result, State
@@ -20,6 +22,7 @@ from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.files import atomic_write
+from kvbench.utils.text import item
 
 if TYPE_CHECKING:
     from kvbench.findings.judge import Judgement
@@ -40,12 +43,17 @@ def summarize(collector: Collector, result: Result, path: Path, html: Path | Non
 
                 _write(html, page(_contents(collector)))
                 parts.append(f"The same with figures: {html}")
+    tables = len(parts)
     remarks: tuple[Callable[[Collector, Result], list[str]], ...] = (
         _not_compared, _where_to_look, _not_settled, _reused, _repeated, _notes, _environment
     )  # fmt: skip
     for remark in remarks:
         with best_effort(f"complete the summary ({remark.__name__.strip('_')})"):
             parts += remark(collector, result)
+    if step := os.environ.get(STEP):
+        with best_effort(f"write the summary of the step to {step}"):
+            listed = "\n".join(map(item, parts[tables:]))
+            add_summary(Path(step), f"{_contents(collector).markdown(clauses=False)}\n{listed}")
     return "\n".join(parts)
 
 
