@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small matrices, many processes: more thre
 import pytest
 from safetensors.torch import save_file
 
-from kvbench.results.saved import RunOutcome, read
+from kvbench.results.saved import Outcome, read
 from kvbench.studies import kv_memory
 from kvbench.studies.registry import BUILT_IN
 from kvbench.workloads import WORKLOADS, generated
@@ -149,7 +149,7 @@ class Project:
         if not saved.exists() or not report.exists():
             return None
         run = read(saved)  # trainings that are reused whole stand apart in the file
-        if run.outcome is RunOutcome.INCOMPLETE:
+        if run.outcome is Outcome.INCOMPLETE:
             return None
         histories = run.histories.sort_values(["configuration", "seed", "epoch"]).drop(columns="seconds")
         rows = histories.itertuples(index=False, name=None)

@@ -24,6 +24,7 @@ from kvbench.stats.significance import (
 from kvbench.utils.text import number
 
 RATIO, DIFFERENCE, EPOCHS = "ratio", "difference", "epochs"  # what a margin is in
+BRIEF = {"area": "mean loss", "spearman": "correlation"}  # what ends the id of a clause, where that says too little
 
 
 class Verdict(str, Enum):
@@ -159,6 +160,25 @@ class Clause:
     def spread(self) -> float:
         """Standard deviation of the margins between seeds."""
         return deviation(np.array(list(self.margins.values())))
+
+    def brief(self, names: Mapping[str, str] | None = None) -> str:
+        """What was compared, in a few words, with the rival that decides: ``loss linear 0.264, mlp 0.913``.
+
+        ``names`` are what configurations are called, where that is not their own name.
+        """
+        last = self.id.rpartition("-")[2]
+        what = BRIEF.get(last, last) if last.isidentifier() else self.id
+        own, *others = self.numbers.split(", ")
+        decisive = [one for one in others if one.endswith(f"({self.rival})")]
+        told, before = [], ""
+        for side in (own, *decisive):
+            value, _, name = side.removesuffix(")").partition(" (")
+            name = (names or {}).get(name, name)
+            told.append(value if name == before else f"{name} {value}")
+            before = name
+        if others and not decisive:  # whoever is the best at each seed
+            told.append(f"margin {format_margin(self.margin, self.scale)}")
+        return f"{what} {', '.join(told)}"
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,10 +45,20 @@ class Judgement:
     @property
     def verdict(self) -> Verdict:
         """Holds if all clauses hold, fails if all fail, mixed if some do either, else undecided."""
-        verdicts = {clause.verdict for clause in self.gating}
-        if len(verdicts) == 1:
-            return verdicts.pop()
-        return Verdict.MIXED if {Verdict.HOLDS, Verdict.FAILS} <= verdicts else Verdict.UNDECIDED
+        return conclude(clause.verdict for clause in self.gating)
+
+    @property
+    def deciding(self) -> Clause | None:
+        """The clause to show where there is room for one: the surest that fails, else the least sure one."""
+
+        def doubt(clause: Clause) -> tuple[bool, float, float]:
+            lost = math.isnan(clause.margin)
+            return lost, 0.0 if math.isnan(clause.p) else clause.p, 0.0 if lost else -abs(clause.margin)
+
+        for verdict, choose in ((Verdict.FAILS, min), (Verdict.UNDECIDED, max), (Verdict.HOLDS, max)):
+            if some := [clause for clause in self.gating if clause.verdict == verdict]:
+                return choose(some, key=doubt)
+        return None
 
     @property
     def tested(self) -> bool:
@@ -68,6 +79,19 @@ class Judgement:
         head = f"{self.finding.id} ({self.recipe}): {self.summary}\n  sentence: {self.finding.sentence}"
         lines = [f"  judged as: {self.judged_as}", *(f"  note: {note}" for note in self.notes)]
         return "\n".join([head, *lines, *(f"  {clause.describe()}" for clause in self.clauses)])
+
+
+def conclude(clauses: Iterable[str]) -> Verdict:
+    """The verdict of a finding from its clauses': of all, where they agree; else mixed or undecided.
+
+    Example:
+        >>> str(conclude(["holds", "fails", "undecided"])), str(conclude(["holds", "undecided"]))
+        ('mixed', 'undecided')
+    """
+    verdicts = {Verdict(clause) for clause in clauses}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    return Verdict.MIXED if {Verdict.HOLDS, Verdict.FAILS} <= verdicts else Verdict.UNDECIDED
 
 
 def missing(row: Finding, histories: pd.DataFrame, design: Design) -> dict[str, list[str]]:

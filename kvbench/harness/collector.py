@@ -7,6 +7,7 @@ often one ran, or in which process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 from kvbench.findings.design import Design
 from kvbench.findings.judge import Judgement, judge, missing
 from kvbench.harness.record import Record, complete, difference, digest
-from kvbench.harness.result import Check, Result, State
+from kvbench.harness.result import Check, Result
 from kvbench.reference import store
 from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.update import update as update_reference
 from kvbench.results import history, saved
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 from kvbench.utils.environment import FACTS
-from kvbench.utils.errors import UserError, describe
+from kvbench.utils.errors import UserError, describe, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CLAUSES = 3  # of a finding that changed, where there is room for a few
+BY_DESIGN = "This run fails by design, so that no reference changes unnoticed: look at it and commit it."
+NOT_UPDATED = "References NOT updated:"
 INCOMPLETE = "{} was not trained to its end in this session, so it was not compared."
 
 
@@ -124,12 +128,17 @@ class Collector:
             self._judged = self._known, judge(histories(self.complete), self.design, self.costs)
         return self._judged[1]
 
+    def changes(self) -> list[Change]:
+        """How their verdicts differ from the recorded ones; raises `UserError` where there are none."""
+        judged = self.judgements()
+        trained = [record["configuration"] for record in self.complete]
+        return verdict_changes(self.reference, judged, trained) if judged else []
+
     def check_configuration(self, record: Record) -> Check:
         """Compare a training's history with the reference."""
         if self.update:
-            return Check(
-                State.PASSED if complete(record) else State.MISSING, INCOMPLETE.format(record["configuration"])
-            )
+            text = INCOMPLETE.format(record["configuration"])
+            return Check(Outcome.PASSED) if complete(record) else Check(Outcome.INCOMPLETE, text)
         key = digest(record)
         if key not in self._checks:
             self._checks[key] = self._compare(record)
@@ -142,14 +151,15 @@ class Collector:
                 record["random_numbers"],
             )  # fmt: skip
         except UserError as error:
-            return Check(State.FAILED, str(error))
-        state = State.FAILED if compared.failed else State.PASSED if compared.judged else State.MISSING
-        return Check(state, compared.describe(), compared.drifted)
+            return Check(Outcome.FAILED, str(error))
+        good = Outcome.PASSED if compared.judged else Outcome.INCOMPLETE
+        outcome = Outcome.FAILED if compared.failed else good
+        return Check(outcome, compared.brief, compared.describe(), compared.drifted)
 
     def check_finding(self, name: str) -> Check:
         """Judge a finding on the complete histories and compare its verdict with the recorded one."""
         if self.update:
-            return Check(State.PASSED)
+            return Check(Outcome.PASSED)
         if self._findings[0] != self._known:
             self._findings = self._known, self._check_findings()
         return self._findings[1][name]
@@ -159,8 +169,7 @@ class Collector:
         changes: list[Change] = []
         problem = ""
         try:
-            if judged:
-                changes = verdict_changes(self.reference, judged, [record["configuration"] for record in self.complete])
+            changes = self.changes()
         except UserError as error:
             problem = str(error)
         checks = {}
@@ -170,12 +179,12 @@ class Collector:
                 absent = missing(finding, histories(self.complete), self.design)
                 needed = "; ".join(f"{recipe}: {', '.join(names)}" for recipe, names in absent.items())
                 checks[name] = Check(
-                    State.MISSING,
+                    Outcome.INCOMPLETE,
                     f"{name} was not judged, as the session lacks complete trainings of {needed}."
                     f" Train them in the same session: {self.run}",
                 )
             elif problem:
-                checks[name] = Check(State.FAILED, problem)
+                checks[name] = Check(Outcome.FAILED, problem)
             else:
                 checks[name] = _check_verdict(mine, [change for change in changes if change.finding == name])
         return checks
@@ -187,9 +196,9 @@ class Collector:
                 return self.check_finding(name)
             if name in self._records and complete(self._best(name)):
                 return self.check_configuration(self._best(name))
-            return Check(State.MISSING, INCOMPLETE.format(name))
+            return Check(Outcome.INCOMPLETE, INCOMPLETE.format(name))
         except Exception as error:  # a finding of the user's own, say
-            return Check(State.FAILED, f"{name} could not be compared: {describe(error)}")
+            return Check(Outcome.FAILED, f"{name} could not be compared: {describe(error)}")
 
     def finish(self, *, tests_failed: bool, interrupted: bool) -> Result:
         """Compare everything that was selected and update references, once the last test has ended.
@@ -203,34 +212,36 @@ class Collector:
             name: self.check(name) for name in dict.fromkeys([*everything, *self.selected]) if name in self.selected
         }
         reasons = self._not_repeatable()
-        if missing := [name for name, check in checks.items() if check.state is State.MISSING]:
+        if missing := [name for name, check in checks.items() if check.outcome is Outcome.INCOMPLETE]:
             reasons.append(
-                f"FAILED: selected and not compared: {', '.join(missing)}. To leave something out, do not select it"
+                f"FAILED: selected and not compared: {shorten(missing)}. To leave something out, do not select it"
                 " (-k, --deselect)."
             )
-        failed = any(check.state is State.FAILED for check in checks.values())
+        failed = any(check.outcome is Outcome.FAILED for check in checks.values())
         full = {*self.design.names} <= {record["configuration"] for record in self.complete}
+        recorded = False
         if self.update:
             why = "the session was interrupted" if interrupted else "a test failed" if tests_failed or failed else ""
             why = why or ("not every selected training is complete and repeatable" if reasons else "")
             why = why or ("" if self.complete else "nothing was trained")
-            reasons.append(f"References NOT updated: {why}." if why else self._update(full=full))
+            recorded, text = (False, f"{NOT_UPDATED} {why}.") if why else self._update(full=full)
+            reasons.append(text)
         elif full:
             reasons += self._absent()
-        compared = {name for name, check in checks.items() if check.state is not State.MISSING}
+        compared = {name for name, check in checks.items() if check.outcome is not Outcome.INCOMPLETE}
         not_compared = tuple(name for name in everything if name not in compared)
-        good = RunOutcome.INCOMPLETE if not_compared else RunOutcome.PASSED
-        outcome = RunOutcome.FAILED if tests_failed or failed or reasons else good
+        good = Outcome.INCOMPLETE if not_compared else Outcome.PASSED
+        outcome = Outcome.RECORDED if recorded else Outcome.FAILED if tests_failed or failed or reasons else good
         self.result = Result(outcome, checks, not_compared, tuple(reasons))
         return self.result
 
-    def unreported(self) -> dict[str, str]:
-        """Tests that ran and did not fail, though what they select failed or was not compared; with the reason."""
+    def unreported(self) -> dict[str, Check]:
+        """Tests that ran and did not fail, though what they select failed or was not compared; with how it came out."""
         assert self.result is not None, "finish comes first"
         return {
-            test: f"FAILED at the end of the session: {check.text}"
+            test: replace(check, text=f"FAILED at the end of the session: {check.text}")
             for name, check in self.result.checks.items()
-            if check.state in {State.FAILED, State.MISSING}
+            if check.outcome in {Outcome.FAILED, Outcome.INCOMPLETE}
             if not any(self.finished.get(test) == "failed" for test in self.selected[name])
             for test in sorted(self.selected[name] & self.finished.keys())
         }
@@ -254,8 +265,8 @@ class Collector:
         except UserError as error:
             return [f"FAILED: {error}"]
 
-    def _update(self, *, full: bool) -> str:
-        """Write the references; returns what changed, or why nothing was written."""
+    def _update(self, *, full: bool) -> tuple[bool, str]:
+        """Write the references; returns whether they were written, and what changed, or why not."""
         records = self.complete
         first = records[0]
         counted = self.seeds == tuple(range(len(self.seeds)))
@@ -279,8 +290,8 @@ class Collector:
                 epochs=int(first["recipe"]["epochs"]),
             )
         except UserError as error:
-            return f"References NOT updated: {error}"
-        return f"This run fails by design, so that no reference changes unnoticed: look at it and commit it. {changed}"
+            return False, f"{NOT_UPDATED} {error}"
+        return True, f"{BY_DESIGN}\n{changed}"
 
     def save(self, benchmarks: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Put each record into one of its tests' saved benchmarks; returns what the file says of the whole session.
@@ -290,8 +301,8 @@ class Collector:
         checks = self.result.checks if self.result else {}
         left = {}
         for record in self.records:
-            check = checks.get(record["configuration"], Check(State.MISSING))
-            compared = check.state is not State.MISSING
+            check = checks.get(record["configuration"], Check(Outcome.INCOMPLETE))
+            compared = check.outcome is not Outcome.INCOMPLETE
             left[record["configuration"]] = {**record, "compared": compared, "drifted": list(check.metrics)}
         for benchmark in benchmarks:
             name = next((name for name in left if benchmark["fullname"] in self.selected[name]), None)
@@ -302,7 +313,7 @@ class Collector:
     @property
     def outcome(self) -> dict[str, Any]:
         """How the session went, as plain data: a failed run must not become a baseline unnoticed."""
-        outcome = self.result.outcome if self.result else RunOutcome.INCOMPLETE
+        outcome = self.result.outcome if self.result else Outcome.INCOMPLETE
         reasons = [test for test, ending in self.finished.items() if ending == "failed"]
         if self.result:
             reasons += [*self.unreported(), *self.result.reasons]
@@ -313,13 +324,15 @@ def _check_verdict(judged: Sequence[Judgement], changes: Sequence[Change]) -> Ch
     """Conclude from the judgements of one finding and what changed in its recorded verdicts."""
     failed = [change for change in changes if change.failed]
     unconfirmed = [change for change in changes if change.unconfirmed]
-    noted = [change for change in changes if not (change.failed or change.unconfirmed or change.repeated)]
+    noted = [change for change in changes if not (change.failed or change.unconfirmed)]
+    told = [change.brief for change in (failed or unconfirmed)]
+    more = [f"and {len(told) - CLAUSES} more clauses of it"] if len(told) > CLAUSES else []
     lines = [change.describe() for change in (*failed, *unconfirmed, *noted)]
     return Check(
-        State.FAILED if failed else State.UNSETTLED if unconfirmed else State.PASSED,
+        Outcome.FAILED if failed else Outcome.NOT_CONFIRMED if unconfirmed else Outcome.PASSED,
+        "\n".join([*told[:CLAUSES], *more]),
         "\n".join([*lines, "", *(judgement.describe() for judgement in judged)]),
-        repeated=sum(change.repeated for change in changes),
-        notes=tuple(change.describe() for change in noted),
+        notes=tuple(change.brief for change in noted),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kvbench.harness.interrupts import Resuming
 from kvbench.utils.errors import UserError, best_effort
-from kvbench.utils.text import plain
+from kvbench.utils.text import fold, plain
 
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
@@ -24,15 +24,22 @@ TRAINING: pytest.StashKey[Training | None] = pytest.StashKey()
 RECORD: pytest.StashKey[Record | None] = pytest.StashKey()  # of a training that was compared
 
 
-def end_as(check: Check) -> None:
-    """End the test as a check came out; its text, which names what files name, is made safe for the terminal."""
+def end_as(check: Check, config: pytest.Config) -> None:
+    """End the test as a check came out: why in a few lines, with ``-v`` all numbers, safe for the terminal."""
     __tracebackhide__ = True
-    from kvbench.harness.result import State
+    from kvbench.results.saved import Outcome
 
-    if check.state in {State.FAILED, State.MISSING}:
-        pytest.fail(plain(check.text), pytrace=False)
-    if check.state is State.UNSETTLED:
-        pytest.xfail(plain(check.text))
+    text = told(check, config)
+    if check.outcome in {Outcome.FAILED, Outcome.INCOMPLETE}:
+        pytest.fail(text, pytrace=False)
+    if check.outcome is Outcome.NOT_CONFIRMED:
+        pytest.xfail(text)
+
+
+def told(check: Check, config: pytest.Config) -> str:
+    """Why a check came out as it did, for the terminal."""
+    text = fold(plain(check.text))
+    return f"{text}\n\n{plain(check.details)}" if check.details and config.get_verbosity() > 0 else text
 
 
 @pytest.fixture
@@ -130,7 +137,7 @@ def kvbench_compare(request: pytest.FixtureRequest) -> Callable[[Training], None
         if problem:
             pytest.fail(problem, pytrace=False)
         record = request.node.stash[RECORD] = session.record(training)
-        end_as(session.collector.check_configuration(record))
+        end_as(session.collector.check_configuration(record), request.config)
 
     return compare
 
@@ -153,7 +160,7 @@ def kvbench_finding(request: pytest.FixtureRequest) -> Callable[[], None]:
         __tracebackhide__ = True
         if hasattr(request.config, "workerinput") or collector.pending:
             pytest.skip("judged at the end of the session, when all trainings are complete")
-        end_as(collector.check_finding(request.param))
+        end_as(collector.check_finding(request.param), request.config)
 
     return check
 

@@ -16,16 +16,21 @@ import pytest
 
 from kvbench.core.recipe import Configuration
 from kvbench.harness import fixtures, hookspecs
-from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING
+from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING, told
 from kvbench.harness.interrupts import Resuming, uncaptured
 from kvbench.harness.options import FRESH, OPTIONS, VERIFY, Option
 from kvbench.utils.errors import UserError, best_effort
-from kvbench.utils.text import plain
+from kvbench.utils.text import fold, plain
 
 if TYPE_CHECKING:
-    from kvbench.harness.record import Record
     from kvbench.harness.session import Session
+    from kvbench.reporting.screen import Line
 
+TIMINGS: dict[str, Any] = {  # options about what pytest-benchmark shows, with its defaults
+    "benchmark_columns": None, "benchmark_compare": [], "benchmark_compare_fail": None, "benchmark_cprofile": None,
+    "benchmark_group_by": "group", "benchmark_histogram": [], "benchmark_name": "normal", "benchmark_sort": "min",
+    "benchmark_time_unit": None, "benchmark_verbose": False,
+}  # fmt: skip
 SELECTED = "kvbench-selected"  # what a worker was to compare, on its way to the session that judges
 
 
@@ -99,7 +104,7 @@ class KvbenchPlugin:
         self.started: Session | None = None
         self._logs = contextlib.ExitStack()  # while it is open, records go past the capture to the terminal
         self.interrupted = False  # something ended the session before its last test
-        self.summary = ""
+        self.summary: list[Line] = []
         # What was asked for and cannot be had is told before anything else happens; defaults cost no import.
         if any(self.option(row.name) != row.default for row in OPTIONS):
             _ = self.session
@@ -218,9 +223,6 @@ class KvbenchPlugin:
                 # Its modules and optimisers would stay in memory to the session's end, the record for the next attempt.
                 item.stash[TRAINING] = None
                 item.stash[RECORD] = None
-            if call.when == "call":
-                with best_effort(f"leave the numbers of {selects(item)} for JUnit"):
-                    self.leave_numbers(item, report, record)
             # A plain attribute of a report travels from xdist's workers to the session that judges.
             configuration = parameter(item, "kvbench_configuration")
             report.kvbench = {  # type: ignore[attr-defined]
@@ -229,18 +231,6 @@ class KvbenchPlugin:
                 "record": record,
             }
         return report
-
-    def leave_numbers(self, item: pytest.Item, report: pytest.TestReport, record: Record | None) -> None:
-        """Make properties of the test of what was trained or judged, which JUnit files have."""
-        from kvbench.harness import ci
-
-        ours: ci.Properties = []
-        if record is not None:
-            ours = ci.of_record(record)
-        elif (finding := parameter(item, "kvbench_finding")) and (not report.skipped or hasattr(report, "wasxfail")):
-            ours = ci.of_judgements(row for row in self.session.collector.judgements() if row.finding.id == finding)
-        # The report of the test's end, which JUnit's are made of, has those of the item.
-        item.user_properties[:] = ci.replaced(item.user_properties, ours)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen = getattr(report, "kvbench", None)
@@ -282,31 +272,30 @@ class KvbenchPlugin:
             pytest.ExitCode.TESTS_FAILED,
         }
         result = started.collector.finish(tests_failed=session.testsfailed > 0, interrupted=interrupted)
-        if result.outcome is result.outcome.FAILED and session.exitstatus == pytest.ExitCode.OK:
+        if result.fails and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        for test, reason in started.collector.unreported().items():
+        for test, check in started.collector.unreported().items():
             location = (test.partition("::")[0], None, test.partition("::")[2])
             self.config.hook.pytest_runtest_logreport(
-                report=pytest.TestReport(test, location, {}, "failed", plain(reason), "call")
+                report=pytest.TestReport(test, location, {}, "failed", told(check, self.config), "call")
             )
-        self.summary = summarize(started.collector, result, started.report_path, started.html_path)
-        with best_effort("leave the verdicts for JUnit"):
-            self.leave_verdicts(started)
-
-    def leave_verdicts(self, started: Session) -> None:
-        """Make properties of the test suite of all verdicts: with workers, tests of findings end first."""
-        from kvbench.harness import ci
-
-        outcome = (f"{ci.PREFIX}outcome", started.collector.outcome["outcome"])
-        for plugin in self.config.pluginmanager.get_plugins():
-            if add := getattr(plugin, "add_global_property", None):  # pytest's writer of JUnit files
-                for name, text in (outcome, *ci.of_judgements(started.collector.judgements(), named=True)):
-                    add(name, text)
+        verbose = self.config.get_verbosity() > 0
+        self.summary = summarize(started.collector, result, started.report_path, started.html_path, verbose=verbose)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_json(self, benchmarks: list[Any]) -> None:
         # Of what was stopped in its first epoch there are no seconds, which pytest-benchmark would stumble over.
         benchmarks[:] = [one for one in benchmarks if one or one.has_error]
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_benchmark_group_stats(self, benchmarks: list[dict[str, Any]]) -> list[Any] | None:
+        """No table of 200 columns, where all of it is ours and nobody asked: the report has the seconds."""
+        selected = self.started.collector.selected if self.started is not None else {}
+        ours = set[str]().union(*selected.values())
+        asked = self.config.get_verbosity() > 0 or any(
+            self.config.getoption(name, default) != default for name, default in TIMINGS.items()
+        )
+        return None if asked or any(one["fullname"] not in ours for one in benchmarks) else []
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -317,7 +306,8 @@ class KvbenchPlugin:
         result = self.started.collector.result if self.started is not None else None
         if self.started is not None and result is not None and not self.started.stopped:
             terminalreporter.section(f"kvbench: {self.started.title}")
-            for line in plain(self.summary).split("\n"):
-                terminalreporter.line(line)
+            for line in self.summary:
+                terminalreporter.line(line.text, **line.markup)
             for reason in result.reasons:
-                terminalreporter.line(plain(f"\n{reason}"), red=True)
+                failed = result.outcome is result.outcome.FAILED  # else it lists what was recorded
+                terminalreporter.line(fold(plain(reason)) if failed else plain(reason), red=failed)

@@ -7,18 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
-from kvbench.results.saved import RunOutcome
-
-
-class State(Enum):
-    """How a configuration or finding compares with the reference."""
-
-    PASSED = "passed"
-    UNSETTLED = "unsettled"  # it was judged, and more seeds are needed to tell
-    FAILED = "failed"
-    MISSING = "missing"  # it was not or could not be compared
+from kvbench.results.saved import Outcome
 
 
 @dataclass(frozen=True)
@@ -26,17 +16,18 @@ class Check:
     """One configuration or finding against the reference.
 
     Args:
-        state: how it came out.
-        text: why, with all numbers; empty if there is nothing to say.
+        outcome: ``PASSED``, ``NOT_CONFIRMED`` where more seeds are needed to tell, ``FAILED``, or ``INCOMPLETE`` where
+            it was not or could not be compared.
+        text: why, in a few lines; empty if there is nothing to say.
+        details: the same with all numbers, for who asks for them.
         metrics: those of a configuration that left the reference.
-        repeated: clauses of a finding that its seeds cannot decide, and that came out as recorded seed by seed.
         notes: what else the summary should say, a sentence each.
     """
 
-    state: State
+    outcome: Outcome
     text: str = ""
+    details: str = ""
     metrics: tuple[str, ...] = ()
-    repeated: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -46,17 +37,23 @@ class Result:
 
     Args:
         outcome: ``PASSED`` if every configuration and finding of the workload was compared and nothing failed,
-            ``INCOMPLETE`` if only a selection was compared and nothing failed, else ``FAILED``.
+            ``INCOMPLETE`` if only a selection was compared and nothing failed, ``RECORDED`` if it wrote the reference
+            as it was asked to, else ``FAILED``.
         checks: of everything that the session's tests selected, by name, configurations first.
         not_compared: all names of the workload that were not compared, selected or not.
         reasons: why the session fails beyond its failed tests, a sentence each.
     """
 
-    outcome: RunOutcome
+    outcome: Outcome
     checks: Mapping[str, Check]
     not_compared: tuple[str, ...]
     reasons: tuple[str, ...] = ()
 
-    def names(self, state: State) -> list[str]:
+    @property
+    def fails(self) -> bool:
+        """Whether the session's exit status says so: a recording run's does by design."""
+        return self.outcome in {Outcome.FAILED, Outcome.RECORDED}
+
+    def names(self, outcome: Outcome) -> list[str]:
         """The configurations and findings that came out so."""
-        return [name for name, check in self.checks.items() if check.state is state]
+        return [name for name, check in self.checks.items() if check.outcome is outcome]

@@ -21,14 +21,16 @@ REPEATS = 0.25  # of the recorded margins' spread: closer, a seed's margin is it
 class Change:
     """How a fresh verdict of one clause differs from the recorded one.
 
-    ``status`` is changed, not confirmed, repeated, noted or missing: see `Status`.
+    ``status`` is changed, not confirmed, noted or missing: see `Status`.
     """
 
     finding: str
     recipe: str
     clause: str
     status: Status
-    text: str
+    what: str  # in a few words
+    numbers: str = ""
+    todo: str = ""
 
     @property
     def failed(self) -> bool:
@@ -36,24 +38,28 @@ class Change:
         return self.status.failed
 
     @property
-    def repeated(self) -> bool:
-        """Whether the recorded verdict stands because its own seeds came out the same."""
-        return self.status == Status.REPEATED
-
-    @property
     def unconfirmed(self) -> bool:
         """Whether more seeds are needed to tell."""
         return self.status == Status.NOT_CONFIRMED
 
+    @property
+    def brief(self) -> str:
+        """Which clause changed, and how."""
+        return f"{self.finding} ({self.recipe}), {self.clause}: {self.what}"
+
     def describe(self) -> str:
-        """One line."""
-        return f"{self.finding} ({self.recipe}), {self.clause}: {self.text}"
+        """The same with its numbers and what to do, in one line."""
+        told = f"{self.brief}: {self.numbers}" if self.numbers else self.brief
+        return f"{told}; {self.todo}" if self.todo else told
 
 
 def verdict_changes(
     reference: Reference, judgements: Sequence[Judgement], configurations: Collection[str] = ()
 ) -> list[Change]:
     """Compare fresh verdicts with the recorded ones of the same findings, in both directions.
+
+    Where a clause cannot tell, or tells more than the reference, but its seeds are recorded ones and each has its
+    recorded margin again, the recorded verdict stands: nothing changed.
 
     Args:
         reference: what `kvbench.reference.store.load` returns.
@@ -75,34 +81,35 @@ def verdict_changes(
         for finding, recipe, clause, *rest in zip(*(reference.recorded[name] for name in columns), strict=True)
         if (finding, recipe) in due
     }
+    record = f"to record it: {reference.update_command}"
     found = []
     for key, clause in fresh.items():
         if key not in old:
-            text = f"not recorded; it is now {clause.verdict} ({clause.describe_margin()})"
-            found.append(Change(*key, Status.MISSING, f"{text}; to record it: {reference.update_command}"))
+            what = f"not recorded, now {clause.verdict}"
+            found.append(Change(*key, Status.MISSING, what, clause.describe_margin(), record))
             continue
         verdict, count, margin = old[key]
         status = _status(clause, verdict, count, margin, recorded.get(key), same.get(key), level)
         if status is None:
             continue
-        text = f"recorded as {verdict}, now {clause.verdict}: {clause.sentence}: {clause.numbers}; "
-        text += clause.describe_margin()
-        if status in {Status.NOT_CONFIRMED, Status.REPEATED}:
-            text += f"; add seeds: {reference.command} --kvbench-seeds {max(clause.n + 1, clause.needed or count)}"
+        todo = ""
+        if status == Status.NOT_CONFIRMED:
+            todo = f"add seeds: {reference.command} --kvbench-seeds {max(clause.n + 1, clause.needed or count)}"
         elif status == Status.CHANGED:
-            text += f"; if this is meant to be: {reference.update_command}"
-        found.append(Change(*key, status, text))
+            todo = f"if this is meant to be: {reference.update_command}"
+        numbers = f"{clause.sentence}: {clause.numbers}; {clause.describe_margin()}"
+        found.append(Change(*key, status, f"recorded as {verdict}, now {clause.verdict}", numbers, todo))
     for key, (verdict, *_) in old.items():
         if key not in fresh:
-            text = f"recorded as {verdict}, and not judged though its configurations are there"
-            found.append(Change(*key, Status.MISSING, f"{text}; to record it: {reference.update_command}"))
+            what = f"recorded as {verdict}, and not judged though its configurations are there"
+            found.append(Change(*key, Status.MISSING, what, todo=record))
     return found
 
 
 def _status(
     fresh: Clause, verdict: str, count: int, margin: float, recorded: Clause | None, same: Clause | None, level: float
 ) -> Status | None:
-    """How a clause's fresh verdict stands to the recorded one; None if it is the same.
+    """How a clause's fresh verdict stands to the recorded one; None if it is the same or that one stands.
 
     ``verdict``, ``count`` (seeds) and ``margin`` are recorded; ``recorded`` is the clause on all recorded seeds,
     ``same`` on those of the fresh run, where all of them are recorded; ``level`` that of the interval for its margin.
@@ -112,11 +119,14 @@ def _status(
     if fresh.verdict == verdict:
         return None
     if verdict == Verdict.UNDECIDED and not _drifted(recorded, fresh, level):
-        return Status.NOTED
+        status = Status.NOTED
     # one seed has a sign but no interval: too little against a verdict that rests on several
-    if fresh.verdict == Verdict.UNDECIDED or (fresh.n == 1 and count > 1):
-        return Status.REPEATED if _repeats(same, fresh, recorded) else Status.NOT_CONFIRMED
-    return Status.CHANGED
+    elif fresh.verdict == Verdict.UNDECIDED or (fresh.n == 1 and count > 1):
+        status = Status.NOT_CONFIRMED
+    else:
+        return Status.CHANGED
+    stands = recorded is not None and recorded.verdict == verdict and _repeats(same, fresh, recorded)
+    return None if stands else status
 
 
 def _drifted(recorded: Clause | None, fresh: Clause, level: float) -> bool:

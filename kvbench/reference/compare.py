@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from kvbench.stats.intervals import Floats, exact_mean
 from kvbench.utils.text import number
 
 FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its tolerances together
+NO_SPREAD = "not judged: one reference seed, so no spread to judge by"
 FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
 
 
@@ -53,6 +55,22 @@ class Comparison:
         """The metrics that left their tolerances."""
         return tuple(dict.fromkeys(d.tolerance.metric for d in self.deviations if d.status.failed))
 
+    @property
+    def brief(self) -> str:
+        """The conclusion in a sentence, with the number that is farthest outside."""
+        head = f"{self.configuration} on {self.workload}"
+        if self.problems:
+            return f"{head} can't be compared with the reference: {'; '.join(self.problems)}."
+        outside = [deviation for deviation in self.deviations if deviation.status.failed]
+        if not outside:
+            return f"{head} is within the reference." if self.judged else f"{head}: {NO_SPREAD}."
+        worst = max(outside, key=lambda one: math.inf if math.isnan(one.excess) else one.excess)
+        _, name, obtained, expected, difference, allowed, *_ = worst.row()
+        left = len(outside) - 1
+        more = f"; so {'is' if left == 1 else 'are'} {left} more of {len(self.deviations)} numbers" if left else ""
+        by = f" ({difference})" if difference != "-" else ""
+        return f"{head}: {name} is outside the reference: {obtained}, recorded {expected}{by}, allowed {allowed}{more}."
+
     def describe(self) -> str:
         """The conclusion, the tolerances, all epochs, and the command that would update."""
         outside = [d.tolerance.name for d in self.deviations if d.status.failed]
@@ -63,7 +81,7 @@ class Comparison:
         elif self.judged:
             head = "within the reference"
         else:
-            head = "not judged: one reference seed, so no spread to judge by"
+            head = NO_SPREAD
         parts = [f"{self.configuration} on {self.workload}: {head}", *(f"  {problem}" for problem in self.problems)]
         if self.deviations:
             rows = [deviation.row() for deviation in self.deviations]

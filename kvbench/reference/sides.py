@@ -14,7 +14,7 @@ from kvbench.reference import store, verdicts
 from kvbench.reference.compare import differing
 from kvbench.reference.store import HISTORIES, PROVENANCE, REPLICATES, VERDICTS, Reference
 from kvbench.results import history, saved, storage
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 from kvbench.utils.errors import UserError, unknown
 from kvbench.utils.files import read_json
 from kvbench.utils.git import files_at
@@ -38,13 +38,13 @@ class Side:
     name: str
     source: str
     reference: Reference
-    outcome: RunOutcome | None = None
+    outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
-        """Whether it may be a baseline: a reference, or a run that passed."""
-        return self.outcome in {None, RunOutcome.PASSED}
+        """Whether it may be a baseline: a reference, or a run that passed or made one."""
+        return self.outcome in {None, Outcome.PASSED, Outcome.RECORDED}
 
     @property
     def seeds(self) -> list[int]:

@@ -15,9 +15,9 @@ class Status(str, Enum):
     NOT_JUDGED = "not judged"  # the reference has no spread to judge by
     SLOWER = "SLOWER"
     FASTER = "FASTER"
+    RECORDED = "as recorded"  # a finding all of whose verdicts are the recorded ones
     CHANGED = "changed"  # holds against fails, or a verdict where there was none because the margin drifted
     NOT_CONFIRMED = "not confirmed"  # recorded as holds or fails, and the fresh seeds can't tell
-    REPEATED = "repeated"  # they can't tell, but they are recorded seeds and each has its recorded margin again
     NOTED = "noted"  # recorded as undecided, now decided, and the margin is where it was
     MISSING = "missing"  # a verdict that is not recorded, or no longer judged
 

@@ -181,7 +181,7 @@ def _differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
         elif now.empty:
             lines.append(f"removed  {name}: {_last(was)}")
         elif _digits(was) != _digits(now):
-            lines.append(f"changed  {name}: {_last(was)} -> {_last(now)}")
+            lines.append(f"changed  {name}: {_last(now, was)}")
         else:
             same += 1
     return [*lines, *([f"{same} configurations unchanged"] if same else [])]
@@ -205,10 +205,12 @@ def _count(judged: pd.DataFrame) -> str:
     return f"clauses now: {', '.join(f'{count} {verdict}' for verdict, count in counts.items()) or 'none'}"
 
 
-def _last(rows: pd.DataFrame) -> str:
-    last = rows[rows["epoch"] == rows["epoch"].max()]
-    loss, accuracy = (float(last[metric].mean()) for metric in ("train_loss", "val_accuracy"))
-    return f"train_loss {number(loss)}, val_accuracy {number(accuracy, '.4f')} (n = {len(last)})"
+def _last(rows: pd.DataFrame, before: pd.DataFrame | None = None) -> str:
+    """Loss and accuracy at the last epoch, with those before a change."""
+    sides = [side[side["epoch"] == side["epoch"].max()] for side in (before, rows) if side is not None]
+    loss = " -> ".join(number(float(last["train_loss"].mean())) for last in sides)
+    accuracy = " -> ".join(number(float(last["val_accuracy"].mean()), ".4f") for last in sides)
+    return f"train_loss {loss}, val_accuracy {accuracy} (n = {len(sides[-1])})"
 
 
 def _digits(rows: pd.DataFrame) -> str:

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench.findings.design import Design
 from kvbench.findings.judge import Judgement, judge
+from kvbench.reference.changes import verdict_changes
+from kvbench.reference.compare import Comparison, compare
+from kvbench.reference.standing import Standing, standings
 from kvbench.reference.store import Reference, load
 from kvbench.reference.timing import Timing, timings
 from kvbench.reporting import report
 from kvbench.reporting.figures import Figure, Numbers, figures, time_table
 from kvbench.reporting.table import Table
+from kvbench.results import history
 from kvbench.results.saved import Saved
 from kvbench.utils.errors import UserError, best_effort, unknown
 
@@ -63,6 +67,23 @@ class Contents:
                 return self.reference.judgements
         return ()
 
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """The judgements beside the recorded verdicts; none where there is no reference."""
+        if self.reference is not None and self.judgements:
+            with best_effort("compare verdicts with the recorded ones"):
+                return standings(self.reference, self.judgements, verdict_changes(self.reference, self.judgements))
+        return []
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Each configuration against the reference, in the order of the histories; none where there is none."""
+        if self.reference is None:
+            return []
+        return [compare(self.reference, self.histories, name, self.fingerprints, self.seeds,
+                        str(self.facts.get("random_numbers", "")))
+                for name in history.configurations(self.histories)]  # fmt: skip
+
     @property
     def fingerprints(self) -> Mapping[str, Any]:
         """What the run was made from; empty if not known."""
@@ -90,7 +111,7 @@ class Contents:
     @cached_property
     def tables(self) -> dict[str, tuple[str, Table]]:
         """Title and cells of every table for which there are numbers, by its name."""
-        found = {"verdicts": ("Verdicts", report.verdict_table(self.judgements, self.recorded))}
+        found = {"verdicts": ("Verdicts", report.verdict_table(self.judgements, self.standings))}
         for metric in sorted(report.TITLES, key=lambda name: name not in report.SHOWN):
             if self.histories[metric].notna().any():
                 table = report.metric_table(self.histories, self.design, metric)
@@ -108,7 +129,7 @@ class Contents:
     def markdown(self, *, clauses: bool = True) -> str:
         """The report in markdown; ``clauses`` shows every clause of every finding."""
         return report.report(self.histories, self.design, self.judgements, self.facts, self.outcome, self.timings,
-                             self.recorded, clauses=clauses)  # fmt: skip
+                             self.standings, self.comparisons, clauses=clauses)  # fmt: skip
 
 
 def of_saved(saved: Saved, design: Design, folder: Path) -> Contents:

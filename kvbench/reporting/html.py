@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kvbench.findings.clauses import Clause, Verdict
+from kvbench.findings.clauses import Verdict
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
 from kvbench.reference.compare import compare, differing
 from kvbench.reference.tolerances import HEADERS
@@ -20,7 +19,7 @@ from kvbench.reporting.figures import CURVES, Figure, Lines, on_scale
 from kvbench.reporting.svg import pictures, sample
 from kvbench.reporting.table import BOLD, ITALIC, Starred, Table
 from kvbench.results import history
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import shorten
 from kvbench.utils.text import shown
@@ -47,7 +46,7 @@ def page(contents: Contents) -> str:
     return render(
         "page.html",
         report.workload_of(contents.facts),
-        passed=contents.outcome is not None and contents.outcome["outcome"] == RunOutcome.PASSED,
+        passed=contents.outcome is not None and contents.outcome["outcome"] in {Outcome.PASSED, Outcome.RECORDED},
         outcome=outcome[0],
         reasons=outcome[1],
         seeds=report.seed_count(contents.histories),
@@ -114,7 +113,7 @@ def _findings(contents: Contents) -> list[tuple[str, str, list[dict[str, str]]]]
     for judgement in contents.judgements:
         row = found.setdefault(judgement.finding.id, (judgement.finding.sentence, judgement.finding.id, []))
         before = recorded.get((judgement.finding.id, judgement.recipe))
-        clause = deciding(judgement)
+        clause = judgement.deciding
         row[2].append({
             "recipe": judgement.recipe,
             "verdict": judgement.verdict.value,
@@ -132,19 +131,6 @@ def _findings(contents: Contents) -> list[tuple[str, str, list[dict[str, str]]]]
 def contradict(one: Verdict, other: Verdict) -> bool:
     """Whether two verdicts say different things: one that is undecided says nothing."""
     return one != other and Verdict.UNDECIDED not in {one, other}
-
-
-def deciding(judgement: Judgement) -> Clause | None:
-    """The clause to show for a judgement: the surest that fails, else the least sure one; None if it has none."""
-
-    def doubt(clause: Clause) -> tuple[bool, float, float]:
-        lost = math.isnan(clause.margin)
-        return lost, 0.0 if math.isnan(clause.p) else clause.p, 0.0 if lost else -abs(clause.margin)
-
-    for verdict, choose in ((Verdict.FAILS, min), (Verdict.UNDECIDED, max), (Verdict.HOLDS, max)):
-        if some := [clause for clause in judgement.gating if clause.verdict == verdict]:
-            return choose(some, key=doubt)
-    return None
 
 
 def _not_judged(contents: Contents) -> list[str]:

@@ -13,9 +13,9 @@ from kvbench.findings.judge import BY_SIGN, Judgement, judge, missing
 from kvbench.reference.store import load
 from kvbench.reporting.table import Starred, Table
 from kvbench.results import history
-from kvbench.results.saved import OWN, RunOutcome, Saved
+from kvbench.results.saved import OWN, Outcome, Saved
 from kvbench.stats.intervals import exact_mean
-from kvbench.utils.text import escape, item, number
+from kvbench.utils.text import escape, item, number, plain
 from kvbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from kvbench.reference.compare import Comparison
+    from kvbench.reference.standing import Standing
     from kvbench.reference.timing import Timing
 
 EPOCHS = (1, 2, 3, 5, 10)  # columns of the tables, where there are too many for all of them
@@ -88,30 +90,39 @@ def seconds_table(histories: pd.DataFrame, design: Design, timings: Sequence[Tim
     return Table(headers, rows)
 
 
-def verdicts(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = (), *, clauses: bool = True) -> str:
+def verdicts(judgements: Sequence[Judgement], standings: Sequence[Standing] = (), *, clauses: bool = True) -> str:
     """Markdown: a table with one row per finding and recipe, then, with ``clauses``, every clause of each.
 
-    ``recorded`` are the judgements of a reference, for a column of their own.
+    ``standings`` are the same beside the recorded verdicts, where there are some.
     """
     if not judgements:
         return NOT_JUDGED
-    parts = [verdict_table(judgements, recorded).markdown()]
+    parts = [verdict_table(judgements, standings).markdown()]
     for judgement in judgements if clauses else ():
         if judgement.clauses or judgement.notes:
             parts += [f"#### {title(judgement)}", remarks(judgement), clause_table(judgement).markdown()]
     return "\n\n".join(parts)
 
 
-def verdict_table(judgements: Sequence[Judgement], recorded: Sequence[Judgement] = ()) -> Table:
-    """A row per finding and recipe; ``recorded`` as in `verdicts`."""
-    known = {(j.finding.id, j.recipe): f"{j.verdict} ({j.held})" for j in recorded}
-    rows = [
-        [j.finding.id, j.recipe, j.verdict + ("" if j.tested else BY_SIGN), j.held,
-         *([known.get((j.finding.id, j.recipe), "-")] if recorded else []), j.finding.sentence]
-        for j in judgements
-    ]  # fmt: skip
-    headers = ["finding", "recipe", "verdict", "clauses held", *(["recorded"] if recorded else []), "sentence"]
-    return Table(headers, rows)
+def verdict_table(judgements: Sequence[Judgement], standings: Sequence[Standing] = ()) -> Table:
+    """A row per finding and recipe; ``standings`` as in `verdicts`."""
+    if standings:
+        rows = [[one.judgement.finding.id, one.judgement.recipe, one.words, one.alone, one.before,
+                 one.judgement.finding.sentence] for one in standings]  # fmt: skip
+        return Table(["finding", "recipe", "verdict", "this run alone", "recorded", "sentence"], rows)
+    rows = [[j.finding.id, j.recipe, j.verdict + ("" if j.tested else BY_SIGN), j.held, j.finding.sentence]
+            for j in judgements]  # fmt: skip
+    return Table(["finding", "recipe", "verdict", "clauses held", "sentence"], rows)
+
+
+def differences(comparisons: Sequence[Comparison], standings: Sequence[Standing]) -> str:
+    """Markdown: how many configurations are where the reference has them, and all numbers of what is not."""
+    good = sum(one.judged and not one.failed for one in comparisons)
+    parts = [f"{good} of {len(comparisons)} configurations are within the reference."]
+    parts += [f"```\n{plain(one.describe()).replace('```', '')}\n```" for one in comparisons if one.failed]
+    changes = [change for one in standings for change in one.changes]
+    parts += ["\n".join(item(change.describe()) for change in changes)] if changes else []
+    return "\n\n".join(parts)
 
 
 def title(judgement: Judgement) -> str:
@@ -136,7 +147,8 @@ def report(
     facts: Mapping[str, Any],
     outcome: Mapping[str, Any] | None = None,
     timings: Sequence[Timing] = (),
-    recorded: Sequence[Judgement] = (),
+    standings: Sequence[Standing] = (),
+    comparisons: Sequence[Comparison] = (),
     *,
     clauses: bool = True,
 ) -> str:
@@ -152,7 +164,8 @@ def report(
         outcome: of a run: ``outcome`` (``passed``, ``failed``, ``incomplete`` or ``unknown``) and ``reasons`` for it,
             a sentence each. None for a reference.
         timings: what `kvbench.reference.timing.timings` says about its seconds.
-        recorded: the reference's judgements, to stand beside the run's.
+        standings: its judgements beside the recorded verdicts.
+        comparisons: its configurations against the reference.
         clauses: below the verdicts, show every clause of every finding.
     """
     head = [f"# kvbench: {escape(workload_of(facts))}", *_outcome(outcome), about(histories, design, facts)]
@@ -161,8 +174,10 @@ def report(
         "## Tables",
         tables(histories, design),
         "## Verdicts",
-        verdicts(judgements, recorded, clauses=clauses),
+        verdicts(judgements, standings, clauses=clauses),
     ]
+    if comparisons:
+        parts += ["## Against the reference", differences(comparisons, standings)]
     if timed := seconds(histories, design, timings):
         parts += ["## Seconds per training epoch", timed]
     return "\n\n".join(parts) + "\n"
@@ -232,17 +247,19 @@ def _outcome(outcome: Mapping[str, Any] | None) -> list[str]:
     if not outcome:
         return []
     text, reasons = conclusion(outcome)
-    text = text if outcome["outcome"] == RunOutcome.PASSED else f"**{text}**"
+    text = text if outcome["outcome"] in {Outcome.PASSED, Outcome.RECORDED} else f"**{text}**"
     return ["\n".join([text, "", *map(item, reasons)]).strip()]
 
 
 def conclusion(outcome: Mapping[str, Any]) -> tuple[str, list[str]]:
     """How a run ended, in a sentence, and why it did not pass, a line each."""
-    if outcome["outcome"] == RunOutcome.PASSED:
+    if outcome["outcome"] == Outcome.PASSED:
         return "This run passed.", []
+    if outcome["outcome"] == Outcome.RECORDED:
+        return "This run wrote the reference, as it was asked to.", []
     text = {
-        RunOutcome.FAILED: "This run FAILED: do not use it as a baseline.",
-        RunOutcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
+        Outcome.FAILED: "This run FAILED: do not use it as a baseline.",
+        Outcome.INCOMPLETE: "This run is INCOMPLETE, not everything was compared: do not use it as a baseline.",
     }.get(outcome["outcome"], "This run does not say whether it passed: do not use it as a baseline.")
     return text, [str(reason).partition("\n")[0].rstrip(":") for reason in outcome.get("reasons", [])]
 

@@ -31,12 +31,14 @@ OWN = (  # of one benchmark
 )
 
 
-class RunOutcome(str, Enum):
-    """How a session ended."""
+class Outcome(str, Enum):
+    """How a session ended, or what was compared in it: a configuration or a finding."""
 
     PASSED = "passed"
     FAILED = "failed"
-    INCOMPLETE = "incomplete"  # not everything was compared
+    INCOMPLETE = "incomplete"  # it was not compared, or not everything was
+    NOT_CONFIRMED = "not confirmed"  # of a finding: more seeds are needed to tell
+    RECORDED = "recorded"  # of a session: it wrote the reference, as it was asked to
     UNKNOWN = "unknown"  # it did not come to write it
 
     __str__ = str.__str__
@@ -57,7 +59,7 @@ class Saved:
 
     workload: str
     histories: pd.DataFrame
-    outcome: RunOutcome
+    outcome: Outcome
     reasons: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +81,7 @@ def read(path: Path) -> Saved:
 
     Example:
         >>> read_saved(Path(".benchmarks/Linux-CPython-3.11-64bit/0001_first.json")).outcome  # doctest: +SKIP
-        <RunOutcome.PASSED: 'passed'>
+        <Outcome.PASSED: 'passed'>
     """
     top = _mapping(read_json(path), str(path))
     benchmarks = top.get("benchmarks")
@@ -97,16 +99,16 @@ def read(path: Path) -> Saved:
     if len(workloads) != 1:
         raise UserError(f"{path} holds runs of {', '.join(workloads) or 'no named workload'}; valid is one workload.")
     check_name(workloads[0], f"{path}: workload")
-    outcome, reasons = ending.get("outcome", RunOutcome.UNKNOWN.value), ending.get("reasons", [])
-    if outcome not in [known.value for known in RunOutcome]:
-        raise UserError(f"{path}: outcome is {outcome!r}; valid: {', '.join(RunOutcome)}.")
+    outcome, reasons = ending.get("outcome", Outcome.UNKNOWN.value), ending.get("reasons", [])
+    if outcome not in [known.value for known in Outcome]:
+        raise UserError(f"{path}: outcome is {outcome!r}; valid: {', '.join(Outcome)}.")
     if not isinstance(reasons, list):
         raise UserError(f"{path}: reasons is {reasons!r}; valid is a list of sentences.")
     rows = [row for record in records for row in record["history"]]
     return Saved(
         workloads[0],
         history.check(history.frame(rows, str(path)), str(path), finite=False),
-        RunOutcome(outcome),
+        Outcome(outcome),
         tuple(map(str, reasons)),
         _costs(records, path),
         _info(top, records, path),

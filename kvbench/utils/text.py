@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 MARKED = re.compile(r"[\\|`*<\[~$&]|(?<=:)//|(?<![A-Za-z0-9])_|(?i:\bwww)(?=\.)")  # by markdown
 OPENING = re.compile(r"[#>+=-]|\d+(?=[.)])")  # what makes more than text of a line that begins with it
+SCREEN = 100  # columns of a terminal, for what is read there
+COMMAND = re.compile(r"(?<=: )pytest .*")
 WIDTH = 120  # characters of a line of markdown
 
 
@@ -36,21 +38,6 @@ def number(value: float | None, spec: str = ".4g", *, missing: str = NOT_MEASURE
     return text.replace("-", "+" if spec.startswith("+") else "", 1) if is_zero else text
 
 
-def size(count: int) -> str:
-    """Bytes for a reader.
-
-    Example:
-        >>> size(999), size(1_234_567)
-        ('999 B', '1.2 MB')
-    """
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
 class Marked(str):
     """Text that is markdown already, and stands in a table as it is."""
 
@@ -73,6 +60,34 @@ def plain(text: str) -> str:
 def line(text: str) -> str:
     """The same text in one line, with nothing unseen in it."""
     return shown(" ".join(text.splitlines()))
+
+
+def cut(text: str, width: int) -> str:
+    """Text in at most ``width`` characters: of what is longer, the beginning and the end.
+
+    Example:
+        >>> cut("a-student-with-a-long-name", 15)
+        'a-stude…ng-name'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def fold(text: str, width: int = SCREEN) -> str:
+    """Text for a terminal: lines of at most ``width`` characters, those that go on are set in.
+
+    What has no blanks, such as a path, stays whole, and so does a command at the end of a line, which is there to be
+    copied.
+    """
+    folded = []
+    for line in text.split("\n"):
+        command = COMMAND.search(line)
+        head = line[: command.start()] if command and len(line) > width else line
+        folded += textwrap.wrap(head, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        folded += [f"  {line[len(head) :]}"] if len(head) < len(line) else [] if head else [""]
+    return "\n".join(folded)
 
 
 def escape(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvbench.core.cost import Cost
-from kvbench.harness.result import State
+from kvbench.results.saved import Outcome, read
 from kvbench.utils.progress import ProgressBar
 from tests.support import tiny
 from tests.support.sessions import Drawn, TinyProject, suite_of
@@ -29,8 +29,8 @@ def _broken(*_: Any, **__: Any) -> Any:
         ("kvbench.harness.record.cost", "count the cost of Model3: RuntimeError: this describes"),  # the first line
         ("kvbench.harness.record.environment", "look up versions and hardware"),
         ("kvbench.utils.environment.code", "keep the states of unfinished trainings"),
-        ("kvbench.reporting.report.report", "make the tables"),
-        ("kvbench.harness.summary.atomic_write", "write the tables to "),
+        ("kvbench.reporting.report.report", "write the report to "),
+        ("kvbench.harness.summary.atomic_write", "write the report to "),
         ("kvbench.reporting.contents.timings", "compare seconds with the reference's"),
         ("kvbench.harness.summary.differences", "complete the summary"),
         ("kvbench.harness.summary.saved.reused", "complete the summary"),
@@ -43,7 +43,7 @@ def test_what_describes_a_run_fails_as_a_warning(project: TinyProject, what: str
     code, result = project.run(SUITE, disturb=lambda patch: patch.setattr(what, _broken))
     assert code == 0, project.stdout
     assert result is not None
-    assert {check.state for check in result.checks.values()} <= {State.PASSED, State.UNSETTLED}
+    assert {check.outcome for check in result.checks.values()} <= {Outcome.PASSED, Outcome.NOT_CONFIRMED}
     assert any(message.startswith(f"Could not {warning}") for message in project.logged), project.logged
     assert "Traceback" not in project.stdout
 
@@ -57,8 +57,6 @@ def test_a_terminal_that_takes_nothing_fails_nothing(project: TinyProject) -> No
 
 
 def test_costs_that_are_not_known_are_left_out_of_references_and_saves(project: TinyProject) -> None:
-    from kvbench.results.saved import read
-
     def disturb(patch: pytest.MonkeyPatch) -> None:
         patch.setattr("kvbench.harness.record.cost", lambda *_: Cost(None, None, None))
 
@@ -74,7 +72,7 @@ def test_a_student_that_cannot_be_made_fails_its_own_test(project: TinyProject) 
     code, result = project.run(suite_of(["Model1", "Model2"], []), disturb=disturb)
     assert code == 1
     assert result is not None
-    assert [result.checks[name].state for name in ("Model1", "Model2")] == [State.MISSING, State.PASSED]
+    assert [result.checks[name].outcome for name in ("Model1", "Model2")] == [Outcome.INCOMPLETE, Outcome.PASSED]
     assert "Model1 reads the taps -9, there are 3" in project.stdout
 
 
@@ -146,7 +144,7 @@ def test_without_a_fixture_called_benchmark_trainings_are_compared(project: Tiny
     code, result = project.run(Drawn(0, ("test_again[Model1]",)), "-p", "no:benchmark", "-W", "error")
     assert code == 0, project.stdout
     assert result is not None
-    assert result.checks["Model1"].state is State.PASSED
+    assert result.checks["Model1"].outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("switch", ["-Werror", "ini"])

@@ -12,7 +12,7 @@ import pytest
 from kvbench.studies import linear_probes
 from tests.support import ROOT
 from tests.support.commands import Call
-from tests.support.project import Project, counts
+from tests.support.project import Project, counts, said
 
 REGRESSION = """
 import os
@@ -86,7 +86,7 @@ def test_it_is_trained_timed_judged_and_saved(regression: Project, pytester: pyt
     result = regression("--kvbench-seeds", "8", "--benchmark-json=run.json")
     counts(result, passed=3, failed=0)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*This run passed*", "*Seconds per training epoch*"])
+    result.stdout.fnmatch_lines(["Curves: 2 of 2 configurations are as recorded *", "Seconds an epoch of a seed: *"])
     content = json.loads((pytester.path / "run.json").read_text())
     assert content["kvbench"] == {"workload": "default", "outcome": "passed", "reasons": []}
     records = [benchmark["extra_info"]["kvbench"] for benchmark in content["benchmarks"]]
@@ -109,7 +109,7 @@ def test_a_regression_turns_it_red(regression: Project, pytester: pytest.Pyteste
          "torch.optim.SGD(model.parameters(), lr=configuration.recipe.lr / 10)")  # fmt: skip
     result = regression()
     counts(result, failed=2)
-    result.stdout.fnmatch_lines(["many on default: train_loss, last epoch is outside the reference"])
+    result.stdout.fnmatch_lines(["many on default: train_loss, last epoch is outside the reference: *"])
 
 
 def test_a_finding_that_no_longer_holds_fails(regression: Project, pytester: pytest.Pytester) -> None:
@@ -121,21 +121,22 @@ def test_a_finding_that_no_longer_holds_fails(regression: Project, pytester: pyt
 def test_another_recipe_has_a_reference_of_its_own(regression: Project, pytester: pytest.Pytester) -> None:
     result = regression("--kvbench-set", "lr=0.1")
     counts(result, failed=3)
-    result.stdout.fnmatch_lines(["*There is no reference for default+lr=0.1 in *"])
+    result.stdout.fnmatch_lines(["*There is no reference for default+lr=0.1 in*"])
     edit(pytester.path, "lr=0.05", "lr=0.1")
-    regression("-k", "[few]").stdout.fnmatch_lines(["*made from something else*recipe lr (0.1, recorded 0.05)*"])
+    told = said(regression("-k", "[few]"))
+    assert "made from something else than the reference: recipe lr (0.1, recorded 0.05)." in told
 
 
 def test_a_metric_that_is_no_longer_measured_fails(regression: Project, pytester: pytest.Pytester) -> None:
     edit(pytester.path, 'yield {"train_loss": sum(losses) / len(losses)}',
          'yield {"train_loss": sum(losses) / len(losses), "val_accuracy": 0.5 + losses[-1] / 99}')  # fmt: skip
     told = regression("-k", "[few]")
-    told.stdout.fnmatch_lines(["few on default: val_accuracy, last epoch is outside the reference"])
+    told.stdout.fnmatch_lines(["few on default: val_accuracy, last epoch is outside the reference: *"])
     regression("--kvbench-update-expected", "--kvbench-seeds", "6")
     edit(pytester.path, ', "val_accuracy": 0.5 + losses[-1] / 99', "")
     result = regression("-k", "[few]")
     counts(result, failed=1)
-    result.stdout.fnmatch_lines([">>  val_accuracy, last epoch  no number*NO NUMBER"])
+    result.stdout.fnmatch_lines(["*: val_accuracy, last epoch is outside the reference: no number, recorded *"])
 
 
 def test_workers_train_it_and_its_finding_is_judged_at_the_end(regression: Project) -> None:
@@ -256,7 +257,7 @@ def test_a_cache_is_recorded_compared_and_drifts_like_the_rest(run: Project, pyt
     path.write_text(path.read_text().replace("* 5.5", "* 6"))
     result = run("-k", "[cache]", "--kvbench-seeds", "2")
     counts(result, failed=1)
-    result.stdout.fnmatch_lines(["cache on small: train_loss, whole curve*outside the reference*"])
+    result.stdout.fnmatch_lines(["cache on small: train_loss,*outside the reference*"])
 
 
 def test_the_second_study_is_recorded_and_passes_with_the_same_suite(run: Project, pytester: pytest.Pytester) -> None:
@@ -266,4 +267,4 @@ def test_the_second_study_is_recorded_and_passes_with_the_same_suite(run: Projec
     result.stdout.fnmatch_lines(["*Reference written to *expected?linear-probes?small+epochs=2+train_count=128:*"])
     result = run(*probes, *few, "--kvbench-seeds", "6")
     counts(result, failed=0, errors=0)
-    result.stdout.fnmatch_lines(["*kvbench: linear-probes-small*", "*separability-rises-with-depth*7*"])
+    result.stdout.fnmatch_lines(["*kvbench: linear-probes-small*", "separability-rises-with-depth *labels *"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from kvbench.core.run import Run
 from kvbench.reference.update import rejudge
 from kvbench.studies import registry
 from tests.support import ROOT, small
-from tests.support.project import Project, counts, shift_losses
+from tests.support.project import Project, counts, said, shift_losses
 from tests.support.small import EPOCHS, LR, register
 
 
@@ -28,11 +29,25 @@ def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pyt
     counts(result, failed=0, errors=0)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["*kvbench: small*", "*Training loss*", "| lr_Model1 *", "*Validation accuracy*", "*simple-converges-faster*"]
+        [
+            "*kvbench: small*",
+            "Curves: 14 of 14 configurations are as recorded (2 of the reference's 6 seeds).",
+            "Findings: 15 of 15 verdicts are as recorded.",
+            "finding  *recipe  *verdict  *",
+            "simple-converges-faster  StepLR *, as recorded *",
+            "Seconds an epoch of a seed: * to *",
+            "Report, with all tables and clauses: .kvbench/report-small.md",
+        ]
     )
-    assert (pytester.path / ".kvbench" / "report-small.md").read_text().startswith("# kvbench: small")
+    screen = result.stdout.str().partition("kvbench: small")[2]
+    assert screen.count("\n") <= 30  # pytest-benchmark's own lines and pytest's last one among them
+    assert max(map(len, screen.splitlines()[1:-1])) <= 100
+    assert "Legend" not in screen
+    report = (pytester.path / ".kvbench" / "report-small.md").read_text()
+    assert report.startswith("# kvbench: small\n\nThis run passed.")
+    assert all(part in report for part in ("Training loss", "| lr_Model1 ", "Validation accuracy", "p = "))
     unsettled = result.parseoutcomes().get("xfailed", 0)
-    assert ("NOT SETTLED" in result.stdout.str()) == (unsettled > 0)
+    assert ("NOT CONFIRMED" in result.stdout.str()) == (unsettled > 0)
     (saved,) = (pytester.path / ".benchmarks").glob("*/0001_first.json")
     content = json.loads(saved.read_text())
     assert content["kvbench"] == {"workload": "small", "outcome": "passed", "reasons": []}
@@ -54,7 +69,8 @@ def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pyt
 def test_a_selection_trains_that_alone_and_a_finding_that_lacks_trainings_fails(run: Project) -> None:
     result = run("-k", "test_configuration and Model1 or scheduler-helps")
     counts(result, passed=2, failed=1)
-    result.stdout.fnmatch_lines(["scheduler-helps was not judged, as the session lacks complete trainings of *Model2*"])
+    told = said(result)
+    assert "scheduler-helps was not judged, as the session lacks complete trainings of StepLR against constant" in told
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
@@ -89,7 +105,7 @@ def test_however_it_is_run_training_ends_and_is_compared(run: Project, pytester:
     shift_losses(pytester.path, "lr_Model1", 20)
     result = run("-k", "test_configuration and Model1", switch)
     counts(result, passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*>>*train_loss, last epoch*"])
+    result.stdout.fnmatch_lines(["lr_Model1 on small: train_loss, * is outside the reference: *"])
 
 
 def test_benchmark_only_still_judges_the_findings(run: Project, pytester: pytest.Pytester) -> None:
@@ -98,7 +114,8 @@ def test_benchmark_only_still_judges_the_findings(run: Project, pytester: pytest
     result = run("--benchmark-only", "--kvbench-seeds", "6")
     counts(result, passed=14, skipped=8)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*FAILED at the end of the session*recorded as fails, now holds*"])
+    assert "FAILED at the end of the session: " in said(result)
+    assert ": recorded as fails, now holds" in said(result)
 
 
 def test_benchmark_skip_leaves_everything_out(run: Project) -> None:
@@ -114,12 +131,41 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkey
     counts(result, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*Model1 on small: train_loss, whole curve*outside the reference*",
-            "*obtained*expected*difference*",
-            "*--kvbench-update-expected*",
+            "Model1 on small: train_loss, * is outside the reference: *, recorded *",
+            "  (+*%), allowed * to *; so are * more of 5 numbers.",
+            "Curves: 0 of 1 configurations are as recorded (2 of the reference's 6 seeds).",
             "WHERE TO LOOK: 1 of 1 configurations drifted. Look first at Model1, the one student that drifted.",
+            "*--kvbench-update-expected*",
+            "All numbers of what failed are in the report, and here with -v.",
         ]
     )
+    assert result.stdout.str().partition("FAILURES")[2].count("\n") < 25
+    verbose = run("-k", "[Model1]", "-v")
+    verbose.stdout.fnmatch_lines([">>  train_loss, last epoch*DRIFTED", "| Model1  *", "*Legend:*"])
+
+
+@pytest.mark.parametrize("asked", ["--benchmark-columns=median", "--benchmark-sort=name", "--benchmark-verbose"])
+def test_pytest_benchmarks_table_is_there_where_something_is_asked_of_it(run: Project, asked: str) -> None:
+    result = run("-k", "[Model1]", asked)
+    counts(result, passed=1, failed=0)
+    result.stdout.fnmatch_lines(["*benchmark 'small: an epoch of 2 seeds': 1 tests*", "Legend:"])
+
+
+def test_the_table_of_other_benchmarks_stays(run: Project, pytester: pytest.Pytester) -> None:
+    (pytester.path / "benchmarks" / "test_others.py").write_text("def test_other(benchmark):\n    benchmark(int)\n")
+    result = run("-k", "[Model1] or test_other")
+    counts(result, passed=2, failed=0)
+    result.stdout.fnmatch_lines(["test_other *"])
+
+
+def test_lines_are_red_where_a_terminal_has_colours(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
+    assert "\x1b[31mWHERE TO LOOK: " in run("-k", "[Model1]", "--color=yes").stdout.str()
+    monkeypatch.setenv("NO_COLOR", "1")
+    bare = run("-k", "[Model1]").stdout.str()
+    assert "WHERE TO LOOK: " in bare
+    assert "\x1b" not in bare
 
 
 def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_has(run: Project) -> None:
@@ -128,7 +174,7 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
     plain = F.gelu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "gelu", lambda x: 1.005 * plain(x))
-        result = run(*slight, "2")
+        result = run(*slight, "2", "-v")
         counts(result, failed=1)
         result.stdout.fnmatch_lines(["*each with its own recorded run*(6 replicates)*"])
         counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
@@ -158,7 +204,7 @@ def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: 
     register(monkeypatch, lr=3 * LR)
     result = run("-k", "[Model1]")
     counts(result, failed=1)
-    result.stdout.fnmatch_lines(["*made from something else*recipe lr (0.009, recorded 0.003)*"])
+    assert "made from something else than the reference: recipe lr (0.009, recorded 0.003)." in said(result)
 
 
 def test_a_vanished_row_fails(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +243,9 @@ def test_a_missing_reference_fails_writes_nothing_and_says_how_to_make_one(
     shutil.rmtree(pytester.path / "expected")
     result = run("-k", "[Model1]")
     counts(result, failed=1)
-    result.stdout.fnmatch_lines(["*no reference for small*--kvbench-update-expected*"])
+    assert re.search(
+        "There is no reference for small in .* To record one: pytest benchmarks/ .*-update-expected", said(result)
+    )
     assert not (pytester.path / "expected").exists()
 
 

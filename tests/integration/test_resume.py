@@ -20,7 +20,7 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
     counts(result, passed=2, failed=0)
     reused = ["Model1 is reused, an earlier run finished it.", "Model2 goes on at epoch 3."]
     result.stderr.fnmatch_lines(reused)
-    result.stdout.fnmatch_lines(["REUSED: Model1 (finished); Model2 from epoch 3 on; *--kvbench-fresh"])
+    result.stdout.fnmatch_lines(["REUSED: Model1 (finished); Model2 from epoch 3 on; *", "  pytest *--kvbench-fresh"])
     assert interruption.trained == 2, "one epoch of two seeds"
     assert not (pytester.path / ".kvbench" / "checkpoints").exists(), "removed once all is through"
     interruption.trained = 0

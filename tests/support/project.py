@@ -16,6 +16,11 @@ def counts(result: pytest.RunResult, **expected: int) -> None:
     assert {name: outcomes.get(name, 0) for name in expected} == expected, outcomes
 
 
+def said(result: pytest.RunResult) -> str:
+    """What the session printed to stdout as if in one line, however it was folded."""
+    return " ".join(result.stdout.str().split())
+
+
 def shift_losses(project: Path, configuration: str, factor: float) -> None:
     """Multiply every recorded training loss of a configuration."""
     path = project / "expected" / "small" / "histories.csv"

@@ -17,11 +17,12 @@ import pytest
 
 from kvbench.findings.judge import judge
 from kvbench.harness import resume, session, summary
-from kvbench.harness.result import Result, State
+from kvbench.harness.result import Result
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference, load
 from kvbench.results import history
+from kvbench.results.saved import Outcome, read
 from tests.support import ROOT
 from tests.support.tiny import STUDY, register
 
@@ -139,7 +140,7 @@ class Drawn:
         """The parameters with which a test was drawn."""
         return [name.partition("[")[2].rstrip("]") for name in self.tests if name.startswith(f"{test}[")]
 
-    def expected(self, plain: pd.DataFrame, reference: Reference) -> dict[str, State]:
+    def expected(self, plain: pd.DataFrame, reference: Reference) -> dict[str, Outcome]:
         """What each selected configuration and finding comes to."""
         complete = {c for test in ("test_configuration", "test_again", "test_silent") for c in self.selected(test)}
         complete |= set(self.selected("test_flaky")) if self.reruns or self.count > 2 else set()
@@ -148,26 +149,26 @@ class Drawn:
         for name in ALL:
             tests = ("test_configuration", "test_again", "test_silent", "test_partial", "test_flaky")
             if any(name in self.selected(test) for test in tests):
-                states[name] = State.MISSING
+                states[name] = Outcome.INCOMPLETE
             if name in complete:
                 failed = compare(reference, trained, name, None, (0, 1), reference.rng_fingerprint).failed
-                states[name] = State.FAILED if failed else State.PASSED
+                states[name] = Outcome.FAILED if failed else Outcome.PASSED
         judged = judge(trained, DESIGN, reference.costs) if len(trained) else []
         for name in self.selected("test_finding"):
             mine = [judgement for judgement in judged if judgement.finding.id == name]
             changes = verdict_changes(reference, mine, sorted(complete))
             states[name] = (
-                State.MISSING if len(mine) < len(DESIGN.needs(DESIGN.finding(name)))
-                else State.FAILED if any(change.failed for change in changes)
-                else State.UNSETTLED if any(change.unconfirmed for change in changes)
-                else State.PASSED
+                Outcome.INCOMPLETE if len(mine) < len(DESIGN.needs(DESIGN.finding(name)))
+                else Outcome.FAILED if any(change.failed for change in changes)
+                else Outcome.NOT_CONFIRMED if any(change.unconfirmed for change in changes)
+                else Outcome.PASSED
             )  # fmt: skip
         return states
 
-    def passes(self, states: dict[str, State]) -> bool:
+    def passes(self, states: dict[str, Outcome]) -> bool:
         """Whether the exit status is 0."""
         broken = self.selected("test_flaky") and not self.reruns
-        return not broken and not {State.FAILED, State.MISSING} & set(states.values())
+        return not broken and not {Outcome.FAILED, Outcome.INCOMPLETE} & set(states.values())
 
 
 def draw(seed: int, *, workers: int = 0) -> Drawn:
@@ -325,10 +326,8 @@ def assert_holds(project: TinyProject, drawn: Drawn) -> None:
     assert code == (0 if drawn.passes(states) else 1), said
     assert result is not None, said
     if not drawn.stop or code == 0:
-        assert {name: check.state for name, check in result.checks.items()} == states, said
+        assert {name: check.outcome for name, check in result.checks.items()} == states, said
     if (project.path / "run.json").exists():
-        from kvbench.results.saved import read
-
         saved = read(project.path / "run.json")
         assert saved.outcome == result.outcome, said
         keys = ["configuration", "seed", "epoch"]

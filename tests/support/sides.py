@@ -16,7 +16,7 @@ from kvbench.reference import verdicts
 from kvbench.reference.sides import Side
 from kvbench.reference.store import Reference
 from kvbench.results import history
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 
 PAIR = Design(
     "pair", {"Adam": {"linear": "linear", "mlp": "mlp"}},
@@ -50,7 +50,7 @@ def changed(histories: pd.DataFrame, name: str, **factors: float) -> pd.DataFram
 
 
 def side(
-    name: str, histories: pd.DataFrame, outcome: RunOutcome | None = RunOutcome.PASSED, design: Design = PAIR,
+    name: str, histories: pd.DataFrame, outcome: Outcome | None = Outcome.PASSED, design: Design = PAIR,
     workload: str = "w", **facts: Any,
 ) -> Side:  # fmt: skip
     """A saved run as a side; its seeds draw the usual random numbers."""

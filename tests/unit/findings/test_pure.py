@@ -20,10 +20,12 @@ from kvbench.findings.judge import judge, missing
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.power import clauses_table, tolerances_table
+from kvbench.reference.standing import standings
 from kvbench.reference.store import Reference, load
 from kvbench.reference.timing import timings
 from kvbench.reference.update import rejudge, update
 from kvbench.reporting.report import report
+from kvbench.reporting.screen import verdict_lines
 from kvbench.results import history
 from tests.support import DESIGN, synthetic
 from tests.support.students import student_runs
@@ -149,10 +151,14 @@ def test_what_is_no_number_is_never_shown_as_one(reference: Reference, kind: str
     for known in (reference, one_seed):
         judged = judge(fresh, DESIGN, {**COSTS, "Model4": None})
         facts = {"workload": "synthetic", "teacher": None, "flops per sample": {"Model4": None}, "share": math.nan}
+        changes = verdict_changes(known, judged, NAMES)
+        compared = [compare(known, fresh, name, rng_fingerprint="here") for name in NAMES]
+        stood = standings(known, judged, changes)
         texts = [*(judgement.describe() for judgement in judged),
-                 *(change.describe() for change in verdict_changes(known, judged, NAMES)),
-                 *(compare(known, fresh, name, rng_fingerprint="here").describe() for name in NAMES),
-                 report(fresh, DESIGN, judged, facts, None, timings(fresh, known.histories), known.judgements),
+                 *(change.describe() for change in changes),
+                 *(text for one in compared for text in (one.brief, one.describe())),
+                 *(line.text for line in verdict_lines(stood, DESIGN, 20)),
+                 report(fresh, DESIGN, judged, facts, None, timings(fresh, known.histories), stood, compared),
                  tolerances_table(measured, 4, 1.05, 0.01, ["Model1"]),
                  clauses_table(known, 4, 1.05, 0.01)]  # fmt: skip
         for text in texts:

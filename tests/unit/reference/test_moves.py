@@ -15,7 +15,7 @@ from kvbench.reference.compare import FAMILY_ERROR
 from kvbench.reference.moves import Moves, Way, moves
 from kvbench.reference.status import Status
 from kvbench.reference.tolerances import TOLERANCES, Sample, measure
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 from kvbench.utils.errors import UserError
 from tests.support.sides import changed, runs, side
 
@@ -152,8 +152,8 @@ def test_a_verdict_that_can_no_longer_be_told_is_not_settled() -> None:
     assert (move.way, move.before, move.after) == (Way.UNSETTLED, "holds", "undecided")
 
 
-@pytest.mark.parametrize("outcome", [RunOutcome.FAILED, RunOutcome.INCOMPLETE, RunOutcome.UNKNOWN])
-def test_a_run_that_did_not_pass_is_a_baseline_only_where_that_is_said(outcome: RunOutcome) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.INCOMPLETE, Outcome.UNKNOWN])
+def test_a_run_that_did_not_pass_is_a_baseline_only_where_that_is_said(outcome: Outcome) -> None:
     bad = side("main", runs(), outcome)
     with pytest.raises(UserError, match=r"main is no baseline: .*--allow-failed"):
         moves(bad, side("B", runs()))

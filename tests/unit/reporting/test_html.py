@@ -23,7 +23,7 @@ from kvbench.reporting.contents import Contents, of_expected, of_saved
 from kvbench.reporting.figures import MOST_LINES
 from kvbench.reporting.html import page
 from kvbench.results import history, saved
-from kvbench.results.saved import RunOutcome
+from kvbench.results.saved import Outcome
 from tests.support import DESIGN, EXPECTED, ROOT
 from tests.support.commands import Call
 from tests.support.pages import Element, parse, run_of
@@ -233,7 +233,7 @@ def test_there_is_a_page_whatever_the_numbers_are(losses: list[float], seeds: in
 def test_facts_of_any_kind_are_shown(odd: Any, reference: Reference) -> None:
     frame = history.frame(rows("Model1", [1.0] * 10, [0.5] * 10))
     names = ("fingerprints", "seeds", "random_numbers", "versions", "hardware", "numerics", "recipe", "partial_updates")
-    outcome = {"outcome": RunOutcome.UNKNOWN, "reasons": [odd]}
+    outcome = {"outcome": Outcome.UNKNOWN, "reasons": [odd]}
     made = Contents(frame, DESIGN, [], {"workload": "fractals", **dict.fromkeys(names, odd)}, {}, outcome, reference)
     assert "does not say whether it passed" in parse(page(made)).text
 
@@ -276,7 +276,7 @@ def test_a_saved_run_gives_the_page_of_the_run(tmp_path: Path) -> None:
     path.write_text(json.dumps(content(benchmark("Model1"), benchmark("lr_Model1"))))
     made = of_saved(saved.read(path), DESIGN, EXPECTED)
     assert made.reference is not None
-    assert made.outcome == {"outcome": RunOutcome.PASSED, "reasons": ()}
+    assert made.outcome == {"outcome": Outcome.PASSED, "reasons": ()}
     root = parse(page(made))
     assert "This run passed." in root.text
     assert "the run was made from something else than the reference" in root.text
