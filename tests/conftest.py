@@ -34,6 +34,7 @@ pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume", 
 
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]  # what a test starts is no worker: pytest-benchmark would time nothing there
+os.environ.pop("GITHUB_STEP_SUMMARY", None)  # what tests run is no step of whoever runs the tests
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it so for what it starts with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -77,6 +77,11 @@ class Architecture:
         return None
 
     @property
+    def file(self) -> Path | None:
+        """Where its weights lie once they are downloaded; None: not known."""
+        return None
+
+    @property
     def unused(self) -> tuple[str, ...]:
         """Prefixes of layers that checkpoints may hold and a teacher does without."""
         return ()
@@ -132,6 +137,13 @@ class Torchvision(Architecture):
     @property
     def one_size(self) -> bool:
         return self.name.startswith(ONE_SIZE)
+
+    @property
+    def file(self) -> Path | None:
+        if self._preset is None:
+            return None
+        url: str = torchvision.models.get_model_weights(self.name).DEFAULT.url
+        return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
     @property
     def unused(self) -> tuple[str, ...]:

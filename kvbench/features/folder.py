@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write, need_writable
+from kvbench.utils.files import atomic_write, in_use, need_writable
 
 MANIFEST = "manifest.json"
 
@@ -45,10 +49,35 @@ class Folder:
         """Raise `UserError` where nothing can be written."""
         need_writable(self.path)
 
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """A block that writes files; nobody cleans up meanwhile. Of what it makes no empty folder is left."""
+        nearest = self._nearest
+        with suppress(OSError):  # what writes says so better
+            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with in_use(self.path):
+                yield
+        finally:
+            path = self.path.absolute()
+            with suppress(OSError):  # it is not empty
+                for folder in takewhile(lambda folder: folder != nearest, (path, *path.parents)):
+                    folder.rmdir()
+
+    @property
+    def _nearest(self) -> Path:
+        """The folder or the nearest one above it that there is."""
+        path = self.path.absolute()
+        return next(folder for folder in (path, *path.parents) if folder.exists())
+
+    def touch(self, name: str) -> None:
+        """Let a file be as if it were written now, where that can be."""
+        with suppress(OSError):
+            os.utime(self.path / name)
+
     def need_room(self, size: int) -> None:
         """Raise `UserError` where less than ``size`` bytes are free."""
-        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if (free := shutil.disk_usage(there).free) < size:
+        if (free := shutil.disk_usage(self._nearest).free) < size:
             raise UserError(
                 f"Cannot write {self.path}: it needs {size:,} bytes, and {free:,} are free. Make room, or choose"
                 " another folder with --kvbench-cache."

@@ -138,7 +138,16 @@ class Store:
             logger.warning("%s: %s: %s came out with other bits.", self.name, where, self._names(changed))
         if self._known != recorded:
             self._write_manifest()
+        self.folder.touch(MANIFEST)  # from which `kvbench cache` knows when the bank was last used
         return self._bank()
+
+    def missing(self) -> dict[int, str]:
+        """Parts that are not in order, by number, and what is wrong: an empty text where one is missing.
+
+        Nothing is computed or written. Raises `UserError` where the bank cannot be read, or has other settings.
+        """
+        self._known.update({} if self.verify else self._read_manifest())
+        return self._look(range(len(self.parts)))
 
     def _read_manifest(self) -> dict[int, Part]:
         """The parts that the manifest knows; none where it cannot be read: all of them are read instead."""
@@ -229,6 +238,11 @@ class Store:
     def _fill(self, asked: Sequence[int], missing: Sequence[int]) -> None:
         """Compute ``missing`` ones of ``asked`` parts; each is written as soon as it is whole."""
         extraction.check(self.settings)  # before anything is written
+        with self.folder.filled():
+            self._pass(asked, missing)
+
+    def _pass(self, asked: Sequence[int], missing: Sequence[int]) -> None:
+        """Compute parts."""
         made = built_with(self.device)
         work, rows = f"{self.name}: teacher pass", [row for part in missing for row in self.parts[part]]
         total = sum(len(self.parts[part]) for part in asked)

@@ -23,6 +23,7 @@ from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.text import fold, plain
 
 if TYPE_CHECKING:
+    from kvbench.harness.record import Record
     from kvbench.harness.session import Session
     from kvbench.reporting.screen import Line
 
@@ -223,6 +224,9 @@ class KvbenchPlugin:
                 # Its modules and optimisers would stay in memory to the session's end, the record for the next attempt.
                 item.stash[TRAINING] = None
                 item.stash[RECORD] = None
+            if call.when == "call":
+                with best_effort(f"leave the numbers of {selects(item)} for JUnit"):
+                    self.leave_numbers(item, report, record)
             # A plain attribute of a report travels from xdist's workers to the session that judges.
             configuration = parameter(item, "kvbench_configuration")
             report.kvbench = {  # type: ignore[attr-defined]
@@ -231,6 +235,18 @@ class KvbenchPlugin:
                 "record": record,
             }
         return report
+
+    def leave_numbers(self, item: pytest.Item, report: pytest.TestReport, record: Record | None) -> None:
+        """Make properties of the test of what was trained or judged, which JUnit files have."""
+        from kvbench.harness import ci
+
+        ours: ci.Properties = []
+        if record is not None:
+            ours = ci.of_record(record)
+        elif (finding := parameter(item, "kvbench_finding")) and (not report.skipped or hasattr(report, "wasxfail")):
+            ours = ci.of_judgements(row for row in self.session.collector.judgements() if row.finding.id == finding)
+        # The report of the test's end, which JUnit's are made of, has those of the item.
+        item.user_properties[:] = ci.replaced(item.user_properties, ours)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seen = getattr(report, "kvbench", None)
@@ -281,6 +297,18 @@ class KvbenchPlugin:
             )
         verbose = self.config.get_verbosity() > 0
         self.summary = summarize(started.collector, result, started.report_path, started.html_path, verbose=verbose)
+        with best_effort("leave the verdicts for JUnit"):
+            self.leave_verdicts(started)
+
+    def leave_verdicts(self, started: Session) -> None:
+        """Make properties of the test suite of all verdicts: with workers, tests of findings end first."""
+        from kvbench.harness import ci
+
+        outcome = (f"{ci.PREFIX}outcome", started.collector.outcome["outcome"])
+        for plugin in self.config.pluginmanager.get_plugins():
+            if add := getattr(plugin, "add_global_property", None):  # pytest's writer of JUnit files
+                for name, text in (outcome, *ci.of_judgements(started.collector.judgements(), named=True)):
+                    add(name, text)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_json(self, benchmarks: list[Any]) -> None:

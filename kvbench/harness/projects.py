@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvbench.core.recipe import Configuration, Recipe
+from kvbench.harness.options import OPTIONS
 from kvbench.studies.experiment import Experiment, read_choices
 from kvbench.studies.registry import find
 from kvbench.studies.study import Study
@@ -38,14 +39,19 @@ def registered(config: pytest.Config) -> list[Study]:
         ) from error
 
 
-class _Asking:
-    """A plugin that asks for studies instead of running tests."""
+class Asked:
+    """A plugin that asks for studies and for options of the ini file, instead of running tests."""
 
     def __init__(self) -> None:
         self.studies: list[Study] | None = None
+        self.options: dict[str, str] = {}  # texts by the options' names; paths from the root folder
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        for row in OPTIONS:
+            text = str(config.getini(row.ini))
+            if text != row.default:
+                self.options[row.name] = str(config.rootpath / Path(text).expanduser()) if row.path else text
         self.studies = registered(config)
         return 0
 
@@ -59,11 +65,20 @@ def of_this_project() -> list[Study]:
     here = Path.cwd()
     if not any((folder / "conftest.py").is_file() for folder in (here, here / FOLDER, *here.parents)):
         return []
-    asking = _Asking()
-    said = _quietly(asking, *([FOLDER] if Path(FOLDER).is_dir() else []))
-    if asking.studies is None:
+    return ask().studies or []
+
+
+def ask() -> Asked:
+    """What a test run in the current folder finds there: studies, and options of the ini file.
+
+    Raises:
+        UserError: a conftest.py fails, with what pytest says of it.
+    """
+    asked = Asked()
+    said = _quietly(asked, *([FOLDER] if Path(FOLDER).is_dir() else []))
+    if asked.studies is None:
         raise UserError(f"The studies of this project cannot be asked for, as pytest fails here: {said}.")
-    return asking.studies
+    return asked
 
 
 def _quietly(plugin: object, *arguments: str) -> str:

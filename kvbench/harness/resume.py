@@ -41,6 +41,11 @@ def facts_of(row: Configuration) -> dict[str, Any]:
     return {"configuration": row.id, "taps": row.student.taps, "recipe": row.recipe.facts}
 
 
+def directory_of(cache: Path, workload: str, facts: Mapping[str, Any]) -> Path:
+    """Where the states of a suite lie."""
+    return cache / DIRECTORY / f"{plain(workload)}-{digest(facts)}"
+
+
 class States:
     """The states of one training, a file for each run.
 
@@ -112,7 +117,7 @@ class Suite:
 
     def __init__(self, cache: Path, workload: str, facts: Mapping[str, Any]):
         self.facts = facts
-        self.directory = cache / DIRECTORY / f"{plain(workload)}-{digest(facts)}"
+        self.directory = directory_of(cache, workload, facts)
         self.used: set[Path] = set()  # by trainings of this session
         remove_old(cache / DIRECTORY)
 

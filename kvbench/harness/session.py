@@ -76,8 +76,7 @@ class Session:
     @property
     def title(self) -> str:
         """The study and what it is run on, for a heading and a file's name."""
-        study = self.experiment.study
-        return f"{study.references}-{self.experiment.name}" if study.references else self.experiment.name
+        return self.experiment.title
 
     @cached_property
     def settings(self) -> Settings:
@@ -109,13 +108,18 @@ class Session:
     @cached_property
     def suite(self) -> Suite:
         """Where the states of this suite's trainings are kept until it is through."""
-        from kvbench.harness.record import made_from
         from kvbench.harness.resume import Suite
 
-        asked = {"seeds": list(self.seeds), "replicates": len(self._replicates)}
-        facts = {**made_from(self.experiment, self.banks), **self.surroundings, **asked}
-        self.opened_suite = Suite(self.values["cache"], self.title, facts)
+        self.opened_suite = Suite(self.values["cache"], self.title, self.suite_facts)
         return self.opened_suite
+
+    @property
+    def suite_facts(self) -> dict[str, Any]:
+        """All that decides the numbers of the suite's trainings."""
+        from kvbench.harness.record import made_from
+
+        asked = {"seeds": list(self.seeds), "replicates": len(self._replicates)}
+        return {**made_from(self.experiment, self.banks), **self.surroundings, **asked}
 
     def training(self, configuration: Configuration, test: str) -> Training:
         """Make a configuration's training with all seeds, and with replicates where references are updated.

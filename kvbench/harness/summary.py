@@ -5,10 +5,12 @@ All of it describes a `kvbench.harness.result.Result`; nothing here can change i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvbench.harness.ci import STEP, add_summary
 from kvbench.harness.collector import Collector, histories
 from kvbench.harness.options import FRESH
 from kvbench.harness.result import Result
@@ -24,7 +26,7 @@ from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, best_effort, shorten
 from kvbench.utils.files import atomic_write
-from kvbench.utils.text import fold, number, plain
+from kvbench.utils.text import fold, item, number, plain
 
 if TYPE_CHECKING:
     from kvbench.findings.judge import Judgement
@@ -57,9 +59,16 @@ def summarize(
     remarks: tuple[Callable[[Collector, Result], Iterator[Line]], ...] = (
         _curves, _verdicts, _not_compared, _where_to_look, _not_confirmed, _reused, _notes, _environment, _seconds
     )  # fmt: skip
+    said = []
     for remark in remarks:
         with best_effort(f"complete the summary ({remark.__name__.strip('_')})"):
-            lines += [line._replace(text=fold(plain(line.text))) for line in remark(collector, result)]
+            told = list(remark(collector, result))
+            lines += [line._replace(text=fold(plain(line.text))) for line in told]
+            said += [line.text for line in told if remark is not _verdicts]
+    if step := os.environ.get(STEP):
+        with best_effort(f"write the summary of the step to {step}"):
+            listed = "\n".join(map(item, said))
+            add_summary(Path(step), f"{_contents(collector).markdown(clauses=False)}\n{listed}")
     # A path is told whole, in a line of its own.
     return [*lines, *(Line(plain(text)) for text in written)]
 

@@ -157,6 +157,11 @@ class Experiment:
             chosen = hashlib.sha256(chosen.encode()).hexdigest()[:16]
         return f"{self.workload.name}+{chosen}" if chosen else self.workload.name
 
+    @property
+    def title(self) -> str:
+        """The study and what it is run on, for a heading and a file's name."""
+        return f"{self.study.references}-{self.name}" if self.study.references else self.name
+
     @cached_property
     def configurations(self) -> list[Configuration]:
         """Every student with every recipe, in the order of the tables."""

@@ -10,7 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,29 @@ def _remove_abandoned(folder: Path) -> None:
                 tmp.unlink()
             finally:
                 os.close(fd)
+
+
+@contextmanager
+def in_use(folder: Path, *, alone: bool = False) -> Iterator[bool]:
+    """A block that writes files to a folder one by one or, ``alone``, removes them; yields whether it may.
+
+    Writers share a folder, and one who is alone finds none of them. Where there is no such folder, it is a link, or its
+    file system has no locks, nobody is in the way.
+    """
+    fd = None
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        flock(fd, (LOCK_EX if alone else LOCK_SH) | LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    except OSError:
+        free = True
+    try:
+        yield free
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def need_writable(folder: Path) -> None:

@@ -38,6 +38,21 @@ def number(value: float | None, spec: str = ".4g", *, missing: str = NOT_MEASURE
     return text.replace("-", "+" if spec.startswith("+") else "", 1) if is_zero else text
 
 
+def size(count: int) -> str:
+    """Bytes for a reader.
+
+    Example:
+        >>> size(999), size(1_234_567)
+        ('999 B', '1.2 MB')
+    """
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
 class Marked(str):
     """Text that is markdown already, and stands in a table as it is."""
 
