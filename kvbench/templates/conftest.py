@@ -39,7 +39,7 @@ STUDY = Study(
     STUDENTS,
     RECIPES,
     FINDINGS,
-    workloads={"fractals": {"train_count": 512, "val_count": 256}},  # the images, few of them, so that runs are short
+    workloads={"fractals": {"train_count": 512, "val_count": 1024}},  # the images, few of them, so that runs are short
 )
 
 
