@@ -452,6 +452,7 @@ def sweep(
     finding: Annotated[Optional[list[str]], typer.Option(help="Map this finding alone; may be repeated.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for sweep.md, verdicts.csv and histories.csv.")] = None,
     chart: Annotated[Optional[Path], typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
+    html: Annotated[Optional[Path], typer.Option(help="Write the maps as one page to this file, too.")] = None,
 ) -> None:
     """Map where findings hold.
 
@@ -462,12 +463,12 @@ def sweep(
     from kvbench.harness.sweep import sweep as train
     from kvbench.reporting.heat_maps import heat_maps_chart, need_chart
     from kvbench.studies.grid import Grid, read_grid
-    from kvbench.utils.files import need_writable
+    from kvbench.utils.files import atomic_write, need_writable
 
     grid = Grid(*chosen(values, values["project"]), read_grid(values["set"]))
     if chart:
         need_chart(chart)
-    for folder in filter(None, (out, chart and chart.parent)):
+    for folder in filter(None, (out, chart and chart.parent, html and html.parent)):
         need_writable(folder)
     options = {name: values[name] for name in SWEPT if name not in {"study", "workload", "set"}}
     swept = train(grid, values["seeds"] or 0, finding or (), bar.show, **options)
@@ -478,6 +479,12 @@ def sweep(
     if chart:
         heat_maps_chart(swept, chart)
         echo(str(chart))
+    if html:
+        from kvbench.reporting.map_page import map_page
+
+        with atomic_write(html) as tmp:
+            tmp.write_text(map_page(swept), encoding="utf-8")
+        echo(str(html))
 
 
 @expected_app.command("rejudge", **example("expected rejudge fractals"))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from kvbench.findings.design import Design
 from kvbench.findings.finding import Finding
 from kvbench.findings.judge import FAMILY_ERROR, Judgement, judge
 from kvbench.reference import verdicts
+from kvbench.reporting.table import Table
 from kvbench.results import history
 from kvbench.stats.intervals import exact_mean
 from kvbench.utils.errors import UserError, describe
@@ -63,6 +64,14 @@ class Square:
             return format_margin(gating[0].margin, gating[0].scale)
         leaning = sum(clause.verdict == Verdict.UNDECIDED and clause.margin > 0 for clause in gating)
         return self.judgement.held.replace(" of ", "/") + (f" +{leaning}" if leaning else "")
+
+
+class Map(NamedTuple):
+    """A finding on a plane of the grid: what names it, names of the columns, and rows of a name and squares."""
+
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Square]]]
 
 
 @dataclass(frozen=True)
@@ -194,16 +203,25 @@ class Sweep:
         columns = [*self.grid.values, *history.COLUMNS]
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
+    @property
+    def title(self) -> str:
+        """Study and workload."""
+        return f"{self.grid.study.name} on {self.grid.workload.name}"
+
     def markdown(self) -> str:
         """The page: what was varied, how each finding came out in short, its maps, the cells, and how to read it."""
-        title = f"{self.grid.study.name} on {self.grid.workload.name}"
-        parts = [f"# kvbench sweep: {escape(title)}", self._about(), "## Findings", self._overview()]
+        about = "\n".join(item(f"{name}: {text}") for name, text in self.about.items())
+        parts = [f"# kvbench sweep: {escape(self.title)}", about, "## Findings", self.overview.markdown()]
         for finding in self.findings:
-            parts += [f"## {escape(finding.id)}", *self._finding(finding)]
-        parts += ["## Cells", self._cells()]
-        if problems := self._problems():
-            parts += ["## Without a result", problems]
-        return "\n\n".join([*parts, "## How to read this", self._legend()]) + "\n"
+            parts += [f"## {escape(finding.id)}", textwrap.fill(escape(self.judged_as(finding)), WIDTH)]
+            for one in self.maps(finding):
+                parts += [f"**{escape(one.caption)}**"] if one.caption else []
+                parts.append(markdown_table(one.headers, [[name, *map(_text, row)] for name, row in one.rows]))
+        parts += ["## Cells", self.table.markdown()]
+        if self.problems:
+            parts += ["## Without a result", "\n".join(map(item, self.problems))]
+        legend = "\n\n".join(textwrap.fill(text, WIDTH) for text in self.legend)
+        return "\n\n".join([*parts, "## How to read this", legend]) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``sweep.md``, ``verdicts.csv`` and ``histories.csv`` to a folder; returns their paths.
@@ -219,15 +237,19 @@ class Sweep:
                 rows.to_csv(tmp, index=False, float_format=history.DIGITS, lineterminator="\n")
         return paths
 
-    def _about(self) -> str:
+    @property
+    def about(self) -> dict[str, str]:
+        """What was varied, and where the numbers come from."""
         facts = {name: ", ".join(values) for name, values in self.axes.items()}
         facts |= {f"{name}, in all cells": text for name, text in self.grid.fixed.items()}
         facts["cells"] = f"{len(self.cells)}, each judged as a run"
         seeds = ", ".join(map(str, self.seeds))
         facts["seeds"] = seeds if len(self.seeds) > 1 else f"{seeds}; one seed is judged by its sign, without a test"
-        return "\n".join(item(f"{name}: {text}") for name, text in {**facts, **self.facts}.items())
+        return {**facts, **self.facts}
 
-    def _overview(self) -> str:
+    @property
+    def overview(self) -> Table:
+        """Each finding in short, and in how many cells it has each verdict."""
         rows = []
         for finding in self.findings:
             for scope in self.scopes(finding):
@@ -238,50 +260,53 @@ class Sweep:
                 counts = [str(count[verdict] or "-") for verdict in (*ORDER, NO_RESULT)]
                 name = self.short(finding, scope)
                 rows.append([finding.id, name, in_short(squares, list(self.axes)), *counts, stands or "-"])
-        headers = ["finding", "recipe", "in short", *map(str, ORDER), NO_RESULT, Marked("**over all cells**")]
-        return markdown_table(headers, rows)
+        return Table(["finding", "recipe", "in short", *map(str, ORDER), NO_RESULT, "over all cells"], rows)
 
-    def _finding(self, finding: Finding) -> Iterator[str]:
-        """Its sentence, and its maps."""
-        yield textwrap.fill(escape(f"{finding.sentence}. Judged as: {finding.describe(self.design.groups)}."), WIDTH)
+    def judged_as(self, finding: Finding) -> str:
+        """Its sentence, and what makes it exact."""
+        return f"{finding.sentence}. Judged as: {finding.describe(self.design.groups)}."
+
+    def maps(self, finding: Finding) -> Iterator[Map]:
+        """One for each recipe and each value of the axes beyond the second; of one axis a column for each recipe."""
         maps = {scope: self.squares(finding, scope) for scope in self.scopes(finding)}
         down, *others = self.axes
-        if not others:  # a strip: a column for each recipe
+        if not others:
             headers = [down, *(self.short(finding, scope) for scope in maps)]
-            places = [(value,) for value in self.axes[down]]
-            yield markdown_table(headers, [[place[0], *(_text(maps[s][place]) for s in maps)] for place in places])
+            yield Map("", headers, [(value, [maps[scope][(value,)] for scope in maps]) for value in self.axes[down]])
             return
         across, *further = others
+        headers = ["", *(f"{across}={x}" for x in self.axes[across])]
         for scope, facet in itertools.product(maps, self.facets):
             caption = [self.short(finding, scope), *(f"{n}={value}" for n, value in zip(further, facet, strict=True))]
-            yield f"**{escape(', '.join(caption))}**"
-            rows = [
-                [f"{down}={y}", *(_text(maps[scope][(y, x, *facet)]) for x in self.axes[across])]
-                for y in self.axes[down]
-            ]
-            yield markdown_table(["", *(f"{across}={x}" for x in self.axes[across])], rows)
+            rows = [(f"{down}={y}", [maps[scope][(y, x, *facet)] for x in self.axes[across]]) for y in self.axes[down]]
+            yield Map(", ".join(caption), headers, rows)
 
-    def _cells(self) -> str:
+    @property
+    def table(self) -> Table:
+        """The cells: how many findings have each verdict, and the best numbers."""
         rows = []
         for judged in self.cells:
             count = Counter(judgement.verdict for judgement in judged.judgements)
             counts = [str(count[verdict] or "-") for verdict in ORDER]
             best = [_best(judged.histories, metric) for metric in ("train_loss", "val_accuracy")]
             rows.append([*self.place(judged.cell), *counts, *best])
-        return markdown_table([*self.axes, *map(str, ORDER), "lowest training loss", "best accuracy"], rows)
+        return Table([*self.axes, *map(str, ORDER), "lowest training loss", "best accuracy"], rows)
 
-    def _problems(self) -> str:
-        """Each sentence once, with the cells and configurations that it is about."""
+    @property
+    def problems(self) -> list[str]:
+        """Each sentence once, after the cells and configurations that it is about."""
         found: dict[str, list[str]] = {}
         for judged in self.cells:
             for name, sentence in judged.problems.items():
                 found.setdefault(sentence, []).append(f"{judged.cell.name}{f' ({name})' if name else ''}")
-        return "\n".join(item(f"{', '.join(places)}: {sentence}") for sentence, places in found.items())
+        return [f"{', '.join(places)}: {sentence}" for sentence, places in found.items()]
 
-    def _legend(self) -> str:
+    @property
+    def legend(self) -> list[str]:
+        """How to read the maps, paragraphs of markdown."""
         scopes = sum(len(self.scopes(finding)) for finding in self.findings)
         count = len(self.cells)
-        paragraphs = [
+        return [
             "A map shows the verdict on a finding in each cell, with the margin of a finding of one clause, or else how"
             " many of its clauses hold: 1/4 +2 is one of four, and two more that are undecided and lean to it. A"
             " positive margin, or a ratio above 1, speaks for the finding.",
@@ -294,7 +319,6 @@ class Sweep:
             "Undecided is no evidence that a finding fails there: it says that these seeds are too few to tell. Cells"
             " that share seeds and images are not independent.",
         ]
-        return "\n\n".join(textwrap.fill(text, WIDTH) for text in paragraphs)
 
 
 def in_short(squares: Mapping[tuple[str, ...], Square], axes: Sequence[str]) -> str:
