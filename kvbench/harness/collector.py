@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CLAUSES = 3  # of a finding that changed, where there is room for a few
 BY_DESIGN = "This run fails by design, so that no reference changes unnoticed: look at it and commit it."
 NOT_UPDATED = "References NOT updated:"
+ALONE = "{} has nothing to be compared with: the end says why."
 INCOMPLETE = "{} was not trained to its end in this session, so it was not compared."
 
 
@@ -85,6 +86,15 @@ class Collector:
     def reference(self) -> store.Reference:
         """The workload's reference; raises `UserError` where there is none."""
         return store.load(self.expected, self.workload, self.design, self.run)
+
+    @cached_property
+    def lacking(self) -> str:
+        """Why there is no reference to compare with; empty if there is one."""
+        try:
+            _ = self.reference
+        except UserError as error:
+            return str(error)
+        return ""
 
     @property
     def records(self) -> list[Record]:
@@ -145,6 +155,8 @@ class Collector:
         return self._checks[key]
 
     def _compare(self, record: Record) -> Check:
+        if self.lacking:
+            return Check(Outcome.FAILED, ALONE.format(record["configuration"]), self.lacking)
         try:
             compared = compare(
                 self.reference, histories([record]), record["configuration"], record["fingerprints"], self.seeds,
@@ -169,7 +181,7 @@ class Collector:
         changes: list[Change] = []
         problem = ""
         try:
-            changes = self.changes()
+            changes = [] if self.lacking else self.changes()
         except UserError as error:
             problem = str(error)
         checks = {}
@@ -183,6 +195,8 @@ class Collector:
                     f"{name} was not judged, as the session lacks complete trainings of {needed}."
                     f" Train them in the same session: {self.run}",
                 )
+            elif self.lacking:
+                checks[name] = Check(Outcome.FAILED, ALONE.format(name), self.lacking)
             elif problem:
                 checks[name] = Check(Outcome.FAILED, problem)
             else:
@@ -226,8 +240,11 @@ class Collector:
             why = why or ("" if self.complete else "nothing was trained")
             recorded, text = (False, f"{NOT_UPDATED} {why}.") if why else self._update(full=full)
             reasons.append(text)
+        elif self.lacking:
+            reasons += [f"FAILED: {self.lacking}"] if failed else []
         elif full:
-            reasons += self._absent()
+            trained = [record["configuration"] for record in self.records]
+            reasons += [f"FAILED: {text}" for text in self.reference.absent(trained)]
         compared = {name for name, check in checks.items() if check.outcome is not Outcome.INCOMPLETE}
         not_compared = tuple(name for name in everything if name not in compared)
         good = Outcome.INCOMPLETE if not_compared else Outcome.PASSED
@@ -257,13 +274,6 @@ class Collector:
                     f" {difference(known[one], known[others[0]])}."
                 )
         return sentences
-
-    def _absent(self) -> list[str]:
-        """A recorded configuration that no student makes any longer is a failure of a full run."""
-        try:
-            return [f"FAILED: {text}" for text in self.reference.absent([r["configuration"] for r in self.records])]
-        except UserError as error:
-            return [f"FAILED: {error}"]
 
     def _update(self, *, full: bool) -> tuple[bool, str]:
         """Write the references; returns whether they were written, and what changed, or why not."""

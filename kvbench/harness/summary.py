@@ -24,7 +24,7 @@ from kvbench.results import history, saved
 from kvbench.results.saved import Outcome
 from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
-from kvbench.utils.errors import UserError, best_effort, shorten
+from kvbench.utils.errors import best_effort, shorten
 from kvbench.utils.files import atomic_write
 from kvbench.utils.text import fold, item, number, plain
 
@@ -98,10 +98,7 @@ def _contents(collector: Collector) -> Contents:
 
 def _reference(collector: Collector) -> store.Reference | None:
     """The reference that the run is held against, if there is one: that there is none is a failure told elsewhere."""
-    try:
-        return None if collector.update else collector.reference
-    except UserError:
-        return None
+    return None if collector.update or collector.lacking else collector.reference
 
 
 def _curves(collector: Collector, result: Result) -> Iterator[Line]:
@@ -153,7 +150,6 @@ def _where_to_look(collector: Collector, result: Result) -> Iterator[Line]:
     reference = _reference(collector)
     if reference is not None and result.names(Outcome.FAILED):
         yield Line(f"If this change is meant to be: {reference.update_command}")
-    if left or result.names(Outcome.FAILED):
         yield Line("All numbers of what failed are in the report, and here with -v.")
 
 

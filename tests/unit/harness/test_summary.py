@@ -127,6 +127,11 @@ def test_without_a_reference_verdicts_stand_alone(tmp_path: Path) -> None:
     assert result.outcome is Outcome.FAILED
     assert "recorded" not in text(lines)
     assert "Curves" not in text(lines)
+    (reason,) = result.reasons  # said once, and not by each of the tests
+    assert reason.startswith("FAILED: There is no reference for synthetic in ")
+    assert {check.text for check in result.checks.values()} == {
+        f"{name} has nothing to be compared with: the end says why." for name in result.checks
+    }
     assert any(line.text.split()[:3] == ["simple-converges-faster", "StepLR", "holds"] for line in lines)
 
 
