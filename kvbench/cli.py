@@ -268,6 +268,31 @@ def compare(
     raise typer.Exit(found.exit)
 
 
+@app.command("history", **example("history --html history.html"))
+@takes(("study", "expected"))
+def timeline(
+    values: dict[str, Any],
+    folder: Annotated[Path, typer.Argument(help="Where --benchmark-save saves runs.")] = Path(".benchmarks"),
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
+    csv: Annotated[Optional[Path], typer.Option(help="Write every number to this file, too.")] = None,
+) -> None:
+    """List the saved runs of a machine, and when what moved.
+
+    Numbers, verdicts and seconds, by the statistics of kvbench compare: each run against the last before which nothing
+    moved.
+    """
+    from kvbench.reporting import timeline
+    from kvbench.utils.files import atomic_write
+
+    found, skipped = timeline.read(folder, functools.cache(functools.partial(_references, values)))
+    echo(timeline.terminal(found, skipped))
+    for path, write in ((html, timeline.page), (csv, timeline.csv)):
+        if path:
+            with atomic_write(path) as tmp:
+                tmp.write_text(write(found, skipped), encoding="utf-8")
+            logger.info("Written: %s", path)
+
+
 @app.command(**example("plot --expected fractals --output curves.svg"))
 @takes(("study", "expected"))
 def plot(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +33,7 @@ class Side:
         reference: its histories, as something to compare with; its verdicts are those of today's findings.
         outcome: how a saved run ended; None: this is a reference.
         reasons: why it did not pass, one sentence each.
+        drifted: the metrics of each configuration of a run that left its reference, where it was compared with one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Side:
     reference: Reference
     outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
+    drifted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -69,7 +71,7 @@ class Side:
             "outcome": str(self.outcome) if self.outcome else "a reference",
             "workload": self.reference.workload,
             "seeds": str(len(self.seeds)),
-            "date": self.fact("date"),
+            "date": self.fact("date")[:10],
             "commit": self.fact("commit")[:12],
         }
         return {name: value for name, value in known.items() if value}
@@ -128,7 +130,7 @@ def of_saved(name: str, path: Path, run: saved.Saved, references: References) ->
                     == history.epochs(history.of(recorded.histories, name))]  # fmt: skip
             replicates = recorded.replicates[recorded.replicates["configuration"].isin(kept)]
             made = replace(made, replicates=replicates, repeated=recorded.histories)
-    return Side(name, str(path), _judged(made), run.outcome, run.reasons)
+    return Side(name, str(path), _judged(made), run.outcome, run.reasons, run.drifted)
 
 
 def _judged(reference: Reference) -> Reference:

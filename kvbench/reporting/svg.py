@@ -200,7 +200,7 @@ def _axes(across: Axis, x: Scale, up: Axis | None, y: Scale) -> Iterable[Markup]
     faint = {"stroke": "currentColor", "stroke_opacity": 0.18}
     low, high = y.start, y.end
     bottom, top = max(low, high), min(low, high)
-    for tick in x.epochs if across.label == "epoch" and x.low <= 1 <= x.high else x.ticks():
+    for tick in x.epochs if across.label in {"epoch", "run"} and x.low <= 1 <= x.high else x.ticks():
         yield tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, **faint)
         yield tag("text", _tick(tick), x=x(tick), y=bottom + 16, text_anchor="middle", **text)
     yield tag("text", across.label, x=(x.start + x.end) / 2, y=bottom + 34, text_anchor="middle", **text)

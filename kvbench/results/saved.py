@@ -54,6 +54,7 @@ class Saved:
         outcome: how the session ended.
         reasons: why it failed or is incomplete, one sentence each.
         costs: FLOPs per sample of each configuration; those whose cost is unknown are left out.
+        drifted: the metrics of each configuration that left the reference, where it was compared with one.
         info: ``date``, ``processor``, ``commit`` and the facts that all benchmarks share.
     """
 
@@ -63,6 +64,7 @@ class Saved:
     reasons: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    drifted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def study(self) -> str:
@@ -112,7 +114,9 @@ def read(path: Path) -> Saved:
         tuple(map(str, reasons)),
         _costs(records, path),
         _info(top, records, path),
-    )
+        {record["configuration"]: tuple(map(str, record["drifted"])) for record in records
+         if record.get("compared") and isinstance(record.get("drifted"), list)},
+    )  # fmt: skip
 
 
 def _record(benchmark: object, path: Path) -> Mapping[str, Any] | None:
