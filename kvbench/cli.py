@@ -24,7 +24,7 @@ from kvbench.utils.logs import log_warnings, show_logs
 from kvbench.utils.progress import ProgressBar
 from kvbench.utils.signals import SIGINT_CODE, SIGTERM_CODE, on_signals
 from kvbench.utils.text import plain
-from kvbench.workloads import LARGEST_SIZE
+from kvbench.workloads import DEFAULT, LARGEST_SIZE
 
 if TYPE_CHECKING:
     from kvbench.findings.design import Design
@@ -546,7 +546,7 @@ def teacher_train(
     from kvbench.features.train_teacher import TeacherTask, train_teacher
     from kvbench.harness.setup import Settings
     from kvbench.studies.experiment import apply, read_choices
-    from kvbench.workloads import DEFAULT, Workload, workload
+    from kvbench.workloads import Workload, workload
 
     usual = workload(values["workload"] or DEFAULT)
     choices = read_choices(values["set"], TeacherRecipe, Workload)
@@ -584,7 +584,8 @@ def detect(
 ) -> None:
     """Measure what a run detects, and how often it errs.
 
-    Injects every fault of the catalogue, and replays clean runs for false alarms.
+    Injects every fault of the catalogue, and replays clean runs for false alarms. Complete trainings are kept in the
+    cache, and an interrupted measurement goes on where it was.
     """
     from kvbench.harness.options import parse_seeds
     from kvbench.harness.projects import experiment
@@ -609,9 +610,6 @@ def detect(
     if out:
         need_writable(out.parent)
     injector = FaultInjector(chosen, settings, reference, tuple(range(chosen.images.seeds)))
-    for row in [row for row in faults if not row.probed(chosen.configurations)]:
-        logger.info("%s: not tried, %s has no students that it is about", row.id, chosen.study.name)
-        faults.remove(row)
     facts = environment(settings.device)
     command = f"kvbench detect --workload {chosen.workload.name}"
     command += f" --study {values['study']}" if values["study"] else ""
@@ -628,14 +626,65 @@ def detect(
                 temporary.write_text(text, encoding="utf-8")
         return text
 
-    for number, row in enumerate(faults, 1):
-        results.append(injector.test(row))
-        verdict = "detected" if results[-1].detected else "missed" if results[-1].changed else "changes nothing"
-        logger.info("[%d/%d] %s: %s", number, len(faults), row.id, verdict)
-        keep([])
-    counted = measure(injector, seeds, rounded) if not fault else []
+    try:
+        for result in injector.test_all(faults, bar.show):
+            results.append(result)
+            keep([])
+        bar.close()
+        counted = measure(injector, seeds, rounded) if not fault else []
+    except (KeyboardInterrupt, SystemExit):
+        logger.info("Stopped: complete trainings are in %s; the same command goes on.", injector.directory)
+        raise
     text = keep(counted)
     echo(f"{summary(results)}\n{out}" if out else text)
+
+
+@app.command(**example("alarms --runs 1000 --out false-alarms.md"))
+@takes(("study", "expected", "cache"))
+def alarms(
+    values: dict[str, Any],
+    runs: Annotated[int, typer.Option(min=0, help="Clean runs with new seeds.")] = 100,
+    same: Annotated[int, typer.Option(min=0, help="Clean runs of recorded seeds, on other rounding.")] = 20,
+    references: Annotated[int, typer.Option(min=1, help="References to which the runs are dealt out.")] = 10,
+    judged: Annotated[int, typer.Option(min=0, help="Runs of findings whose truth is known, each way.")] = 200,
+    splits: Annotated[int, typer.Option(min=0, help="Ways to hold out seeds of a recorded reference.")] = 20,
+    expected: Annotated[
+        str, typer.Option(help="The workload whose recorded seeds are held out, and margins permuted.")
+    ] = DEFAULT,
+    workers: Annotated[int, typer.Option(min=0, help="Processes side by side; 0: one a processor.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
+) -> None:
+    """Measure how often a run errs.
+
+    Trains clean runs of a small study and counts their false alarms, and judges findings whose truth is known. What is
+    trained is kept in the cache; an interrupted measurement goes on where it was.
+    """
+    import torch
+
+    from kvbench.mutation.alarms_report import page
+    from kvbench.mutation.clean_runs import measure
+    from kvbench.mutation.known_truth import RUN_SEEDS, count_all
+    from kvbench.mutation.replays import count, held_out
+    from kvbench.reference.store import load
+    from kvbench.utils.environment import environment
+    from kvbench.utils.files import atomic_write, need_writable
+
+    if out:
+        need_writable(out.parent)
+    folder, design = _references(values)
+    reference = load(folder, expected, design)
+    outcomes = measure(values["cache"], runs, same, references, workers, bar.show)
+    counted = count_all(judged, reference.judgements, workers, bar.show)
+    bar.close()
+    kind = f"{RUN_SEEDS} seeds of {expected}'s reference against the others"
+    held = [count(kind, reference, held_out(reference, RUN_SEEDS, splits), independent=False)] if splits else []
+    command = f"kvbench alarms --runs {runs} --same {same} --references {references} --judged {judged}"
+    command += f" --splits {splits}" + (f" --expected {expected}" if expected != DEFAULT else "")
+    text = page(outcomes, counted, held, environment(torch.device("cpu")), command)
+    if out:
+        with atomic_write(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    echo(text)
 
 
 @app.command(**example("power --seeds 8 --loss 1.1"))

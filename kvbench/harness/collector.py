@@ -19,6 +19,7 @@ from kvbench.harness.result import Check, Result
 from kvbench.reference import store
 from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.compare import compare
+from kvbench.reference.together import compare_together
 from kvbench.reference.update import update as update_reference
 from kvbench.results import history, saved
 from kvbench.results.saved import Outcome
@@ -244,7 +245,8 @@ class Collector:
             reasons += [f"FAILED: {self.lacking}"] if failed else []
         elif full:
             trained = [record["configuration"] for record in self.records]
-            reasons += [f"FAILED: {text}" for text in self.reference.absent(trained)]
+            absent = [f"FAILED: {text}" for text in self.reference.absent(trained)]
+            reasons += absent or self._together()
         compared = {name for name, check in checks.items() if check.outcome is not Outcome.INCOMPLETE}
         not_compared = tuple(name for name in everything if name not in compared)
         good = Outcome.INCOMPLETE if not_compared else Outcome.PASSED
@@ -274,6 +276,15 @@ class Collector:
                     f" {difference(known[one], known[others[0]])}."
                 )
         return sentences
+
+    def _together(self) -> list[str]:
+        """Numbers that all configurations together have elsewhere than the reference, though each is within."""
+        try:
+            fresh, streams = histories(self.complete), {record["random_numbers"] for record in self.complete}
+            compared = compare_together(self.reference, fresh, streams.pop() if len(streams) == 1 else "")
+        except UserError:
+            return []  # what is wrong, each configuration says itself
+        return [f"FAILED: {one.describe()}." for one in compared if one.failed]
 
     def _update(self, *, full: bool) -> tuple[bool, str]:
         """Write the references; returns whether they were written, and what changed, or why not."""

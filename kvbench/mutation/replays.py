@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
 
 from kvbench.findings.judge import judge
 from kvbench.mutation.injector import FaultInjector
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
 from kvbench.reference.store import Reference
+from kvbench.reference.together import compare_together
 from kvbench.results import history
+from kvbench.stats.intervals import upper_bound
 
-CONFIDENCE = 0.95
 DRAWS = 100  # resampled replays of each kind
 logger = logging.getLogger(__name__)
 Replay = tuple[Reference, pd.DataFrame, str]  # a reference, fresh histories, the RNG fingerprint (empty: new seeds)
@@ -31,7 +31,8 @@ class FalseAlarms:
     Args:
         kind: how the replays were made, in words.
         runs: number of replays.
-        drifted: runs in which a number left its tolerance.
+        drifted: runs in which a number of a configuration left its tolerance.
+        together: runs in which one of all configurations together did.
         verdicts: runs in which a recorded verdict changed.
         any: runs that failed, by either.
         unconfirmed: clauses per run that its seeds could not confirm, on average; no alarm.
@@ -42,6 +43,7 @@ class FalseAlarms:
     kind: str
     runs: int
     drifted: int
+    together: int
     verdicts: int
     any: int
     unconfirmed: float
@@ -53,7 +55,7 @@ class FalseAlarms:
         """Upper 95% bound of the alarm rate (Clopper and Pearson); NaN where runs share seeds."""
         if not self.independent or not self.runs:
             return float("nan")
-        return 1.0 if self.any == self.runs else float(beta.ppf(CONFIDENCE, self.any + 1, self.runs - self.any))
+        return upper_bound(self.any, self.runs)
 
 
 def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
@@ -67,18 +69,22 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
         independent: see `FalseAlarms`.
     """
     names = history.configurations(reference.histories)
-    drifted, verdicts, unconfirmed, excess = [], [], [], [0.0]
+    drifted, shifted, verdicts, unconfirmed, excess = [], [], [], [], [0.0]
     for against, fresh, rng_fingerprint in replays:
         comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
+        together = compare_together(against, fresh, rng_fingerprint)
         changes = verdict_changes(against, judge(fresh, against.design, against.costs), names)
         drifted.append(any(comparison.failed for comparison in comparisons))
+        shifted.append(any(number.failed for number in together))
         verdicts.append(any(change.failed for change in changes))
         unconfirmed.append(sum(change.unconfirmed for change in changes))
         excess += [deviation.excess for comparison in comparisons for deviation in comparison.deviations]
-    either = int(np.sum(np.logical_or(drifted, verdicts)))
+        excess += [number.excess for number in together]
+    either = sum(map(any, zip(drifted, shifted, verdicts, strict=True)))
     mean = float(np.mean(unconfirmed)) if unconfirmed else 0.0
     return FalseAlarms(
-        kind, len(drifted), sum(drifted), sum(verdicts), either, mean, float(np.nanmax(excess)), independent
+        kind, len(drifted), sum(drifted), sum(shifted), sum(verdicts), either, mean, float(np.nanmax(excess)),
+        independent,
     )  # fmt: skip
 
 
@@ -87,6 +93,15 @@ def disjoint(reference: Reference, clean: pd.DataFrame, size: int) -> Iterator[R
     seeds = history.seeds(clean)
     for start in range(0, len(seeds) - size + 1, size):
         yield reference, clean[clean["seed"].isin(seeds[start : start + size])], ""
+
+
+def held_out(reference: Reference, size: int, draws: int) -> Iterator[Replay]:
+    """Replays of ``size`` of the reference's seeds, as if they were new, against the rest of them."""
+    rng = np.random.default_rng(0)
+    for _ in range(draws):
+        fresh = reference.histories["seed"].isin(rng.choice(history.seeds(reference.histories), size, replace=False))
+        rest = replace(reference, histories=reference.histories[~fresh], replicates=history.frame([]))
+        yield rest, reference.histories[fresh], ""
 
 
 def resampled(reference: Reference, clean: pd.DataFrame, size: int, draws: int) -> Iterator[Replay]:
@@ -138,7 +153,8 @@ def measure(injector: FaultInjector, clean_seeds: Sequence[int], rounded: int) -
     frames = []
     for number in range(rounded):
         banks = injector.perturbed(number)
-        frames.append(pd.concat([injector.train(name, banks) for name in names], ignore_index=True))
+        made = [injector.train(name, lambda banks=banks: banks, what=f"rounding {number}") for name in names]  # type: ignore[misc]
+        frames.append(pd.concat(made, ignore_index=True))
         logger.info("clean replay %d of %d on perturbed features is trained", number + 1, rounded)
     if rounded:
         kind = f"the default run (seeds {seed_range(injector.seeds)}) on perturbed features"

@@ -21,6 +21,7 @@ from kvbench.utils.text import number
 
 FAMILY_ERROR = 0.01  # chance that a run without any change fails, over all its tolerances together
 NO_SPREAD = "not judged: one reference seed, so no spread to judge by"
+ROUNDED = 1e-6  # by so much a share in a file may be off
 FEW_SEEDS = 6  # below it Student's t makes the intervals very wide
 
 
@@ -93,6 +94,22 @@ class Comparison:
         return "\n".join([*parts, "", f"If this change is meant to be: {self.update}"])
 
 
+def error_of_one(reference: Reference) -> float:
+    """The chance of a false alarm that one number with a tolerance may have (Bonferroni, of `FAMILY_ERROR`).
+
+    All configurations together, as `kvbench.reference.together` compares them, count as one more.
+    """
+    count = len(history.configurations(reference.histories))
+    return FAMILY_ERROR / (len(TOLERANCES) * (count + (count > 1)))
+
+
+def repeats(reference: Reference, fresh: pd.DataFrame, rng_fingerprint: str) -> bool:
+    """Whether every fresh seed is one of the reference's, draws the same random numbers, and there are replicates."""
+    known = set(history.seeds(fresh)) <= set(history.seeds(reference.histories))
+    same = bool(rng_fingerprint) and rng_fingerprint == reference.rng_fingerprint
+    return known and same and not reference.replicates.empty
+
+
 @np.errstate(all="ignore")  # what is no number is NaN, whatever the caller's settings
 def compare(
     reference: Reference,
@@ -145,12 +162,13 @@ def compare(
         # a published table may leave out epochs that a run has
         every = list(range(1, epochs[-1] + 1)) if reference.epochs_reported else epochs
         problems += history.incomplete(new, [configuration], wanted, every)
+        problems += _one_curve_for_two_seeds(new, old) + _no_shares(new, old, reference.provenance.get("val_count"))
     deviations: list[Deviation] = []
     notes: list[str] = []
     if not problems:
         paired, why = _pairing(reference, old, new, replicates, rng_fingerprint, by_seed=by_seed)
         notes += [why] if why else []
-        level = 1 - FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(reference.histories)))
+        level = 1 - error_of_one(reference)
         repeated = old if reference.repeated is None else history.of(reference.repeated, configuration)
         repeated = repeated[repeated["seed"].isin(history.seeds(replicates))].sort_values(["seed", "epoch"])
         same = old[old["seed"].isin(history.seeds(new))]
@@ -173,6 +191,38 @@ def compare(
         "" if old.empty or new.empty else _curves(old, new),
         reference.update_command,
     )
+
+
+def _one_curve_for_two_seeds(new: pd.DataFrame, old: pd.DataFrame) -> list[str]:
+    """Say that two seeds have the same results, digit by digit, which no two recorded ones have."""
+    fresh, recorded = (
+        {
+            seed: side.loc[side["seed"] == seed, list(history.RESULTS)].to_numpy().tobytes()
+            for seed in history.seeds(side)
+        }
+        for side in (new, old)
+    )
+    firsts: dict[bytes, int] = {}
+    for seed, curve in fresh.items() if len({*recorded.values()}) == len(recorded) else ():
+        first = firsts.setdefault(curve, seed)
+        if first != seed:
+            same = f"seeds {first} and {seed} have the same results, digit by digit"
+            return [f"{same}, which recorded seeds have not: is the training given its seed?"]
+    return []
+
+
+def _no_shares(new: pd.DataFrame, old: pd.DataFrame, count: int | None) -> list[str]:
+    """Say that accuracies or agreements are no shares of ``count`` validation images, which recorded ones are."""
+    if not count or count * ROUNDED > 0.1:
+        return []
+
+    def off(side: pd.DataFrame) -> float:
+        hits = side[list(history.SHARES)].to_numpy(dtype=np.float64) * count
+        return float(np.nan_to_num(np.abs(hits - np.round(hits))).max(initial=0))
+
+    if off(old) > count * ROUNDED or off(new) <= count * ROUNDED:
+        return []
+    return [f"accuracies or agreements are no shares of {count:,} images: validation saw another number of them"]
 
 
 def _pairing(

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvbench.findings.clauses import DIFFERENCE, EPOCHS, RATIO, format_margin
 from kvbench.findings.judge import FAMILY_ERROR as FINDINGS_ERROR
-from kvbench.reference.compare import FAMILY_ERROR, grid
+from kvbench.reference.compare import error_of_one, grid
 from kvbench.reference.store import Reference
 from kvbench.reference.tolerances import TOLERANCES, Tolerance
 from kvbench.results import history
@@ -30,7 +30,7 @@ def tolerances_table(reference: Reference, seeds: int, loss: float, share: float
         names: configurations to show.
     """
     epochs = history.epochs(reference.histories)
-    level = FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(reference.histories)))
+    level = error_of_one(reference)
     rows = []
     for name in names:
         old, replicates = history.of(reference.histories, name), history.of(reference.replicates, name)

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 FLOOR = 1e-12  # nat; below it a loss is rounding, and its logarithm noise
 
@@ -130,6 +130,37 @@ def prediction_interval(reference: ArrayLike, fresh_count: int, level: float = 0
         return -math.inf, math.inf
     half = _quantile(sample.size - 1, level) * deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
     return mean - half, mean + half
+
+
+def standardized_sum(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats, float]:
+    """Sum up the columns of two samples, each column divided by its standard deviation over both samples together.
+
+    As the scales read all rows alike, whichever sample they are of, a t test of the sums is exact for normal rows,
+    whatever the correlations of the columns (Läuter, *Biometrics* 1996; Läuter, Glimm & Kropf, *Annals of Statistics*
+    1998).
+
+    Args: ``first`` (n, p) and ``second`` (m, p), finite, rows independent.
+
+    Returns:
+        The mean over the columns for each row, (n,) and (m,), and the mean of what columns are multiplied by: how far
+        the sum moves where each column moves by 1. Columns without spread count as 0.
+    """
+    both = np.concatenate([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)])
+    assert both.ndim == 2
+    spread = both.std(axis=0, ddof=1)
+    weights = np.divide(1, spread, out=np.zeros_like(spread), where=np.ptp(both, axis=0) > 0) / both.shape[1]
+    sums = both @ weights
+    return sums[: len(np.asarray(first))], sums[len(np.asarray(first)) :], float(weights.sum())
+
+
+def upper_bound(hits: int, trials: int, level: float = 0.95) -> float:
+    """Upper bound of a rate of which ``hits`` were seen in independent ``trials`` (Clopper and Pearson).
+
+    Example:
+        >>> round(upper_bound(0, 300), 4)
+        0.0099
+    """
+    return 1.0 if hits == trials else float(betaincinv(hits + 1, trials - hits, level))
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:

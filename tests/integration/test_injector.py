@@ -20,6 +20,7 @@ from kvbench.reference.store import load
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.utils.environment import environment, rng_fingerprint
+from kvbench.utils.progress import Progress
 from tests.support.small import EXPERIMENT, SMALL
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def injector(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
             training.finish()
             rows += training.history
             replicates += training.replicate_history
-    facts = {"fingerprints": made_from(EXPERIMENT, banks), **environment(CPU)}
+    facts = {"fingerprints": made_from(EXPERIMENT, banks), "val_count": SMALL.val_count, **environment(CPU)}
     update(
         folder, "small", EXPERIMENT.design, history.frame(rows), facts, full=True, replicates=history.frame(replicates)
     )
@@ -52,7 +53,7 @@ def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:
         result = injector.test(Fault("none", "nothing goes wrong", nullcontext, (tag,)))
         assert not result.changed
         assert not result.detected
-        assert not result.detected_unpaired
+        assert not any(number.failed for number in result.together)
         assert result.error == ""
         assert all(comparison.deviations for comparison in result.paired), "nothing was compared"
 
@@ -69,8 +70,12 @@ def test_without_a_fault_nothing_is_noticed(injector: FaultInjector) -> None:
         ("scheduler-never", "train_loss"),
         ("one-order-of-batches", "train_loss"),
         ("hook-before-relu", "train_loss"),
-        ("validation-cut", "val_loss"),
         ("validation-on-training-data", "val_loss"),
+        ("moments-lost", "train_loss"),
+        ("warm-up", "train_loss"),
+        ("smoothed-targets", "train_loss"),
+        ("normal-init", "train_loss"),
+        ("feature-noise", "train_loss"),
     ],
 )
 def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(injector: FaultInjector, name: str, place: str) -> None:
@@ -85,12 +90,11 @@ def test_a_fault_is_noticed_where_it_acts_and_nowhere_else(injector: FaultInject
 
 
 def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(injector: FaultInjector) -> None:
-    fresh = replace(injector, _baselines={})
-    result = fresh.test(replace(FAULTS["residual-dropped"], probes=("",), scheduled=True, controls=()))
+    result = injector.test(replace(FAULTS["residual-dropped"], probes=("",), controls=()))
     assert result.changed
     assert result.detected
-    assert result.paired[-1].configuration == "Model7"
-    assert not fresh.test(Fault("none", "nothing goes wrong", nullcontext, ("residual chain",))).changed
+    assert [comparison.configuration for comparison in result.paired] == ["Model1", "Model7"]
+    assert not injector.test(Fault("none", "nothing goes wrong", nullcontext, ("residual chain",))).changed
 
 
 def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjector) -> None:
@@ -98,6 +102,56 @@ def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjecto
     assert "epoch is 0; valid is an integer from 1" in result.error
     assert result.detected
     assert result.detected_unpaired
+
+
+@pytest.mark.parametrize("name", ["validation-cut", "validation-16-rows-fewer"])
+def test_a_validation_of_fewer_images_is_counted(injector: FaultInjector, name: str) -> None:
+    result = injector.test(FAULTS[name])
+    assert "validation saw another number of them" in result.error
+    assert result.detected_unpaired
+    assert all("train_loss" not in comparison.drifted for comparison in result.paired)
+
+
+def test_a_seed_that_is_not_used_is_told_by_new_seeds_too(injector: FaultInjector) -> None:
+    result = injector.test(FAULTS["one-seed"])
+    assert "seeds 0 and 1 have the same results, digit by digit" in result.error
+    assert result.detected_unpaired
+
+
+def test_what_is_trained_is_kept_and_an_interrupted_measurement_goes_on(
+    injector: FaultInjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [FAULTS[name] for name in ("gamma-0.7", "adamw")]
+    finish, trained = Training.finish, [""]
+
+    def counted(training: Training) -> None:
+        if len(trained) == stop:
+            raise KeyboardInterrupt
+        finish(training)
+        trained.append(training.configuration.id)
+
+    monkeypatch.setattr(Training, "finish", counted)
+    stop, told = 2, list[Progress]()
+    with pytest.raises(KeyboardInterrupt):
+        [*injector.test_all(faults, told.append)]
+    stop = 0
+    results = [*injector.test_all(faults, told.append)]
+    assert [result.fault.id for result in results] == ["gamma-0.7", "adamw"]
+    assert len(told) == len(trained), "one was told of and interrupted"
+    before = len(trained)
+    assert [result.outcome for result in injector.test_all(faults)] == [result.outcome for result in results]
+    assert len(trained) == before, "all is kept"
+
+
+def test_a_fault_with_nothing_to_act_on_is_left_out_with_its_reason(injector: FaultInjector) -> None:
+    nothing = Fault("no-such-students", "it is about others", nullcontext, ("convolutions",))
+    assert "has no student that it is about" in injector.test(nothing).cannot
+    result = injector.test(replace(FAULTS["statistics-wrong"], inject=nullcontext))
+    assert "makes no image or feature of this workload" in result.cannot
+    assert not result.detected
+    told = page([result], [], injector, environment(CPU), "kvbench detect")
+    assert "Left out, as they have nothing to act on here:" in told
+    assert "- statistics-wrong: " in told
 
 
 @pytest.mark.parametrize("name", [name for name, row in FAULTS.items() if row.equivalent and "seconds" not in name])

@@ -5,7 +5,7 @@ The table is `FAULTS`; the modules hold its rows by what they break.
 
 from __future__ import annotations
 
-from kvbench.mutation.faults.fault import Fault
+from kvbench.mutation.faults.fault import CannotActError, Fault
 from kvbench.mutation.faults.features import FEATURE_FAULTS
 from kvbench.mutation.faults.recording import RECORDING_FAULTS
 from kvbench.mutation.faults.students import STUDENT_FAULTS
@@ -14,7 +14,7 @@ from kvbench.utils.errors import unknown
 
 FAULTS = {row.id: row for row in [*FEATURE_FAULTS, *TRAINING_FAULTS, *STUDENT_FAULTS, *RECORDING_FAULTS]}
 
-__all__ = ["FAULTS", "Fault", "fault"]
+__all__ = ["FAULTS", "CannotActError", "Fault", "fault"]
 
 
 def fault(name: str) -> Fault:

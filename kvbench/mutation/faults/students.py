@@ -16,7 +16,7 @@ from kvbench.core.models import KeyValueMemory, ResidualChain, SumOfHeads
 from kvbench.core.run import Run
 from kvbench.mutation.faults.fault import MEMORY, Fault, after_init, patched
 
-FROZEN, RELU, RESIDUAL = ("frozen memories",), ("ReLU",), ("residual chain",)
+FROZEN, GELU, RELU, RESIDUAL = ("frozen memories",), ("GELU",), ("ReLU",), ("residual chain",)
 SIMPLE, SUM = ("simple",), ("what reads more than the last tap",)
 
 
@@ -115,6 +115,17 @@ def small_memory(self: KeyValueMemory, *arguments: Any, **options: Any) -> None:
         self.memory.normal_(0, 0.02)
 
 
+def drawn_by(draw: Callable[[Tensor], Tensor]) -> Callable[[int, int], nn.Linear]:
+    """Linear layers whose weights are drawn in another way."""
+
+    def linear(in_features: int, out_features: int) -> nn.Linear:
+        layer = nn.Linear(in_features, out_features)
+        draw(layer.weight)
+        return layer
+
+    return linear
+
+
 def no_bias(run: Run) -> None:
     """The last layers' biases are zero and stay so."""
     layers = [m for m in run.module.modules() if isinstance(m, nn.Linear) and m.out_features == run.train.classes]
@@ -126,30 +137,36 @@ def no_bias(run: Run) -> None:
 
 STUDENT_FAULTS = [
     Fault("memory-frozen", "the trained memories are frozen", with_memory(trainable=False), MEMORY, FROZEN),
-    Fault("memory-unfrozen", "the frozen memories are trained", with_memory(trainable=True), FROZEN, SIMPLE),
-    Fault("relu-for-gelu", "ReLU for GELU", with_activation("gelu", F.relu), MEMORY, SIMPLE),
-    Fault("gelu-for-relu", "GELU for ReLU", with_activation("relu", F.gelu), RELU, SIMPLE),
+    Fault("memory-unfrozen", "the frozen memories are trained", with_memory(trainable=True), FROZEN, SIMPLE, FROZEN),
+    Fault("relu-for-gelu", "ReLU for GELU", with_activation("gelu", F.relu), MEMORY, SIMPLE, GELU),
+    Fault("gelu-for-relu", "GELU for ReLU", with_activation("relu", F.gelu), RELU, SIMPLE, RELU),
     Fault("gelu-tanh", "GELU by its tanh approximation",
-          with_activation("gelu", partial(F.gelu, approximate="tanh")), MEMORY, SIMPLE),
-    Fault("silu-for-gelu", "SiLU for GELU", with_activation("gelu", F.silu), MEMORY, SIMPLE),
+          with_activation("gelu", partial(F.gelu, approximate="tanh")), MEMORY, SIMPLE, GELU),
+    Fault("silu-for-gelu", "SiLU for GELU", with_activation("gelu", F.silu), MEMORY, SIMPLE, GELU),
     Fault("memory-transposed", "the memory is transposed where it is square", memory_forward(transposed), RESIDUAL,
-          SIMPLE),
+          SIMPLE, RESIDUAL),
     Fault("activation-missing", "the value that is read has no activation", memory_forward(one_activation), MEMORY,
-          SIMPLE),
+          SIMPLE, MEMORY),
     Fault("score-activation-missing", "the scores have no activation", memory_forward(no_score_activation), MEMORY,
-          SIMPLE),
-    Fault("softmax-scores", "the scores go through softmax", memory_forward(softmax_scores), MEMORY, SIMPLE),
+          SIMPLE, MEMORY),
+    Fault("softmax-scores", "the scores go through softmax", memory_forward(softmax_scores), MEMORY, SIMPLE, MEMORY),
     Fault("dropout-left-on", "10% dropout of the scores, in validation, too", memory_forward(dropped_out), MEMORY,
-          SIMPLE),
-    Fault("scores-in-bf16", "the scores in bfloat16", memory_forward(in_bf16), MEMORY, SIMPLE),
-    Fault("half-the-slots", "half as many slots", patched(KeyValueMemory, "__init__", narrower), MEMORY, SIMPLE),
+          SIMPLE, MEMORY),
+    Fault("scores-in-bf16", "the scores in bfloat16", memory_forward(in_bf16), MEMORY, SIMPLE, MEMORY),
+    Fault("half-the-slots", "half as many slots", patched(KeyValueMemory, "__init__", narrower), MEMORY, SIMPLE,
+          MEMORY),
     Fault("memory-init", "memories are drawn from N(0, 0.02)", patched(KeyValueMemory, "__init__", small_memory),
-          FROZEN, SIMPLE),
+          FROZEN, SIMPLE, MEMORY),
     Fault("default-init", "Linear's own initialisation instead of kaiming_uniform_", patched(models, "linear", nn.Linear)),  # noqa: E501
+    Fault("normal-init", "weights are drawn by kaiming_normal_ instead of kaiming_uniform_",
+          patched(models, "linear", drawn_by(nn.init.kaiming_normal_))),
+    Fault("xavier-init", "weights are drawn by xavier_uniform_ instead of kaiming_uniform_",
+          patched(models, "linear", drawn_by(nn.init.xavier_uniform_))),
     Fault("bias-missing", "the last layers have no bias", after_init(no_bias)),
     Fault("residual-dropped", "the residual chain forgets what came before", patched(ResidualChain, "forward", no_residual),  # noqa: E501
-          RESIDUAL, SIMPLE),
+          RESIDUAL, SIMPLE, RESIDUAL),
     Fault("heads-averaged", "the heads' mean instead of their sum", patched(SumOfHeads, "forward", averaged), SUM,
-          SIMPLE),
-    Fault("same-tap", "every head that fits reads the last tap", patched(SumOfHeads, "forward", same_tap), SUM, SIMPLE),
+          SIMPLE, SUM),
+    Fault("same-tap", "every head that fits reads the last tap", patched(SumOfHeads, "forward", same_tap), SUM,
+          SIMPLE, SUM),
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 
 from kvbench.core import losses
 from kvbench.core.run import Run
-from kvbench.mutation.faults.fault import ANY, MEMORY, Fault, after_init, patched, with_recipe
+from kvbench.mutation.faults.fault import ANY, MEMORY, Fault, after_init, patched, patched_for, with_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss(new: Loss) -> Callable[[], AbstractContextManager[object]]:
-    """Train and validate with another loss."""
-    return patched(losses, "distillation_loss", lambda student, teacher, _temperature: new(student, teacher))
+    """Train and validate with another loss instead of KL."""
+    instead = lambda student, teacher, _temperature: new(student, teacher)  # noqa: E731
+    return patched_for(lambda recipe: recipe.loss == "kl", "loss kl", losses, "distillation_loss", instead)
 
 
 def kl(student: Tensor, teacher: Tensor, reduction: str = "batchmean") -> Tensor:
@@ -38,17 +40,23 @@ def tempered_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) ->
     return kl(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1)) * temperature**2
 
 
+def smoothed_loss(student: Tensor, teacher: Tensor, share: float = 0.1) -> Tensor:
+    """A tenth of the target's probability is spread evenly over the classes."""
+    target = (1 - share) * F.softmax(teacher, 1) + share / teacher.shape[1]
+    return kl(F.log_softmax(student, 1), target.log())
+
+
 def target_not_log(student: Tensor, teacher: Tensor) -> Tensor:
     """``log_target`` forgotten: the log probabilities are read as probabilities; their logarithm is no number."""
     return F.kl_div(F.log_softmax(student, 1), F.softmax(teacher, 1), log_target=True, reduction="batchmean")
 
 
-_adam = torch.optim.Adam
+_adam, _chunks = torch.optim.Adam, Run.chunks
 
 
 def optimiser(make: Callable[..., torch.optim.Optimizer]) -> Callable[[], AbstractContextManager[object]]:
     """Make another optimiser from Adam's arguments."""
-    return patched(torch.optim, "Adam", make)
+    return patched_for(lambda recipe: recipe.optimizer == "Adam", "optimizer Adam", torch.optim, "Adam", make)
 
 
 def sgd(parameters: Any, lr: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
@@ -59,6 +67,33 @@ def sgd(parameters: Any, lr: float, weight_decay: float, fused: bool) -> torch.o
 def adam_with(**changes: Any) -> Callable[[], AbstractContextManager[object]]:
     """Adam with some arguments changed."""
     return optimiser(lambda parameters, lr, **options: _adam(parameters, lr, **{**options, **changes}))
+
+
+def decayed_weights(parameters: Any, lr: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
+    """Adam without weight decay of what has one axis: biases."""
+    every = [parameter for group in parameters for parameter in group["params"]]
+    biases = {"params": [one for one in every if one.ndim == 1], "weight_decay": 0.0}
+    groups: list[dict[str, Any]] = [{"params": [one for one in every if one.ndim != 1]}, biases]
+    return _adam(groups, lr, weight_decay=weight_decay, fused=fused)
+
+
+def forgetful(self: Run) -> Iterator[None]:
+    """Train an epoch with an optimiser that has seen no step before."""
+    self.optimizer.state.clear()
+    yield from _chunks(self)
+
+
+def warmed_up(run: Run) -> None:
+    """Let lr rise evenly over the steps of the first epoch."""
+    steps = -(-len(run.train) // run.configuration.recipe.batch_size)
+    taken = itertools.count(1)
+
+    def warm(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if (step := next(taken)) <= steps:
+            for group in optimizer.param_groups:
+                group["lr"] = run.configuration.recipe.lr * step / steps
+
+    run.optimizer.register_step_pre_hook(warm)
 
 
 def per_batch(run: Run) -> None:
@@ -133,10 +168,14 @@ TRAINING_FAULTS = [
           loss(lambda s, t: kl(F.log_softmax(s, 1), F.log_softmax(t, 1), "sum"))),
     Fault("target-not-log", "the target's logarithm is not taken", loss(target_not_log)),
     Fault("temperature-2", "both sides at temperature 2", loss(tempered_loss)),
+    Fault("smoothed-targets", "a tenth of the targets' probability is spread over all classes", loss(smoothed_loss)),
     Fault("cross-entropy", "cross-entropy with the teacher's first choice",
           loss(lambda s, t: F.cross_entropy(s, t.argmax(1)))),
     Fault("no-weight-decay", "weight decay 0 instead of 1e-4", with_recipe(lambda r: replace(r, weight_decay=0.0))),
     Fault("weight-decay-x10", "weight decay 1e-3", with_recipe(lambda r: replace(r, weight_decay=10 * r.weight_decay))),
+    Fault("weight-decay-skips-biases", "weight decay leaves biases alone", optimiser(decayed_weights)),
+    Fault("moments-lost", "the optimiser's moments are lost between epochs", patched(Run, "chunks", forgetful)),
+    Fault("warm-up", "the learning rate rises over the first epoch", after_init(warmed_up)),
     Fault("sgd", "SGD with momentum instead of Adam", optimiser(sgd)),
     Fault("adamw", "AdamW instead of Adam", optimiser(torch.optim.AdamW)),
     Fault("amsgrad", "Adam with amsgrad", adam_with(amsgrad=True)),
@@ -163,7 +202,7 @@ TRAINING_FAULTS = [
     Fault("gradients-clipped", "gradients are clipped to norm 0.1", after_init(clipped), MEMORY),
     Fault("gradients-add-up", "gradients are never set to zero", after_init(twice)),
     Fault("partial-batch-dropped", "a last batch that is not full is dropped", patched(torch, "split", full_batches),
-          equivalent="4,096 images are 64 full batches: nothing is dropped"),
+          equivalent="the images are a whole number of batches: nothing is dropped"),
     Fault("zeroed-gradients", "gradients are set to zero instead of None",
           patched(torch.optim.Adam, "zero_grad", zeroed),
           equivalent="the same numbers reach the optimiser"),

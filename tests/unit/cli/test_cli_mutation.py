@@ -147,3 +147,20 @@ def test_the_power_of_one_seed_is_not_known(call: Call, tmp_path: Path) -> None:
     result = call("power", "--expected", "lone", "--folder", tmp_path)
     assert result.code == 2
     assert result.err == "Error: The reference of lone has one seed: its spread is not known.\n"
+
+
+def test_false_alarms_are_counted_and_findings_judged(call: Call, tmp_path: Path) -> None:
+    synthetic.reference(tmp_path)
+    page = tmp_path / "page.md"
+    options = ["--runs", 0, "--same", 0, "--judged", 2, "--splits", 2, "--workers", 1, "--cache", tmp_path / "cache"]
+    result = call("alarms", *options, "--expected", "synthetic", "--folder", tmp_path, "--out", page)
+    assert result.code == 0, result.err
+    assert result.out.rstrip() == page.read_text().rstrip()
+    text = " ".join(result.out.split())
+    for expected in (
+        "Made by `kvbench alarms --runs 0 --same 0 --references 10 --judged 2 --splits 2 --expected synthetic`",
+        "- 2 runs, 5 seeds of synthetic's reference against the others: 0 false alarms",
+        "| no effect: recorded margins with permuted labels | 2 |",
+    ):
+        assert expected in text, expected
+    assert "## Clean runs" not in text

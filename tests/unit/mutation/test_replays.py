@@ -53,16 +53,17 @@ def test_a_verdict_that_turns_is_an_alarm_of_its_own_kind(recorded: Reference) -
 
 @pytest.mark.parametrize(("alarms", "runs"), [(0, 5), (0, 300), (2, 40)])
 def test_the_bound_is_clopper_and_pearsons(alarms: int, runs: int) -> None:
-    bound = replays.FalseAlarms("", runs, alarms, 0, alarms, 0.0, 0.5, True).bound
+    bound = replays.FalseAlarms("", runs, alarms, 0, 0, alarms, 0.0, 0.5, True).bound
     # At the bound, as few alarms as were seen have a chance of 5%.
     assert binom.cdf(alarms, runs, bound) == pytest.approx(0.05)
 
 
 def test_runs_that_share_seeds_get_no_bound() -> None:
-    shared = replays.FalseAlarms("drawn", 200, 1, 0, 1, 0.0, 1.2, False)
+    shared = replays.FalseAlarms("drawn", 200, 1, 0, 0, 1, 0.0, 1.2, False)
     assert math.isnan(shared.bound)
     assert "none: runs share seeds" in " ".join(alarms_list([shared]).split())
-    assert "1 false alarms (1 by a tolerance, 0 by a verdict)" in alarms_list([shared])
+    ways = "1 by a tolerance, 0 by all configurations together, 0 by a verdict"
+    assert f"1 false alarms ({ways})" in " ".join(alarms_list([shared]).split())
 
 
 def test_no_runs_are_no_evidence(recorded: Reference) -> None:

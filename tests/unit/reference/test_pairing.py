@@ -123,7 +123,7 @@ def test_the_allowed_shift_is_that_of_the_replicates_over_all_gates_widened_by_t
     every = memory_runs()
     fresh = every[every["seed"].isin([1, 4])]
     deviations = {o.tolerance.name: o for o in compare(recorded, fresh, "Model5", rng_fingerprint=STREAM).deviations}
-    level = 1 - FAMILY_ERROR / (5 * 4)  # five gates of four configurations
+    level = 1 - FAMILY_ERROR / (5 * 5)  # five gates of four configurations and of all together
     last = [
         rows[(rows["configuration"] == "Model5") & (rows["epoch"] == 3)].set_index("seed")
         for rows in (recorded.histories, recorded.replicates)
