@@ -400,6 +400,7 @@ def taps(
         echo(f"\n{more:,} more lie deeper: --depth {reach + 1}.")
 
 
+OF_BANKS = [row.name for row in OPTIONS if row.decides_banks]
 Part = Annotated[
     str,
     typer.Option(help="Do the I-th of N shares of the work, such as 1/8: for the I-th job of an array.", metavar="I/N"),
@@ -407,7 +408,7 @@ Part = Annotated[
 
 
 @app.command(**example("extract --workload folder --root data/flowers"))
-@takes([row.name for row in OPTIONS if row.decides_banks])
+@takes([*OF_BANKS, "engine"])
 def extract(
     values: dict[str, Any],
     verify: Annotated[bool, typer.Option(help="Read banks that are there whole and compare all checksums.")] = False,
@@ -418,6 +419,7 @@ def extract(
     One pass of the teacher over each split; an interrupted pass is resumed. Jobs that each do a part may run at once,
     on machines that share the cache, and again.
     """
+    from kvbench.harness.engine import run
     from kvbench.harness.projects import experiment
     from kvbench.harness.setup import Settings
     from kvbench.utils.shares import Share
@@ -426,11 +428,14 @@ def extract(
     chosen = experiment(values, values["project"])
     settings = Settings.of(values, chosen.images, verify=verify)
     if share:
-        filled = settings.fill_banks(share, bar.show)
+        stores, _ = settings.stores(bar.show)
+        counts = settings.fill(stores, share)
         bar.close()
-        for split, (count, store) in filled.items():
-            echo(f"{split}: {count:,} of {len(store.parts):,} part files are done, in {store.folder.path}")
+        for split, store in stores.items():
+            echo(f"{split}: {counts[split]:,} of {len(store.parts):,} part files are done, in {store.folder.path}")
         return
+    if values["engine"] == "ray":
+        run("extract", values["texts"], on_progress=bar.show)
     banks = settings.open_banks(bar.show)
     bar.close()
     for split, bank in (("train", banks.train), ("val", banks.val)):
@@ -441,23 +446,24 @@ def extract(
 
 
 @app.command(**example("train --part 1/8 --workload tiny-imagenet --seeds 10"))
-@takes([row.name for row in OPTIONS if row.decides_banks or row.name == "seeds"], asks=False)
+@takes([*OF_BANKS, "seeds", "engine"], asks=False)
 def train(values: dict[str, Any], part: Part = "1/1") -> None:
     """Train what a test run would, without comparing.
 
     What is complete is kept in the cache, and pytest benchmarks/ with the same options finds it and only compares. Jobs
     that each do a part may run at once, on machines that share the cache, and again; one that was killed goes on.
     """
-    from kvbench.harness.projects import collected
+    from kvbench.harness.engine import run
+    from kvbench.harness.projects import collected, flags
     from kvbench.harness.tasks import train_share
     from kvbench.utils.shares import Share
 
     share = Share.parse(part)
-    given = [(row, values["texts"][row.name]) for row in OPTIONS if row.name in values["texts"]]
-    flags = [word for row, text in given for word in (row.flag, *(text.split() if row.several else [text]))]
-    session, rows = collected(flags)
+    if values["engine"] == "ray":
+        run("train", values["texts"], on_progress=bar.show)
+    session = collected(flags(values["texts"]))
     session.progress = bar
-    done = train_share(session, rows, share, bar.show)
+    done = train_share(session, session.rows, share, bar.show)
     bar.close()
     if done.problems:
         raise UserError(" ".join(done.problems))
@@ -467,11 +473,8 @@ def train(values: dict[str, Any], part: Part = "1/1") -> None:
     )
 
 
-SWEPT = [row.name for row in OPTIONS if row.decides_banks]  # what decides the banks of a sweep
-
-
 @app.command(**example("sweep --set lr=1e-3,3e-3 --set train_count=1024,4096"))
-@takes([*SWEPT, "seeds"])
+@takes([*OF_BANKS, "seeds"])
 def sweep(
     values: dict[str, Any],
     finding: Annotated[Optional[list[str]], typer.Option(help="Map this finding alone; may be repeated.")] = None,
@@ -495,7 +498,7 @@ def sweep(
         need_chart(chart)
     for folder in filter(None, (out, chart and chart.parent, html and html.parent)):
         need_writable(folder)
-    options = {name: values[name] for name in SWEPT if name not in {"study", "workload", "set"}}
+    options = {name: values[name] for name in OF_BANKS if name not in {"study", "workload", "set"}}
     swept = train(grid, values["seeds"] or 0, finding or (), bar.show, **options)
     bar.close()
     echo(swept.markdown())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import kvbench
 from kvbench.harness import cache
 from kvbench.harness.options import OPTIONS, command
-from kvbench.harness.projects import FOLDER, ask, collected, experiment
+from kvbench.harness.projects import FOLDER, ask, collected, experiment, flags
 from kvbench.utils.environment import PACKAGES, processors
 from kvbench.utils.errors import UserError, describe
 from kvbench.utils.text import size
@@ -217,19 +217,10 @@ class Doctor:
         if not (self.whole and Path(FOLDER).is_dir()):
             yield Remark("checkpoints", f"not compared: that needs {FOLDER}/ and whole banks; {others}")
             return
-        session, rows = collected(self._arguments)
+        session = collected(flags(self.given))
         suite = directory_of(folder, session.title, session.suite_facts)
         begun = sum(any(one.glob("*.safetensors")) for one in suite.glob("*"))
-        done = sum(bool(session.kept(row).paths) for row in rows)
+        done = sum(bool(session.kept(row).paths) for row in session.rows)
         parts = [f"a run here goes on with {begun} trainings, in {suite}"] if begun else []
         parts += [f"of {done} configurations it takes what tasks trained"] if done else []
         yield Remark("checkpoints", f"{'; '.join(parts) or 'none for a run here'}; {others}")
-
-    @property
-    def _arguments(self) -> list[str]:
-        """The options, as pytest takes them."""
-        rows = {row.name: row for row in OPTIONS}
-        words = []
-        for name, text in self.given.items():
-            words += [rows[name].flag, *(text.split() if rows[name].several else [text])]
-        return words

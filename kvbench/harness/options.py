@@ -18,6 +18,7 @@ from kvbench.workloads import WORKLOADS
 
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
 MIXED = ("tell", "refuse")  # what to do about banks that were computed in part elsewhere
+ENGINES = ("local", "ray")
 MOST_SEEDS = 1000  # as many as a history may have
 
 
@@ -128,6 +129,14 @@ OPTIONS = [
         "",
         "how many seeds, counted from 0, or a range such as 5:8; empty: the workload's own number",
         parse_seeds,
+        repeated=False,
+        decides_banks=False,
+    ),
+    Option(
+        "engine",
+        "local",
+        "who passes images and trains: local, this process, or ray, the cluster at RAY_ADDRESS",
+        one_of("engine", ENGINES),
         repeated=False,
         decides_banks=False,
     ),

@@ -196,6 +196,7 @@ class KvbenchPlugin:
         training = [item for item in session.items if trains(item)]
         if training:
             self.session.trainings_ahead = len(training)
+            self.session.rows = self.configurations(training)
             self.session.test_folders = {item.path.parent for item in training}
         for item in session.items:
             if (trains(item) or parameter(item, "kvbench_finding")) and not self.config.option.collectonly:

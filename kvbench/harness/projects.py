@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvbench.core.recipe import Configuration, Recipe
+from kvbench.core.recipe import Recipe
 from kvbench.harness.options import OPTIONS
 from kvbench.studies.experiment import Experiment, read_choices
 from kvbench.studies.registry import find
@@ -95,7 +95,6 @@ class _Collecting:
 
     def __init__(self) -> None:
         self.session: Session | None = None
-        self.rows: list[Configuration] = []
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -103,11 +102,16 @@ class _Collecting:
         if plugin is None or session.testsfailed:
             return
         self.session = plugin.started
-        self.rows = plugin.configurations(session.items)
 
 
-def collected(arguments: Sequence[str]) -> tuple[Session, list[Configuration]]:
-    """The session that ``pytest benchmarks/`` with these arguments is, before its first test, and what it would train.
+def flags(texts: Mapping[str, str]) -> list[str]:
+    """Options of a test run by name, as words of its command."""
+    given = [(row, texts[row.name]) for row in OPTIONS if row.name in texts and row.name != "engine"]
+    return [word for row, text in given for word in (row.flag, *(text.split() if row.several else [text]))]
+
+
+def collected(arguments: Sequence[str]) -> Session:
+    """The session that ``pytest benchmarks/`` with these arguments is, before its first test.
 
     Raises:
         UserError: there is no such folder, pytest cannot collect it, or no test in it trains.
@@ -116,9 +120,9 @@ def collected(arguments: Sequence[str]) -> tuple[Session, list[Configuration]]:
         raise UserError(f"There is no folder {FOLDER}/ here, whose tests say what is trained: kvbench init writes one.")
     collecting = _Collecting()
     said = _quietly(collecting, FOLDER, "--collect-only", "-q", *arguments)
-    if collecting.session is None or not collecting.rows:
+    if collecting.session is None or not collecting.session.rows:
         raise UserError(f"pytest finds nothing to train in {FOLDER}/: {said}.")
-    return collecting.session, collecting.rows
+    return collecting.session
 
 
 def chosen(values: Mapping[str, Any], project: Sequence[Study]) -> tuple[Study, Workload]:

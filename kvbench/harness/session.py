@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -67,6 +68,8 @@ class Session:
             update=update,
         )
         self.trainings_ahead = 0
+        self.rows: list[Configuration] = []  # what tests train
+        self.texts = texts
         self.test_folders: set[Path] = set()  # whose code is part of what is trained
         self.stopped = ""  # by what, from outside
         self.opened_suite: Suite | None = None  # of this process, once something is trained
@@ -95,6 +98,7 @@ class Session:
             raise UserError(f"{error} Name other files with --kvbench-report and --kvbench-html.") from None
         if self.experiment.study.train is not None:
             return None
+        self._on_cluster("extract")
         banks = self.settings.open_banks(self._show)
         with best_effort("remove the progress bar"):
             self.progress.close()
@@ -131,6 +135,7 @@ class Session:
         from kvbench.harness.setup import begin
         from kvbench.utils.oom import enough_memory
 
+        _ = self._trained_on_cluster
         suite = None
         with best_effort("keep the states of unfinished trainings"):
             suite = self.suite
@@ -151,6 +156,25 @@ class Session:
 
         training.on_epoch = on_epoch
         return training
+
+    def _on_cluster(self, command: str) -> None:
+        """Let the workers of a cluster do what tests are going to need, where one was chosen."""
+        if self.values["engine"] != "ray":
+            return
+        from kvbench.harness.engine import run
+        from kvbench.harness.options import OPTIONS
+
+        given = [row for row in OPTIONS if row.decides_banks or row.name == "seeds"]
+        given = [row for row in given if self.texts[row.name] != row.default]
+        texts = {row.name: str(self.values[row.name]) if row.path else self.texts[row.name] for row in given}
+        run(command, texts, [row.id for row in self.rows], self._show)
+
+    @cached_property
+    def _trained_on_cluster(self) -> None:
+        try:
+            self._on_cluster("train")
+        except UserError as error:  # each test tells what is wrong with its own training
+            logging.getLogger(__name__).warning("%s", error)
 
     def _reuse(self, training: Training) -> None:
         """Put runs that tasks have trained to their end, in other processes, to it."""

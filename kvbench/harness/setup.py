@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -203,21 +204,17 @@ class Settings:
         return stores, notes
 
     @default_numerics()
-    def fill_banks(self, share: Share, on_progress: OnProgress = ignore) -> dict[str, tuple[int, Store]]:
-        """Compute a share of the parts of both splits' banks; returns how many of each are in it, and where they lie.
+    def fill(self, stores: Mapping[str, Store], share: Share) -> dict[str, int]:
+        """Compute a share of the parts of both splits' banks, where they are missing; returns how many each are in it.
 
         Raises:
             UserError: the pass fails, or a part cannot be read or written.
         """
-        stores, _ = self.stores(on_progress)
         mine = share.of([(split, part) for split, store in stores.items() for part in range(len(store.parts))])
-        filled = {}
         for split, store in stores.items():
-            parts = [part for one, part in mine if one == split]
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                store.fill(parts)
-            filled[split] = len(parts), store
-        return filled
+                store.fill([part for one, part in mine if one == split])
+        return Counter(split for split, _ in mine)
 
     @default_numerics()
     def open_banks(self, on_progress: OnProgress = ignore) -> Banks:

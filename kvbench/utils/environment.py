@@ -84,7 +84,8 @@ def code(folders: Iterable[Path]) -> str:
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
     for module in list(sys.modules.values()):
         path = Path(getattr(module, "__file__", None) or "")
-        if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
+        elsewhere = {"site-packages", "dist-packages"} & {*path.parts}  # of an environment below this one
+        if path.is_file() and not elsewhere and not any(path.is_relative_to(folder) for folder in installed):
             files.add(path.resolve())
     contents = sorted(f"{path.name} {_content(path)}" for path in files)
     return hashlib.sha256("\n".join(contents).encode(errors="surrogateescape")).hexdigest()[:16]
