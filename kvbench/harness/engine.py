@@ -142,7 +142,7 @@ class Tasks:
         self.left: set[int] = set()  # tasks that are not done
         self.failures: Counter[int] = Counter()
         self.problems: dict[int, str] = {}
-        self.lost = 0  # workers, before they were prepared
+        self.lost = 0  # workers, before they were prepared, one after the other
 
     def run(self) -> None:
         """Do all. Raises `UserError` for what cannot be done, once all else is."""
@@ -180,6 +180,7 @@ class Tasks:
                 raise UserError(f"Workers on the Ray cluster are lost before they begin: {describe(error)}.") from error
             self._hire()
             return
+        self.lost = 0
         if problem and not (self.preparing or self.doing or self.idle):
             raise UserError(problem)
         if not problem:

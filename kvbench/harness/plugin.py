@@ -155,6 +155,10 @@ class KvbenchPlugin:
                 chosen = experiment(values, registered(self.config))
             texts = {row.name: self.option(row.name) for row in OPTIONS}
             self.started = Session(texts, values, chosen, progress, **flags)
+            if values["engine"] == "ray":
+                from kvbench.harness.engine import run
+
+                self.started.engine = run
         return self.started
 
     def pytest_unconfigure(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Session:
         self.trainings_ahead = 0
         self.rows: list[Configuration] = []  # what tests train
         self.texts = texts
+        self.engine: Callable[..., None] | None = None  # does tasks elsewhere: `kvbench.harness.engine.run`
         self.test_folders: set[Path] = set()  # whose code is part of what is trained
         self.stopped = ""  # by what, from outside
         self.opened_suite: Suite | None = None  # of this process, once something is trained
@@ -159,15 +160,14 @@ class Session:
 
     def _on_cluster(self, command: str) -> None:
         """Let the workers of a cluster do what tests are going to need, where one was chosen."""
-        if self.values["engine"] != "ray":
+        if self.engine is None:
             return
-        from kvbench.harness.engine import run
         from kvbench.harness.options import OPTIONS
 
         given = [row for row in OPTIONS if row.decides_banks or row.name == "seeds"]
         given = [row for row in given if self.texts[row.name] != row.default]
         texts = {row.name: str(self.values[row.name]) if row.path else self.texts[row.name] for row in given}
-        run(command, texts, [row.id for row in self.rows], self._show)
+        self.engine(command, texts, [row.id for row in self.rows], self._show)
 
     @cached_property
     def _trained_on_cluster(self) -> None:
