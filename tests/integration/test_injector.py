@@ -183,7 +183,7 @@ def test_the_page_has_every_fault_with_its_outcome_and_fits_a_screen(injector: F
     results = [injector.test(FAULTS[name]) for name in ("lr-x2", "epochs-from-zero", "zeroed-gradients")]
     missed = FaultResult(FAULTS["eps-1e-6"], changed=True, paired=results[0].paired[:0])
     assert summary(results).startswith("2 of 2 faults that change a result are detected by the default run (100%;")
-    assert summary([*results, missed]).endswith("Missed: eps-1e-6.")
+    assert " Missed: eps-1e-6." in summary([*results, missed])
     told = page(results, [], injector, environment(CPU), "kvbench detect")
     assert told.count("| lr-x2 ") == 2
     assert "the run stops" in detection_table(results[:2])
