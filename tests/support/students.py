@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from kvbench.findings.finding import Finding
 from kvbench.findings.judge import Judgement, judge
 from kvbench.results import history
 from tests.support import DESIGN
@@ -51,8 +52,9 @@ def student_runs(
 
 
 def verdicts(
-    name: str, histories: pd.DataFrame, recipe: str = "constant lr", costs: Mapping[str, float] | None = None
+    name: str | Finding, histories: pd.DataFrame, recipe: str = "constant lr", costs: Mapping[str, float] | None = None
 ) -> tuple[Judgement, dict[str, str]]:
     """A finding's judgement on a recipe, with the verdict of each clause."""
-    (judgement,) = [j for j in judge(histories, DESIGN, costs, [DESIGN.finding(name)]) if j.recipe == recipe]
+    row = DESIGN.finding(name) if isinstance(name, str) else name
+    (judgement,) = [j for j in judge(histories, DESIGN, costs, [row]) if j.recipe == recipe]
     return judgement, {clause.id: clause.verdict for clause in judgement.clauses}

@@ -202,7 +202,7 @@ def test_verdicts_are_written_and_read_with_their_tests(tmp_path: Path) -> None:
 
 def test_clauses_that_are_reported_beside_are_not_recorded() -> None:
     rows = frame(judge(student_runs(), DESIGN))
-    assert set(rows.loc[rows["finding"] == "simple-converges-faster", "clause"]) == {"Model1-epochs", "Model2-epochs"}
+    assert set(rows.loc[rows["finding"] == "simple-converges-faster", "clause"]) == {"Model1-area", "Model2-area"}
     assert len(rows) == 80
 
 
