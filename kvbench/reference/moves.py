@@ -162,7 +162,8 @@ def moves(a: Side, b: Side, *, allow_failed: bool = False, slower: float | None 
 
 def _ending(side: Side) -> str:
     why = "".join(f"; {reason}" for reason in side.reasons[:3]).replace("\n", " ")
-    return {"unknown": "it does not say whether it passed"}.get(str(side.outcome), f"it is {side.outcome}") + f"{why}."
+    said = {"unknown": "it does not say whether it passed", "failed": "it failed"}
+    return said.get(str(side.outcome), f"it is {side.outcome}") + f"{why}."
 
 
 def _seeds(side: Side) -> str:

@@ -65,6 +65,12 @@ class Side:
         return str(value) if isinstance(value, (str, int, float)) else ""
 
     @property
+    def commit(self) -> str:
+        """The commit that it was made at, abbreviated; empty if it is not known."""
+        commit = self.fact("commit")
+        return "" if commit == "unversioned" else commit[:8]
+
+    @property
     def about(self) -> dict[str, str]:
         """What it is, in a few words."""
         known = {
@@ -72,7 +78,7 @@ class Side:
             "workload": self.reference.workload,
             "seeds": str(len(self.seeds)),
             "date": self.fact("date")[:10],
-            "commit": self.fact("commit")[:12],
+            "commit": self.commit,
         }
         return {name: value for name, value in known.items() if value}
 

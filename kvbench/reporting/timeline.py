@@ -138,7 +138,7 @@ class Timeline:
             cells.mean() for name in self.names if len(cells := self.last(run, name, SECONDS)) and cells.min() > 0
         ]
         mean = number(float(np.exp(np.mean(np.log(seconds)))), ".3g") if seconds else "-"
-        return [run.name, run.fact("date")[:10], run.fact("commit")[:8], str(run.outcome), counted or "-", mean]
+        return [run.name, run.fact("date")[:10], run.commit or "-", str(run.outcome), counted or "-", mean]
 
     def gate(self, run: Side, name: str) -> str:
         """How a configuration stood to the reference that there was."""

@@ -116,10 +116,10 @@ def test_a_baseline_that_did_not_pass_needs_a_word(call: Call) -> None:
     save(runs(range(3), NAMES), "0002_patch")
     told = call("compare", "main", "patch")
     assert (told.code, told.out) == (2, "")
-    assert told.err.startswith("Error: main is no baseline: it is failed; test_configuration[Model1].")
+    assert told.err.startswith("Error: main is no baseline: it failed; test_configuration[Model1].")
     told = call("compare", "main", "patch", "--allow-failed")
     assert told.code == 0
-    assert "Note: main: it is failed; test_configuration[Model1]." in told.out
+    assert "Note: main: it failed; test_configuration[Model1]." in told.out
     assert call("compare", "patch", "main").code == 0
 
 
