@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from kvbench.findings.clauses import Clause, Verdict
 from kvbench.reference.changes import Change, verdict_changes
-from kvbench.reference.compare import compare, differing
+from kvbench.reference.compare import FAMILY_ERROR, compare, differing
 from kvbench.reference.sides import Side
 from kvbench.reference.status import Status
 from kvbench.reference.timing import Ratio, ratios
-from kvbench.reference.tolerances import Deviation
+from kvbench.reference.tolerances import TOLERANCES, Deviation
 from kvbench.reference.verdicts import Key, clauses
 from kvbench.results import history
+from kvbench.stats.significance import without_spread
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten
 
@@ -174,6 +175,7 @@ def _numbers(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
     """Every number of the configurations that both sides have."""
     stream = b.reference.rng_fingerprint
     known = bool(stream) and stream == a.reference.rng_fingerprint
+    finest = FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(a.reference.histories)))
     found: list[NumberMove] = []
     for name in names:
         theirs, mine = (history.of(side.reference.histories, name) for side in (a, b))
@@ -188,8 +190,9 @@ def _numbers(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
         if why:
             found.append(NumberMove(name, Way.UNSETTLED, why=shorten(why)))
             continue
+        alike = without_spread(len(history.seeds(theirs))) > finest  # by chance, where a number has few values
         found += [
-            NumberMove(name, _way(one), one)
+            NumberMove(name, _way(one, alike=alike), one)
             for one in compared.deviations  # what the baseline did not measure, it cannot miss
             if one.status != Status.NOT_MEASURED or theirs[one.tolerance.metric].notna().any()
         ]
@@ -204,12 +207,14 @@ def _due(side: Side, rows: pd.DataFrame) -> list[int]:
     return asked or history.seeds(rows)
 
 
-def _way(deviation: Deviation) -> Way:
-    """Which way a number moved."""
+def _way(deviation: Deviation, *, alike: bool) -> Way:
+    """Which way a number moved; ``alike``: the baseline's seeds may have the same number by chance."""
     before, after = deviation.expected, deviation.obtained
     if deviation.status == Status.NO_NUMBER and math.isfinite(after) != math.isfinite(before):
         return Way.BETTER if math.isfinite(after) else Way.WORSE
     if deviation.status == Status.DRIFTED:
+        if alike and not deviation.paired and math.isnan(deviation.in_sds):
+            return Way.UNSETTLED  # no spread seen is not no spread
         return Way.WORSE if (after > before) == deviation.tolerance.loss else Way.BETTER
     if deviation.tolerance.loss:
         blind = deviation.high > deviation.low * BLIND**2

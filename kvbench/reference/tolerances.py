@@ -17,6 +17,7 @@ from kvbench.utils.text import NOT_MEASURED, number
 CLEARLY = 0.5  # as wide as new seeds' interval must the same seeds' be at most to be used
 LOSS_FLOOR = 1e-3  # relative: what another platform's rounding may move a loss, however little seeds spread
 SHARE_FLOOR = 0.002  # absolute, of accuracies: a few images of a validation set
+DIGITS = 12  # of differences: as many images more have no spread, whatever the last bits of their shares
 
 HEADERS = ("", "tolerance", "obtained", "expected", "difference", "allowed", "against", "in SDs of a seed", "status")
 
@@ -131,7 +132,8 @@ def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: 
     if sample.same is not None:
         same = tolerance.values(epochs, sample.same)
         if sample.replicates is None:
-            down, up = _own_shift(mine - same, level)
+            shift = mine - same if tolerance.loss else (mine - same).round(DIGITS)
+            down, up = _own_shift(shift, tolerance.floor, level)
             paired = True
         else:
             assert sample.originals is not None
@@ -158,12 +160,12 @@ def measure(tolerance: Tolerance, epochs: Sequence[int], sample: Sample, level: 
     return Deviation(tolerance, status, obtained, expected, low, high, in_sds, excess, paired)
 
 
-def _own_shift(differences: Floats, level: float) -> tuple[float, float]:
+def _own_shift(differences: Floats, floor: float, level: float) -> tuple[float, float]:
     """How far the mean of (S,) differences may be from 0, by their own spread; infinite where they give no bound."""
     if not np.isfinite(differences).all():
         return math.nan, math.nan
     finest = (1 - level) / 2
     test, mean = mean_test(differences, finest, level), float(differences.mean())
-    if mean and not deviation(differences) and min(test.above, test.below) > finest:
+    if abs(mean) > floor and not deviation(differences) and min(test.above, test.below) > finest:
         return -math.inf, math.inf  # no spread seen is not no spread
     return mean - test.high, mean - test.low

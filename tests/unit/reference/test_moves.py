@@ -88,6 +88,22 @@ def test_one_seed_is_never_settled() -> None:
         assert found.exit == 3
 
 
+@pytest.mark.parametrize("fresh", [range(2), range(2, 4)])
+def test_seeds_with_equal_accuracies_by_chance_are_not_settled(fresh: range) -> None:
+    before, after = runs(range(2)), runs(fresh)
+    more = 1 if fresh.start == 0 else 0  # images that the second seed has right; both sides' differ by as many
+    for rows, images in ((before, 710), (after, 687)):
+        rows["val_accuracy"] = (images + more * (rows["seed"] == 1)) / 1000
+    found = compared(before, after)
+    assert {move.way for move in found.numbers if move.number == "val_accuracy, last epoch"} == {Way.UNSETTLED}
+    assert found.exit == 3
+
+
+def test_many_seeds_with_equal_accuracies_are_no_chance() -> None:
+    found = compared(runs(range(14)).assign(val_accuracy=1.0), runs(range(14, 28)).assign(val_accuracy=0.9))
+    assert ("mlp", "val_accuracy, last epoch") in named(found, Way.WORSE)
+
+
 def test_seeds_too_few_to_see_a_loss_double_are_not_settled() -> None:
     found = compared(runs([0, 1]), runs([2, 3]))
     assert found.exit == 3
