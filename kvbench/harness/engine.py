@@ -7,6 +7,7 @@ that failed or that is slow may be done again by another worker.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -103,20 +104,29 @@ def run(command: str, texts: Mapping[str, str], names: Sequence[str] = (), on_pr
         import ray
     except ImportError as error:
         raise UserError("--engine ray needs Ray: pip install 'kvbench[ray]'.") from error
-    local = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+    address = os.environ.get("RAY_ADDRESS", "")
+    local = not (ray.is_initialized() or address)
     if local:
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
     if not ray.is_initialized():
         here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if local else {}
         try:
+            _need_answer(address)
             ray.init(log_to_driver=False, logging_level="ERROR", **here)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"Ray cannot be reached: {describe(error)}. Is RAY_ADDRESS right?") from error
     try:
         Tasks(ray, (command, str(Path.cwd()), dict(texts), list(names)), on_progress).run()
     finally:
         ray.shutdown()
+
+
+def _need_answer(address: str) -> None:
+    """Raise `OSError` where nobody listens at ``HOST:PORT``: Ray waits for minutes there, and then exits."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), 30).close()
 
 
 class Tasks:
