@@ -166,6 +166,6 @@ def _own_shift(differences: Floats, floor: float, level: float) -> tuple[float, 
         return math.nan, math.nan
     finest = (1 - level) / 2
     test, mean = mean_test(differences, finest, level), float(differences.mean())
-    if abs(mean) > floor and not deviation(differences) and min(test.above, test.below) > finest:
+    if abs(mean) > 0.99 * floor and not deviation(differences) and min(test.above, test.below) > finest:
         return -math.inf, math.inf  # no spread seen is not no spread
     return mean - test.high, mean - test.low

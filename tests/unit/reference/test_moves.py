@@ -236,6 +236,7 @@ def test_differences_of_seeds_are_held_against_their_own_spread() -> None:
     assert measured([-0.05, -0.051, -0.049, -0.05, -0.0505]) == Status.DRIFTED
     assert measured([-0.05, 0.051, -0.049, 0.05, -0.0505]) == Status.WITHIN
     assert measured([-0.0015, -0.0015, -0.0015]) == Status.WITHIN, "below the floor"
+    assert measured([0.002, 0.002, 0.002]) == Status.NOT_JUDGED, "one of 500 images, as much as the floor"
     assert measured([-0.05, math.nan]) == Status.NO_NUMBER
 
 
