@@ -61,6 +61,20 @@ def parse_cache(text: str) -> Path | None:
     return parse_path(text)
 
 
+def parse_bucket(text: str) -> str:
+    """Check a URL; raises `UserError` for one without a name, or with a password, which reports would show."""
+    protocol, _, rest = text.partition("://")
+    name = rest.partition("/")[0]
+    if "@" in name:
+        raise UserError(
+            f"The bucket's URL holds a password, which reports would show: write {protocol}://{name.rpartition('@')[2]}"
+            " and give credentials as the service reads them, such as in AWS_ACCESS_KEY_ID."
+        )
+    if text and (not protocol or not rest.strip("/")):
+        raise UserError(f"Cannot read the bucket {text!r}: valid are URLs such as s3://NAME/FOLDER.")
+    return text
+
+
 def one_of(kind: str, valid: Iterable[str]) -> Callable[[str], str]:
     """A parser that accepts the ``valid`` texts alone; it raises `UserError` naming them."""
 
@@ -145,6 +159,7 @@ OPTIONS = [
         "bucket",
         "",
         "a folder that fsspec reaches, such as s3://NAME/FOLDER, to share banks by; the cache has copies",
+        parse_bucket,
         repeated=False,
     ),
     Option(

@@ -153,6 +153,9 @@ def moves(a: Side, b: Side, *, allow_failed: bool = False, slower: float | None 
         notes.append(f"{a.name} does not have {shorten(more)}, so there is nothing to compare them with")
     if unrecorded:
         notes.append(f"{unrecorded} clauses were judged in {b.name} alone")
+    unknown = [side.name for side in (a, b) if not side.reference.fingerprints]
+    if len(unknown) == 1:
+        notes.append(f"what {unknown[0]} was made from is not known, so data or teacher may differ")
     if a.source == b.source:
         notes.append("both sides are the same file")
     if a.seeds != b.seeds:

@@ -60,3 +60,21 @@ def test_a_bucket_is_no_cache() -> None:
     with pytest.raises(UserError, match=sentence):
         row.parse("s3://a/b")
     assert row.path
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("s3://", "Cannot read the bucket 's3://': valid are URLs such as s3://NAME/FOLDER."),
+        ("a folder", "Cannot read the bucket 'a folder'"),
+        ("s3://KEY:SECRET@host/a", r"holds a password, which reports would show: write s3://host and give credentials"),
+    ],
+)
+def test_a_bucket_has_a_name_and_no_password(url: str, sentence: str) -> None:
+    (row,) = (row for row in OPTIONS if row.name == "bucket")
+    with pytest.raises(UserError, match=sentence) as raised:
+        row.parse(url)
+    assert "SECRET" not in str(raised.value)
+    assert (row.parse(""), row.parse("s3://name/folder"), row.parse("memory://x")) == (
+        "", "s3://name/folder", "memory://x"
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_equal_runs_have_not_moved() -> None:
     assert all(move.deviation and move.deviation.paired for move in found.numbers)
     assert found.judged == 1
     assert found.verdicts == []
+
+
+def test_that_nobody_knows_what_a_side_was_made_from_is_a_note() -> None:
+    known, unknown = side("A", runs()), side("B", runs())
+    facts = {**known.reference.provenance, "fingerprints": {"teacher": "a"}}
+    known = replace(known, reference=replace(known.reference, provenance=facts))
+    assert "what B was made from is not known, so data or teacher may differ" in moves(known, unknown).notes
 
 
 def test_other_seeds_have_not_moved() -> None:
