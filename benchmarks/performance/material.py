@@ -127,7 +127,7 @@ def threads(count: int) -> Iterator[None]:
 
 TAPS = SOURCES_TAPS
 WIDTHS = (256, 512, 512)
-CLASSES = 1000
+CLASSES = 200
 CPU = torch.device("cpu")
 
 
@@ -167,14 +167,14 @@ class InMemory:
 
 def fractals(count: int, pixels: int) -> InMemory:
     """Render ``count`` training images of the generated workload at ``pixels`` a side."""
-    images = FractalImages("train", count, size=pixels)
+    images = FractalImages("train", count, classes=CLASSES, size=pixels)
     parts = [images.__getitems__([*range(i, min(i + 64, count))]) for i in range(0, count, 64)]
     drawn, labels = zip(*parts, strict=True)
     return InMemory(torch.cat(drawn), torch.cat(labels), images.classes)
 
 
 def teacher() -> nn.Module:
-    """The ResNet18 of 1000 classes that is shipped for the generated images; a copy of its own each call."""
+    """The ResNet18 of 200 classes that is shipped for the generated images; a copy of its own each call."""
     return shipped("fractals").module
 
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from benchmarks.performance.cold import shares
 from benchmarks.performance.contest import ABSENT, standing
-from benchmarks.performance.material import median, quartiles
+from benchmarks.performance.material import CLASSES, median, quartiles
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def _contest(result: Mapping[str, Any]) -> Section:
     pieces = {name: sum(seconds) for name, seconds in result["pieces"].items()}
     text = (
         f"{result['configurations']} configurations x {result['epochs']} epochs x {result['steps']} steps of"
-        f" {result['batch']}, {result['images']:,} generated images at {result['pixels']} pixels, 1000 classes, one"
-        " seed; images are rendered beforehand and in memory for all of them, and nobody evaluates. Same teacher"
+        f" {result['batch']}, {result['images']:,} generated images at {result['pixels']} pixels, {CLASSES} classes,"
+        " one seed; images are rendered beforehand and in memory for all of them, and nobody evaluates. Same teacher"
         " (ResNet18), heads and fused Adam. The unit: float32, torch's default layout, inference mode. A peer's step is"
         f" timed once for each of the configurations, after a small one; scaled up:"
         f" x {result['steps'] * result['epochs']:,} steps"

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.performance.contest import teacher_pass
 from benchmarks.performance.material import (
+    CLASSES,
     WIDTHS,
     Scale,
     Seconds,
@@ -29,8 +30,8 @@ from kvbench.core.run import Run
 from kvbench.core.trainer import Training
 
 PRODUCTS = {
-    "64x512 @ 512x1000": (64, 512, 1000),
-    "1000x64 @ 64x512": (1000, 64, 512),
+    f"64x512 @ 512x{CLASSES}": (64, 512, CLASSES),
+    f"{CLASSES}x64 @ 64x512": (CLASSES, 64, 512),
     "64x256 @ 256x512": (64, 256, 512),
 }
 OPTIMISER_TRAFFIC = 7  # p, g, m, v read; p, m, v written

@@ -72,7 +72,7 @@ def test_one_injected_fault_is_named_and_two_clean_sessions_are_the_same(project
         assert {name for name, _ in worse} == {"Model3", "lr_Model3"}
         assert ("Model3", "train_loss, last epoch") in worse
         assert {name for name, _ in moved(content, "the same")} >= {"Model1", "lr_Model7"}
-        assert any("faulty: it is failed" in note for note in content["notes"])
+        assert any("faulty: it failed" in note for note in content["notes"])
     code, content = compare("faulty", "clean", "--allow-failed")
     assert moved(content, "better") >= worse
 

@@ -117,8 +117,8 @@ def test_limits_add_up() -> None:
 def test_a_steps_flops_and_bytes_are_those_of_its_matrices() -> None:
     bank = material.synthetic(64)
     run = Run(material.once("Model1"), bank, bank, 0)
-    assert roofline.step_flops(run) == 2 * 2 * 64 * 512 * 1000  # forward, and the weights' gradient
-    assert roofline.step_bytes(run) == (512 * 1000 + 1000) * 7 * 4
+    assert roofline.step_flops(run) == 2 * 2 * 64 * 512 * material.CLASSES  # forward, and the weights' gradient
+    assert roofline.step_bytes(run) == (512 + 1) * material.CLASSES * 7 * 4
 
 
 def test_a_cold_runs_seconds_are_divided_without_rest() -> None:

@@ -143,3 +143,8 @@ def test_the_readme_has_one_command_for_the_benchmark_and_one_for_the_tests() ->
     commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert [command.endswith("pytest -n auto") for command in commands] == [False, True]  # CI runs this one
     assert "pytest benchmarks/" in commands[0]
+
+
+def test_the_site_has_every_document() -> None:
+    listed = re.findall(r"^   (?:.* <)?([\w-]+)>?$", (ROOT / "docs" / "index.rst").read_text(), flags=re.MULTILINE)
+    assert [path.stem for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in listed] == []
