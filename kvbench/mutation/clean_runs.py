@@ -39,7 +39,7 @@ DIRECTORY = "false-alarms"  # in the cache
 REFERENCE_SEEDS, REPLICATES = 20, 6
 FIRST_RUN_SEED = 1_000_000  # references have those below
 FIRST_NOISE = 1000  # of perturbed features, as the replicates have other noise
-NEW, SAME = "new seeds", "the reference's seeds on features of other rounding"
+NEW, SAME = "new seeds", "recorded seeds, other rounding"
 
 
 @dataclass(frozen=True)
