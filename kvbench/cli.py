@@ -735,6 +735,7 @@ Kinds = Annotated[
 Names = Annotated[
     Optional[list[str]], typer.Argument(help="Which, as the list names them; * stands for anything. All where none.")
 ]
+Age = Annotated[str, typer.Option(help="Unused for so long: 90m, 12h, 30d, 2w; 0: any.")]
 
 
 @cache_app.command("list", **example("cache list --kind bank"))
@@ -743,7 +744,7 @@ def cache_list(
     values: dict[str, Any],
     names: Names = None,
     kind: Kinds = None,
-    older_than: Annotated[str, typer.Option(help="Unused for so long: 90m, 12h, 30d, 2w; 0: any.")] = "0",
+    older_than: Age = "0",
 ) -> None:
     """List what is kept for later runs.
 
@@ -761,7 +762,7 @@ def cache_clean(
     values: dict[str, Any],
     names: Names = None,
     kind: Kinds = None,
-    older_than: Annotated[str, typer.Option(help="Unused for so long: 90m, 12h, 30d, 2w; 0: any.")] = "1h",
+    older_than: Age = "1h",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be removed, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -5,6 +5,7 @@ All of it describes a `kvbench.harness.result.Result`; nothing here can change i
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,11 +42,12 @@ def summarize(
 
     ``verbose`` shows the report there as well.
     """
+    contents = functools.cache(functools.partial(_contents, collector))  # made once, where it can be made
     lines: list[Line] = []
     written = []
     if any(record["history"] for record in collector.records):
         with best_effort(f"write the report to {path}"):
-            text = _contents(collector).markdown()
+            text = contents().markdown()
             if verbose:
                 lines += [Line(line) for line in plain(text).split("\n")]
             _write(path, text)
@@ -54,7 +56,7 @@ def summarize(
             with best_effort(f"write the page to {html}"):
                 from kvbench.reporting.html import page  # a template's engine, which most sessions do without
 
-                _write(html, page(_contents(collector)))
+                _write(html, page(contents()))
                 written.append(f"The same with figures: {_near(html)}")
     remarks: tuple[Callable[[Collector, Result], Iterator[Line]], ...] = (
         _curves, _verdicts, _not_compared, _where_to_look, _not_confirmed, _reused, _notes, _environment, _seconds
@@ -68,7 +70,7 @@ def summarize(
     if step := os.environ.get(STEP):
         with best_effort(f"write the summary of the step to {step}"):
             listed = "\n".join(map(item, said))
-            add_summary(Path(step), f"{_contents(collector).markdown(clauses=False)}\n{listed}")
+            add_summary(Path(step), f"{contents().markdown(clauses=False)}\n{listed}")
     # A path is told whole, in a line of its own.
     return [*lines, *(Line(plain(text)) for text in written)]
 

@@ -99,12 +99,10 @@ def find(texts: Sequence[str], references: References, folder: Path = storage.ST
         >>> side.about["outcome"], side.good
         ('a reference', True)
     """
-    runs = {text: saved.read(path) for text in texts if (path := _saved(text, references, folder))}
-    study = next((run.study for run in runs.values() if run.study), "")
+    runs = {text: (path, saved.read(path)) for text in texts if (path := _saved(text, references, folder))}
+    study = next((run.study for _, run in runs.values() if run.study), "")
     return [
-        of_saved(text, _saved(text, references, folder) or Path(text), runs[text], references)
-        if text in runs
-        else _reference(text, references, study, folder)
+        of_saved(text, *runs[text], references) if text in runs else _reference(text, references, study, folder)
         for text in texts
     ]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from kvbench.reference.moves import Moves, NumberMove, SecondsMove, VerdictMove, Way
 from kvbench.reference.sides import Side
@@ -21,10 +19,9 @@ from kvbench.reporting.report import words
 from kvbench.reporting.svg import sample
 from kvbench.reporting.table import Table
 from kvbench.utils.errors import shorten, unknown
-from kvbench.utils.text import escape, item, number, shown
+from kvbench.utils.text import escape, item, number, wrap
 
-WIDTH = 100  # of a line on the terminal
-WIDTHS = [18, 23, 12, 12, 9, 16]  # of the columns of numbers there
+WIDTHS = (18, 23, 12, 12, 9, 16), (30, 10, 10, 10, 20)  # of the columns of numbers and of seconds on a terminal
 MOST, MOST_TIMES = 30, 5  # rows of a table on the terminal, of seconds
 MOST_ROWS = 200  # of a table in markdown
 HEADS = {
@@ -126,18 +123,16 @@ def overall(moves: Moves) -> str:
 
 
 def terminal(moves: Moves) -> str:
-    """What moved, in lines of at most `WIDTH` characters."""
-    parts = ["\n".join(_wrap(f"{letter}  {about(side)}", 3) for letter, side in (("A", moves.a), ("B", moves.b)))]
+    """What moved, in lines of at most `SCREEN` characters."""
+    parts = ["\n".join(wrap(f"{letter}  {about(side)}", 3) for letter, side in (("A", moves.a), ("B", moves.b)))]
     for way, head in HEADS.items():
         numbers, verdicts, seconds = moves.of(way)
         if numbers or verdicts or seconds:
             parts.append(f"{head}:")
         measured = [move for move in numbers if move.deviation]
         if measured:
-            rows = [[shown(cell) for cell in _cells(move)[:-1]] for move in measured[:MOST]]
-            headers = number_table([]).headers[:-1]
-            parts.append(tabulate(rows, headers, "simple", disable_numparse=True, maxcolwidths=list(WIDTHS))
-                         + _left(len(measured), MOST))  # fmt: skip
+            table = Table(number_table([]).headers[:-1], [_cells(move)[:-1] for move in measured[:MOST]])
+            parts.append(table.terminal(WIDTHS[0]) + _left(len(measured), MOST))
         lines = [f"{move.configuration}: {move.why}" for move in numbers if not move.deviation]
         lines += [
             f"{move.finding} ({move.recipe}), {move.clause}: {move.before} -> {move.after}. {move.evidence}"
@@ -145,26 +140,19 @@ def terminal(moves: Moves) -> str:
         ]
         lines += ["{}: {} -> {} seconds an epoch, {} ({})".format(*_times(move)) for move in seconds]
         if lines:
-            parts.append("\n".join(_wrap(line, 4) for line in lines[:MOST]) + _left(len(lines), MOST))
-    parts.append(_wrap(same(moves)))
+            parts.append("\n".join(wrap(line, 4) for line in lines[:MOST]) + _left(len(lines), MOST))
+    parts.append(wrap(same(moves)))
     if told := overall(moves):
         farthest = sorted(moves.seconds, key=lambda move: -abs(math.log(move.ratio.ratio or 1)))[:MOST_TIMES]
         table = seconds_table([move for move in farthest if move.ratio.ratio > 0])
-        rows = [[shown(cell) for cell in row] for row in table.rows]
-        parts.append(f"{_wrap(f'{SECONDS}: {told}')}\n" + tabulate(
-            rows, table.headers, tablefmt="simple", disable_numparse=True, maxcolwidths=[30, 10, 10, 10, 20]
-        ))  # fmt: skip
-    parts += [_wrap(f"Note: {note}", 2) for note in _notes(moves)]
-    return "\n\n".join([*parts, _wrap(conclusion(moves))])
+        parts.append(f"{wrap(f'{SECONDS}: {told}')}\n{table.terminal(WIDTHS[1])}")
+    parts += [wrap(f"Note: {note}", 2) for note in _notes(moves)]
+    return "\n\n".join([*parts, wrap(conclusion(moves))])
 
 
 def _notes(moves: Moves) -> list[str]:
     differing = f"B's surroundings differ: {'; '.join(moves.surroundings)}" if moves.surroundings else ""
     return [*moves.notes, *([differing] if differing else [])]
-
-
-def _wrap(text: str, indent: int = 0) -> str:
-    return "\n".join(textwrap.wrap(shown(text), WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))
 
 
 def _left(count: int, most: int) -> str:

@@ -51,6 +51,13 @@ class Table:
         cells = [[_starred(cell) if isinstance(cell, Starred) else cell for cell in row] for row in self.rows]
         return markdown_table(self.headers, cells)
 
+    def terminal(self, widths: Sequence[int]) -> str:
+        """A table of at most so wide columns."""
+        from tabulate import tabulate  # here, as in `kvbench.utils.text.markdown_table`
+
+        rows = [[shown(str(cell)) for cell in row] for row in self.rows]
+        return tabulate(rows, self.headers, "simple", disable_numparse=True, maxcolwidths=list(widths))
+
     def latex(self) -> str:
         """A ``tabular`` with the rules of the package booktabs."""
         lines = [" & ".join(map(_latex, row)) + r" \\" for row in (self.headers, *self.rows)]

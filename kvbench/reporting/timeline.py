@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from kvbench.reference.moves import Way, moves
 from kvbench.reference.sides import References, Side, of_saved
@@ -21,10 +19,9 @@ from kvbench.reporting.table import Table
 from kvbench.results import history, saved, storage
 from kvbench.stats.intervals import Floats
 from kvbench.utils.errors import UserError, shorten
-from kvbench.utils.text import number, shown
+from kvbench.utils.text import number, wrap
 
-WIDTH = 100  # of a line on the terminal
-WIDTHS = [20, 10, 8, 11, 28, 10]  # of the columns there
+WIDTHS = [20, 10, 8, 11, 28, 10]  # of the columns on a terminal
 MOST_RUNS, MOST_ROWS = 60, 200  # columns of a table in the page, the last ones; rows
 COLUMNS = ("machine", "run", "date", "commit", "study", "workload", "outcome", "kind", "name", "value")
 SECONDS = "seconds"
@@ -217,21 +214,14 @@ def read(folder: Path, references: References) -> tuple[list[Timeline], list[str
 
 
 def terminal(timelines: Sequence[Timeline], skipped: Sequence[str]) -> str:
-    """Runs and when what moved, in lines of at most `WIDTH` characters."""
+    """Runs and when what moved, in lines of at most `SCREEN` characters."""
     parts = []
     for timeline in timelines:
-        table = timeline.table()
-        rows = [[shown(cell) for cell in row] for row in table.rows]
-        text = tabulate(rows, table.headers, "simple", disable_numparse=True, maxcolwidths=list(WIDTHS))
-        parts += [_wrap(f"{timeline.title}:"), text]
-        lines = [_wrap(f"{event.run}: {text}", 4) for event in timeline.events for text in event.texts]
+        parts += [wrap(f"{timeline.title}:"), timeline.table().terminal(WIDTHS)]
+        lines = [wrap(f"{event.run}: {text}", 4) for event in timeline.events for text in event.texts]
         parts.append("\n".join(["Moved:", *lines]) if lines else "Nothing moved.")
-    parts += [_wrap(f"Skipped: {text}", 2) for text in skipped]
+    parts += [wrap(f"Skipped: {text}", 2) for text in skipped]
     return "\n\n".join(parts)
-
-
-def _wrap(text: str, indent: int = 0) -> str:
-    return "\n".join(textwrap.wrap(shown(text), WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))
 
 
 def csv(timelines: Sequence[Timeline], _skipped: Sequence[str] = ()) -> str:

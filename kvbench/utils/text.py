@@ -90,6 +90,11 @@ def cut(text: str, width: int) -> str:
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def wrap(text: str, indent: int = 0) -> str:
+    """Text of anybody's in lines of at most `SCREEN` characters, those that go on set in."""
+    return "\n".join(textwrap.wrap(shown(text), SCREEN, subsequent_indent=" " * indent, break_on_hyphens=False))
+
+
 def fold(text: str, width: int = SCREEN) -> str:
     """Text for a terminal: lines of at most ``width`` characters, those that go on are set in.
 

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kvbench.reporting.moves import MOST_ROWS, WIDTH
+from kvbench.reporting.moves import MOST_ROWS
+from kvbench.utils.text import SCREEN
 from tests.support import EXPECTED
 from tests.support.commands import Call, Result
 from tests.support.pages import parse
@@ -52,7 +53,7 @@ def test_two_clean_runs_exit_with_0(call: Call) -> None:
 def test_what_is_worse_is_named_and_exits_with_1(call: Call) -> None:
     told = both(call, WORSE)
     assert told.code == 1, told.err
-    assert max(map(len, told.out.splitlines())) <= WIDTH
+    assert max(map(len, told.out.splitlines())) <= SCREEN
     rows = [line for line in told.out.splitlines() if line.startswith("Model2") and "train_loss" in line]
     assert ["+5.00%" in row for row in rows] == [True, True]
     assert "Moved for the worse from main to 2: 2 numbers of Model2 moved for the worse" in told.out
@@ -203,7 +204,7 @@ def test_names_of_any_kind_are_shown_and_safe(call: Call) -> None:
         assert "\x1b" not in told.out
         assert "\u202e" not in told.out
         assert form != "markdown" or "<script>" not in told.out.replace(r"\<", "")
-        assert form != "text" or max(map(len, told.out.splitlines())) <= WIDTH
+        assert form != "text" or max(map(len, told.out.splitlines())) <= SCREEN
     root = parse(Path("page.html").read_text())
     assert len(root.all("script")) == 1
     assert "alert(1)" in root.text

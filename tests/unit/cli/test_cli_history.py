@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kvbench.reporting.timeline import MOST_RUNS, WIDTH
+from kvbench.reporting.timeline import MOST_RUNS
+from kvbench.utils.text import SCREEN
 from tests.support.commands import Call
 from tests.support.pages import parse
 from tests.support.saved_runs import run_of
@@ -45,7 +46,7 @@ def six() -> None:
 def test_it_lists_runs_and_when_what_moved(call: Call, six: None) -> None:
     told = call("history")
     assert (told.code, told.err) == (0, "")
-    assert max(map(len, told.out.splitlines())) <= WIDTH
+    assert max(map(len, told.out.splitlines())) <= SCREEN
     assert told.out.startswith(f"nowhere (kv-memory) on {MACHINE.name}:\n")
     assert "0003_run  2026-01-04  1234abcd  failed" in told.out
     moved = told.out.partition("Moved:\n")[2].splitlines()
