@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kvbench.findings.judge import judge
+from kvbench.findings.judge import conclude, judge
 from kvbench.mutation.injector import FaultInjector
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import compare
@@ -38,6 +38,7 @@ class FalseAlarms:
         unconfirmed: clauses per run that its seeds could not confirm, on average; no alarm.
         largest_excess: the largest excess of any tolerance in any run; above 1 it is an alarm.
         independent: whether no two runs share a seed, so that the rate has an upper bound.
+        as_recorded: by finding and recipe, the recorded verdict and in how many runs their own seeds gave it.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class FalseAlarms:
     unconfirmed: float
     largest_excess: float
     independent: bool
+    as_recorded: tuple[tuple[str, str, str, int], ...] = ()
 
     @property
     def bound(self) -> float:
@@ -70,10 +72,17 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
     """
     names = history.configurations(reference.histories)
     drifted, shifted, verdicts, unconfirmed, excess = [], [], [], [], [0.0]
+    of_clauses = reference.recorded.groupby(["finding", "recipe"], sort=False)["verdict"]
+    recorded = {key: str(conclude(list(verdict))) for key, verdict in of_clauses}
+    repeated = dict.fromkeys(recorded, 0)
     for against, fresh, rng_fingerprint in replays:
         comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]
         together = compare_together(against, fresh, rng_fingerprint)
-        changes = verdict_changes(against, judge(fresh, against.design, against.costs), names)
+        judgements = judge(fresh, against.design, against.costs)
+        for judgement in judgements:
+            key = judgement.finding.id, judgement.recipe
+            repeated[key] += judgement.verdict == recorded[key]
+        changes = verdict_changes(against, judgements, names)
         drifted.append(any(comparison.failed for comparison in comparisons))
         shifted.append(any(number.failed for number in together))
         verdicts.append(any(change.failed for change in changes))
@@ -84,7 +93,7 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
     mean = float(np.mean(unconfirmed)) if unconfirmed else 0.0
     return FalseAlarms(
         kind, len(drifted), sum(drifted), sum(shifted), sum(verdicts), either, mean, float(np.nanmax(excess)),
-        independent,
+        independent, tuple((*key, verdict, repeated[key]) for key, verdict in recorded.items()),
     )  # fmt: skip
 
 

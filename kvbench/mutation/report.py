@@ -21,6 +21,10 @@ ABOUT_ALARMS = (
     " seed. *Excess*: the difference over the allowed one; above 1 the run fails. *Not confirmed*: clauses whose"
     " recorded verdict these seeds are too few to confirm, which is no alarm."
 )
+ABOUT_VERDICTS = (
+    "How many runs give a finding its recorded verdict from their own seeds alone, of which a default run has fewer"
+    " than the reference. A verdict that contradicts the recorded one is among the false alarms above."
+)
 ABOUT_FAULTS = (
     "Each fault is a small patch of kvbench or torch in a run with the default seeds. The reference has these seeds,"
     " too, so each is compared with its own recorded run; and once more, as if they were new, with a reference that"
@@ -46,6 +50,16 @@ def _alarms(a: FalseAlarms) -> str:
         f" {a.together} by all configurations together, {a.verdicts} by a verdict); upper 95% bound of the rate"
         f" {bound}; largest excess {a.largest_excess:.2f}; {a.unconfirmed:.1f} clauses per run not confirmed"
     )
+
+
+def verdicts_table(counted: Sequence[FalseAlarms]) -> str:
+    """How many runs of each kind judge a finding as it is recorded, from their own seeds alone."""
+    rows = [
+        [kind.kind, finding, recipe, verdict, f"{times} of {kind.runs}"]
+        for kind in counted
+        for finding, recipe, verdict, times in kind.as_recorded
+    ]
+    return markdown_table(["runs", "finding", "recipe", "recorded", "judged so"], rows)
 
 
 def faults_table(results: Sequence[FaultResult]) -> str:
@@ -141,6 +155,8 @@ def page(
     ]
     if counted:
         parts += ["## False alarms", ABOUT_ALARMS, alarms_list(counted)]
+    if apart := [one for one in counted if one.independent and one.runs]:
+        parts += ["## Verdicts of clean runs", ABOUT_VERDICTS, verdicts_table(apart)]
     acting = [result for result in results if not result.cannot]
     seen = [result for result in acting if not result.fault.equivalent]
     if seen:

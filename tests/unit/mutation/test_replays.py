@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from kvbench.mutation import replays
-from kvbench.mutation.report import alarms_list
+from kvbench.mutation.report import alarms_list, verdicts_table
 from kvbench.reference.store import Reference
 from kvbench.results import history
 from tests.support import synthetic
@@ -70,6 +70,20 @@ def test_no_runs_are_no_evidence(recorded: Reference) -> None:
     none = replays.count("none", recorded, iter([]), independent=True)
     assert (none.runs, none.any) == (0, 0)
     assert math.isnan(none.bound)
+
+
+def test_runs_that_judge_as_recorded_are_counted(recorded: Reference) -> None:
+    fresh = recorded.histories
+    swap = {"Model1": "Model3", "Model3": "Model1"}
+    turned = fresh.assign(configuration=[swap.get(name, name) for name in fresh["configuration"]])
+    both = iter([(recorded, fresh, ""), (recorded, turned, "")])
+    counted = replays.count("both", recorded, both, independent=True)
+    times = {row[:2]: row[3] for row in counted.as_recorded}
+    assert set(times) == {*zip(recorded.recorded["finding"], recorded.recorded["recipe"], strict=True)}
+    assert (times["simple-converges-faster", "StepLR"], times["simple-converges-faster", "constant lr"]) == (2, 1)
+    assert set(times.values()) <= {1, 2}
+    line = "| both | simple-converges-faster | constant lr | holds | 1 of 2 |"
+    assert line in " ".join(verdicts_table([counted]).split())
 
 
 def test_a_reference_of_drawn_numbers_is_whole(recorded: Reference, tmp_path: Path) -> None:
