@@ -1,0 +1,214 @@
+"""The commands that show and compare what was recorded: saved runs and references."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from kvbench.cli.command import echo, example, folder_and_design, style, takes
+from kvbench.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from kvbench.reporting.contents import Contents
+
+Saved = Annotated[Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")]
+logger = logging.getLogger(__name__)
+app = typer.Typer()
+expected_app = typer.Typer(**style, help="Work on references, the histories that runs are compared with.",
+                            epilog="Example: kvbench expected rejudge")  # fmt: skip
+
+
+def _contents(values: Mapping[str, Any], saved: Path | None, expected: list[str] | None) -> Contents:
+    """What there is to show of a saved run, or of a workload's reference."""
+    from kvbench.reporting.contents import of_expected, of_saved
+    from kvbench.results.saved import read
+
+    if (saved is None) == (not expected):
+        raise UserError("Name either a saved benchmark (FILE.json) or a workload (--expected WORKLOAD).")
+    if expected:
+        folder, design = folder_and_design(values)
+        return of_expected(folder, expected[0], design)
+    run = read(saved or Path())
+    folder, design = folder_and_design(values, run.study)
+    return of_saved(run, design, folder)
+
+
+@app.command(**example("report --expected imagenet"))
+@takes(("study", "expected"))
+def report(
+    values: dict[str, Any],
+    saved: Saved = None,
+    expected: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Show a workload's reference instead; several are shown side by side.", metavar="WORKLOAD"),
+    ] = None,
+    finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file.")] = None,
+    table: Annotated[
+        Optional[str],
+        typer.Option(help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="Of that table: markdown, csv or latex (booktabs).")
+    ] = "markdown",
+) -> None:
+    """Print the tables and verdicts of a saved run or a reference."""
+    from kvbench.reporting.report import report_expected, report_saved
+    from kvbench.reporting.side_by_side import side_by_side
+    from kvbench.results.saved import read
+
+    if (saved is None) == (not expected):
+        raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
+    if expected and len(expected) > 1:
+        if finding or html or table:
+            raise UserError("--finding, --html and --table show one workload: name one --expected.")
+        folder, design = folder_and_design(values)
+        echo(side_by_side(folder, expected, design))
+    elif html or table:
+        if finding or (html and table):
+            raise UserError("--finding, --html and --table each show something of their own: give one of them.")
+        contents = _contents(values, saved, expected)
+        if html:
+            from kvbench.reporting.html import page
+            from kvbench.utils.files import atomic_write
+
+            with atomic_write(html) as tmp:
+                tmp.write_text(page(contents), encoding="utf-8")
+            echo(str(html))
+        else:
+            echo(contents.table(table or "").formatted(form))
+    elif expected:
+        folder, design = folder_and_design(values)
+        echo(report_expected(folder, expected[0], design, finding))
+    else:
+        run = read(saved or Path())
+        echo(report_saved(run, folder_and_design(values, run.study)[1], finding))
+
+
+Storage = Annotated[Path, typer.Option("--storage", help="Where --benchmark-save saves runs.")]
+
+
+@app.command(**example("compare main expected/fractals@v1.2"))
+@takes(("study", "expected"))
+def compare(
+    values: dict[str, Any],
+    a: Annotated[str, typer.Argument(help="The baseline: a saved run or a reference.")],
+    b: Annotated[str, typer.Argument(help="What is compared with it.")],
+    form: Annotated[str, typer.Option("--format", help="What to print: text, markdown or json.")] = "text",
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="Take a run as the baseline that did not pass, or is incomplete.")
+    ] = False,
+    fail_on_seconds: Annotated[
+        Optional[float],
+        typer.Option(help="Seconds count as well: worse is surely more than so many times as long.", metavar="RATIO"),
+    ] = None,
+    storage: Storage = Path(".benchmarks"),
+) -> None:
+    """Say what moved between two runs or references, and which way.
+
+    Losses, accuracies, agreement and verdicts, by the statistics that gate a run; seconds describe. A and B are each a
+    file that pytest-benchmark saved, its number or name, a workload that has a reference, the folder of a reference, or
+    either of these at a revision of git, such as fractals@v1.2. Exit status: 0 nothing moved for the worse, 1 something
+    did, 2 they cannot be compared, 3 not settled.
+    """
+    from kvbench.reference.moves import moves
+    from kvbench.reference.sides import find
+    from kvbench.reporting.moves import formatted, page
+    from kvbench.utils.files import atomic_write
+
+    if fail_on_seconds is not None and not 1 <= fail_on_seconds < math.inf:
+        raise UserError(f"Got --fail-on-seconds {fail_on_seconds:g}: valid is a ratio from 1, such as 1.25.")
+    sides = find((a, b), functools.cache(functools.partial(folder_and_design, values)), storage)
+    found = moves(*sides, allow_failed=allow_failed, slower=fail_on_seconds)
+    echo(formatted(found, form))
+    if html:
+        with atomic_write(html) as tmp:
+            tmp.write_text(page(found), encoding="utf-8")
+        logger.info("Written: %s", html)
+    raise typer.Exit(found.exit)
+
+
+@app.command("history", **example("history --html history.html"))
+@takes(("study", "expected"))
+def timeline(
+    values: dict[str, Any],
+    folder: Annotated[Path, typer.Argument(help="Where --benchmark-save saves runs.")] = Path(".benchmarks"),
+    html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
+    csv: Annotated[Optional[Path], typer.Option(help="Write every number to this file, too.")] = None,
+) -> None:
+    """List the saved runs of a machine, and when what moved.
+
+    Numbers, verdicts and seconds, by the statistics of kvbench compare: each run against the last before which nothing
+    moved.
+    """
+    from kvbench.reporting import timeline
+    from kvbench.utils.files import atomic_write
+
+    found, skipped = timeline.read(folder, functools.cache(functools.partial(folder_and_design, values)))
+    echo(timeline.terminal(found, skipped))
+    for path, write in ((html, timeline.page), (csv, timeline.csv)):
+        if path:
+            with atomic_write(path) as tmp:
+                tmp.write_text(write(found, skipped), encoding="utf-8")
+            logger.info("Written: %s", path)
+
+
+@app.command(**example("plot --expected fractals --output curves.svg"))
+@takes(("study", "expected"))
+def plot(
+    values: dict[str, Any],
+    saved: Saved = None,
+    expected: Annotated[
+        Optional[str], typer.Option(help="Plot a workload's reference instead.", metavar="WORKLOAD")
+    ] = None,
+    chart: Annotated[
+        str, typer.Option(help="curves, or one figure of the page, such as val_loss, time-seconds or loss-accuracy.")
+    ] = "curves",
+    output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
+) -> None:
+    """Plot loss and accuracy against epochs, or another chart.
+
+    Mean and range over seeds; needs kvbench[plot].
+    """
+    from kvbench.reference.store import load
+    from kvbench.reporting import figures
+    from kvbench.reporting.charts import draw
+    from kvbench.results.saved import read
+
+    if (saved is None) == (expected is None):
+        raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
+    if expected:
+        folder, design = folder_and_design(values)
+        reference = load(folder, expected, design)
+        numbers, workload = figures.Numbers(reference.histories, design, reference.costs), expected
+    else:
+        run = read(saved or Path())
+        design, workload = folder_and_design(values, run.study)[1], run.workload
+        numbers = figures.Numbers(run.histories, design, run.costs)
+    chosen = figures.chart(numbers, chart)
+    draw(chosen, output, f"{workload}: {numbers.seeds if chosen[0].id in figures.CURVES else chosen[0].title}")
+    echo(str(output))
+
+
+@expected_app.command("rejudge", **example("expected rejudge fractals"))
+@takes(("study", "expected"))
+def expected_rejudge(
+    values: dict[str, Any],
+    workloads: Annotated[Optional[list[str]], typer.Argument(help="Which; all in the folder if none is named.")] = None,
+) -> None:
+    """Judge recorded histories again, and write verdicts.csv.
+
+    After a finding was added or changed; trains nothing.
+    """
+    from kvbench.reference.update import recorded, rejudge
+
+    folder, design = folder_and_design(values)
+    for workload in workloads or recorded(folder):
+        echo(rejudge(folder, workload, design))
