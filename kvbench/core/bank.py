@@ -18,6 +18,7 @@ from kvbench.core.numerics import default_numerics
 # pass in bfloat16 was measured to differ by from one in float32 (0.003 to 0.004, RMS).
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 CHUNK = 65536  # rows: a copy of a column may not fit in memory
+PROJECTIONS = 4
 
 
 class Parts(Tensor):
@@ -160,6 +161,24 @@ class FeatureBank:
                 hashed.update(bytes_of(rows))
         return hashed.hexdigest()[:16]
 
+    def projections(self) -> list[list[float]]:
+        """Random projections of each tap and of the logits, by which banks are told apart up to rounding.
+
+        A column's is the sum of its numbers with random signs, those of a row times those of a feature, over the root
+        of how many they are: about as large as the numbers themselves, and another one if rows change places. Signs are
+        the same everywhere. Of more than 65,536 rows as many are taken, evenly spaced.
+
+        Returns:
+            `PROJECTIONS` numbers for each tap, shallow to deep, and for the logits.
+
+        Example:
+            >>> bank = FeatureBank((torch.ones(8, 2), torch.ones(8, 4)), torch.rand(8, 10), torch.arange(8))
+            >>> [len(column) for column in bank.projections()]
+            [4, 4, 4]
+        """
+        rows = torch.linspace(0, len(self) - 1, min(len(self), CHUNK), dtype=torch.float64).round().long()
+        return [_projections(column, rows) for column in (*self.taps, self.logits)]
+
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,).
 
@@ -168,6 +187,17 @@ class FeatureBank:
         view = isinstance(rows, slice)
         taps = [tap[rows].to(torch.float32, copy=view) for tap in self.taps]
         return taps, self.logits[rows].to(torch.float32, copy=view), self.labels[rows]
+
+
+def _projections(column: Tensor, rows: Tensor) -> list[float]:
+    draws = np.random.RandomState(0)
+    width = column.shape[1]
+    of_rows, of_features = (draws.choice((-1.0, 1.0), (n, PROJECTIONS)) for n in (len(rows), width))
+    total = np.zeros(PROJECTIONS)
+    for first in range(0, len(rows), 4096):
+        chosen = slice(first, first + 4096)
+        total += (of_rows[chosen] * (column[rows[chosen]].double().cpu().numpy() @ of_features)).sum(0)
+    return [float(number) for number in total / np.sqrt(max(1, len(rows) * width))]
 
 
 def _chunks(column: Tensor) -> Iterator[Tensor]:

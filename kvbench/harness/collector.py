@@ -19,6 +19,8 @@ from kvbench.harness.result import Check, Result
 from kvbench.reference import store
 from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.compare import compare
+from kvbench.reference.features import FeatureDrift, compare_features
+from kvbench.reference.features import describe as describe_features
 from kvbench.reference.together import compare_together
 from kvbench.reference.update import update as update_reference
 from kvbench.results import history, saved
@@ -247,6 +249,7 @@ class Collector:
             trained = [record["configuration"] for record in self.records]
             absent = [f"FAILED: {text}" for text in self.reference.absent(trained)]
             reasons += absent or self._together()
+        reasons += self._features()
         compared = {name for name, check in checks.items() if check.outcome is not Outcome.INCOMPLETE}
         not_compared = tuple(name for name in everything if name not in compared)
         good = Outcome.INCOMPLETE if not_compared else Outcome.PASSED
@@ -286,6 +289,16 @@ class Collector:
             return []  # what is wrong, each configuration says itself
         return [f"FAILED: {one.describe()}." for one in compared if one.failed]
 
+    def _features(self) -> list[str]:
+        """That the students were given other features than the reference's."""
+        if self.update or self.lacking:
+            return []
+        drifts: list[FeatureDrift] = []
+        for record in self.records:
+            drifts += compare_features(self.reference, record.get("projections", {}), record["fingerprints"])
+        sentence = describe_features(drifts)
+        return [f"FAILED: {sentence}"] if sentence else []
+
     def _update(self, *, full: bool) -> tuple[bool, str]:
         """Write the references; returns whether they were written, and what changed, or why not."""
         records = self.complete
@@ -295,6 +308,7 @@ class Collector:
         provenance = {
             "command": f"{self.recorded_run} --kvbench-seeds {seeds} {store.UPDATE}",
             **{key: first[key] for key in ("fingerprints", *FACTS) if key in first},
+            "projections": {name: one for record in records for name, one in record.get("projections", {}).items()},
             "flops_per_sample": self.costs,
         }
         replicates = history.frame(row for record in records for row in record["replicate_history"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from kvbench.core.recipe import Configuration
+    from kvbench.core.run import Run
     from kvbench.core.trainer import Training
     from kvbench.harness.setup import Banks
     from kvbench.studies.experiment import Experiment
@@ -46,6 +47,23 @@ def cost_of(configuration: Configuration, banks: Banks) -> Cost:
     return cost(configuration.student, bank.widths, bank.classes, bank)
 
 
+def projections(run: Run, fingerprints: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What a student is given: `FeatureBank.projections` of both splits, as ``train layer4.1`` and ``val logits``.
+
+    Args:
+        run: the student's, of any seed.
+        fingerprints: those of the banks, which name the taps.
+    """
+    taps = dict(enumerate(str(fingerprints.get("taps", "")).split()))
+    read = [tap if tap >= 0 else len(taps) + tap for tap in run.configuration.student.taps]
+    names = [*(taps.get(tap, f"tap {tap}") for tap in read), "logits"]
+    return {
+        f"{split} {name}": numbers
+        for split, bank in (("train", run.train), ("val", run.val))
+        for name, numbers in zip(names, bank.projections(), strict=True)
+    }
+
+
 @default_numerics()
 def record(training: Training, experiment: Experiment, banks: Banks | None, seeds: Sequence[int]) -> dict[str, Any]:
     """Describe a training, finished or not, as plain data; facts that cannot be had are left out."""
@@ -55,6 +73,8 @@ def record(training: Training, experiment: Experiment, banks: Banks | None, seed
         with best_effort(f"count the cost of {configuration.id}"):
             counted = asdict(cost_of(configuration, banks))
             described |= {name: count for name, count in counted.items() if count is not None}
+        with best_effort(f"project what {configuration.id} is given"):
+            described["projections"] = projections(training.runs[0], banks.fingerprints)
     with best_effort("look up versions and hardware"):
         described |= environment(training.device)
     return {

@@ -19,17 +19,19 @@ import pandas as pd
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.recipe import Configuration
+from kvbench.core.run import Run
 from kvbench.core.trainer import Training
 from kvbench.findings.judge import judge
 from kvbench.harness.kept import Kept, Rows
 from kvbench.harness.projects import FOLDER
-from kvbench.harness.record import made_from, surroundings
+from kvbench.harness.record import made_from, projections, surroundings
 from kvbench.harness.resume import plain
 from kvbench.harness.setup import Banks, Settings
 from kvbench.harness.sweep import duration
 from kvbench.mutation.faults import CannotActError, Fault
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import Comparison, compare
+from kvbench.reference.features import FeatureDrift, compare_features
 from kvbench.reference.store import Reference
 from kvbench.reference.together import Together, compare_together
 from kvbench.reference.tolerances import Deviation
@@ -52,6 +54,7 @@ class FaultResult:
         changed: whether it changes any number of a run. Without a change it is an equivalent mutant.
         cannot: why it has nothing to act on here; empty if it acts.
         error: the sentence with which the run stopped or was refused; empty if it ran.
+        features: how far what students are given is from what they were given when the reference was recorded.
         paired: comparisons of the trained configurations, each seed with its own recorded run.
         unpaired: the same with a reference that lacks these seeds.
         together: all configurations as one with that reference, where all were trained.
@@ -63,6 +66,7 @@ class FaultResult:
     changed: bool
     cannot: str = ""
     error: str = ""
+    features: tuple[FeatureDrift, ...] = ()
     paired: tuple[Comparison, ...] = ()
     unpaired: tuple[Comparison, ...] = ()
     together: tuple[Together, ...] = ()
@@ -72,7 +76,7 @@ class FaultResult:
     @property
     def detected(self) -> bool:
         """Whether the default run fails."""
-        return bool(self.error or self.verdicts) or any(comparison.failed for comparison in self.paired)
+        return self._whatever_seeds or any(comparison.failed for comparison in self.paired)
 
     @property
     def outcome(self) -> str:
@@ -88,7 +92,11 @@ class FaultResult:
     def detected_unpaired(self) -> bool:
         """Whether a run with as many new seeds would fail."""
         one = any(comparison.failed for comparison in self.unpaired)
-        return bool(self.error or self.verdicts) or one or any(number.failed for number in self.together)
+        return self._whatever_seeds or one or any(number.failed for number in self.together)
+
+    @property
+    def _whatever_seeds(self) -> bool:
+        return bool(self.error or self.verdicts) or any(drift.failed for drift in self.features)
 
     def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Deviation] | None:
         """The configuration and the tolerance with the largest excess; above 1 it lies outside what is allowed.
@@ -210,7 +218,8 @@ class FaultInjector:
     def test(self, fault: Fault, on_training: Callable[[str], object] = lambda _: None) -> FaultResult:
         """Train what a fault should change, then what it may change, until it is detected by recorded and new seeds.
 
-        Its controls come last. ``on_training`` is told which configuration is trained with what.
+        What a student is given may show it before anything is trained. Its controls come last. ``on_training`` is
+        told which configuration is trained with what.
         """
         self.on_training = on_training
         probes = fault.probed(self.experiment.configurations)
@@ -222,6 +231,9 @@ class FaultInjector:
         result = FaultResult(fault, changed=False)
         faulty = _Faulty(self, fault)
         try:
+            drifts = tuple(drift for name in probes for drift in faulty.drifts(name))
+            if any(drift.failed for drift in drifts):
+                return FaultResult(fault, changed=True, features=drifts)
             for name in (*probes, *(others if not fault.equivalent else ())):
                 frames[name] = faulty.train(name)
                 result = self._compare(fault, frames)
@@ -276,6 +288,15 @@ class _Faulty:
         with self.fault.inject():
             banks = (lambda: self.banks) if self.fault.teacher else None
             return self.injector.train(name, banks, what=f"{self.fault.id}: {self.fault.description}")
+
+    def drifts(self, name: str) -> tuple[FeatureDrift, ...]:
+        """How far what a student is given is from what it was given when the reference was recorded."""
+        injector = self.injector
+        facts = made_from(injector.experiment, injector.banks)
+        with self.fault.inject():
+            opened = self.banks if self.fault.teacher else injector.banks
+            given = projections(Run(injector.rows[name], opened.train, opened.val, injector.seeds[0]), facts)
+        return compare_features(injector.reference, given, facts)
 
     @cached_property
     def banks(self) -> Banks:

@@ -72,8 +72,10 @@ def count(kind: str, reference: Reference, replays: Iterator[Replay], *,
     """
     names = history.configurations(reference.histories)
     drifted, shifted, verdicts, unconfirmed, excess = [], [], [], [], [0.0]
-    of_clauses = reference.recorded.groupby(["finding", "recipe"], sort=False)["verdict"]
-    recorded = {key: str(conclude(list(verdict))) for key, verdict in of_clauses}
+    of_clauses: dict[tuple[str, str], list[str]] = {}
+    for finding, recipe, verdict in reference.recorded[["finding", "recipe", "verdict"]].itertuples(index=False):
+        of_clauses.setdefault((finding, recipe), []).append(verdict)
+    recorded = {key: str(conclude(of_each)) for key, of_each in of_clauses.items()}
     repeated = dict.fromkeys(recorded, 0)
     for against, fresh, rng_fingerprint in replays:
         comparisons = [compare(against, fresh, name, rng_fingerprint=rng_fingerprint) for name in names]

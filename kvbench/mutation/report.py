@@ -28,8 +28,8 @@ ABOUT_VERDICTS = (
 ABOUT_FAULTS = (
     "Each fault is a small patch of kvbench or torch in a run with the default seeds. The reference has these seeds,"
     " too, so each is compared with its own recorded run; and once more, as if they were new, with a reference that"
-    " lacks them. Configurations are trained one after another until both detect the fault, or all that it can touch"
-    " are trained."
+    " lacks them. First what a student is given is compared with the recorded features, which no seed decides; then"
+    " configurations are trained one after another until both detect the fault, or all that it can touch are trained."
 )
 ABOUT_DETECTION = (
     "*Tolerance*: the one with the largest excess. *Excess*: the difference over the allowed one; above 1x the run"
@@ -73,6 +73,11 @@ def detection_table(results: Sequence[FaultResult]) -> str:
     for result in results:
         if result.error:
             rows.append([result.fault.id, "the run stops", "-", "-", "-"])
+            continue
+        if drifted := [drift for drift in result.features if drift.failed]:
+            far = max(drifted, key=lambda drift: math.inf if math.isnan(drift.excess) else drift.excess)
+            excess = _times(far.excess, ".3g")
+            rows.append([result.fault.id, f"given {far.column}", f"{far.cells[0]} away", excess, excess])
             continue
         paired, unpaired = result.largest_deviation(result.paired), result.largest_deviation(result.unpaired)
         assert paired is not None

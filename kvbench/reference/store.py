@@ -36,7 +36,7 @@ class Reference:
         recorded: verdicts, with `kvbench.reference.verdicts.COLUMNS`.
         provenance: where the numbers come from. kvbench reads ``seeds`` (a list, or one for each configuration) and,
             where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints``,
-            ``flops_per_sample`` and ``random_numbers``.
+            ``flops_per_sample``, ``projections`` (of features: `kvbench.reference.features`) and ``random_numbers``.
         replicates: histories of some of its seeds on banks rounded otherwise; empty if there are none.
         command: the one that runs the workload as it was run, for messages.
         repeated: the histories that the replicates repeat; None: its own.
@@ -199,6 +199,7 @@ def _provenance(path: Path) -> dict[str, Any]:
         ("epochs_reported", "a list of integers", _integers(facts.get("epochs_reported", []))),
         ("fingerprints", "an object", isinstance(facts.get("fingerprints", {}), dict)),
         (COSTS, "an object", isinstance(costs, dict)),
+        ("projections", "an object of lists of numbers", _lists_of_numbers(facts.get("projections", {}))),
         ("partial_updates", "a list", isinstance(facts.get("partial_updates", []), list)),
     ):
         if not fits:
@@ -206,6 +207,11 @@ def _provenance(path: Path) -> dict[str, Any]:
     if not all(c is None or (isinstance(c, (int, float)) and 0 <= c < 2**63) for c in costs.values()):
         raise UserError(f"{path}: {COSTS} holds something that is not a number from 0, or null where it is unknown.")
     return facts
+
+
+def _lists_of_numbers(columns: object) -> bool:
+    lists = list(columns.values()) if isinstance(columns, dict) else [None]
+    return all(isinstance(some, list) and all(type(one) in {int, float} for one in some) for some in lists)
 
 
 def _integers(values: object) -> bool:

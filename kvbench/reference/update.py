@@ -14,6 +14,7 @@ from kvbench.findings.design import Design
 from kvbench.findings.judge import judge
 from kvbench.reference import verdicts
 from kvbench.reference.compare import differing
+from kvbench.reference.features import compare_features, describe
 from kvbench.reference.store import (
     COSTS,
     HISTORIES,
@@ -155,6 +156,9 @@ def _incomplete(new: pd.DataFrame, seeds: Sequence[int] | None, epochs: Sequence
 def _clash(old: Reference, kept: pd.DataFrame, provenance: Mapping[str, Any], epochs: Sequence[int]) -> list[str]:
     """Why fresh configurations can't stand beside those that are kept."""
     clash = differing(old.fingerprints, dict(provenance.get("fingerprints") or {}))
+    drifts = compare_features(old, provenance.get("projections") or {}, old.fingerprints)
+    if drifted := describe(drifts):
+        clash.append(drifted[0].lower() + drifted[1:].rstrip("."))
     if old.rng_fingerprint and provenance.get("random_numbers") not in (None, old.rng_fingerprint):
         clash.append("a seed gives other random numbers here")
     if history.epochs(kept) != epochs:

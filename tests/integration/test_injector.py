@@ -11,7 +11,7 @@ import torch
 
 from kvbench.core.run import Run
 from kvbench.core.trainer import Training
-from kvbench.harness.record import made_from
+from kvbench.harness.record import made_from, projections
 from kvbench.harness.setup import Settings
 from kvbench.mutation.faults import FAULTS, Fault
 from kvbench.mutation.injector import FaultInjector, FaultResult
@@ -95,6 +95,23 @@ def test_a_fault_outside_its_probes_is_found_and_what_is_clean_stays_clean(injec
     assert result.detected
     assert [comparison.configuration for comparison in result.paired] == ["Model1", "Model7"]
     assert not injector.test(Fault("none", "nothing goes wrong", nullcontext, ("residual chain",))).changed
+
+
+@pytest.mark.parametrize("name", ["channels-swapped", "features-in-bf16", "feature-noise"])
+def test_other_features_are_noticed_before_anything_is_trained(
+    injector: FaultInjector, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = Run(EXPERIMENT.configurations[-1], injector.banks.train, injector.banks.val, 0)
+    recorded = projections(run, injector.banks.fingerprints)
+    provenance = {**injector.reference.provenance, "projections": recorded}
+    known = replace(injector, reference=replace(injector.reference, provenance=provenance))
+    monkeypatch.delattr(Training, "finish")
+    result = known.test(FAULTS[name])
+    assert result.detected
+    assert result.detected_unpaired
+    assert result.paired == ()
+    assert f"| {name}" in detection_table([result])
+    assert "% away" in detection_table([result])
 
 
 def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjector) -> None:

@@ -21,8 +21,12 @@ def collected(
     *,
     select: Sequence[str] = (),
     update: bool = False,
+    **facts: object,
 ) -> tuple[Collector, Result]:
-    """A session that trained a history frame, held against ``folder``; with ``select`` these names alone."""
+    """A session that trained a history frame, held against ``folder``; with ``select`` these names alone.
+
+    ``facts`` are of every training's record.
+    """
     seeds, run = tuple(history.seeds(frame)), "pytest benchmarks/"
     collector = Collector(workload, design, seeds, folder, run, run, update=update)
     for name in select or (*design.names, *design.findings):
@@ -33,7 +37,7 @@ def collected(
             record = {
                 "configuration": name, "recipe": {"epochs": len(rows) // len(seeds)}, "seeds": list(seeds),
                 "random_numbers": "here", "fingerprints": {}, "history": rows, "replicate_history": [],
-                "reused_epochs": [], "diverged": False, "state_notes": [],
+                "reused_epochs": [], "diverged": False, "state_notes": [], **facts,
             }  # fmt: skip
         collector.absorb(name, test, "passed", record)
     return collector, collector.finish(tests_failed=False, interrupted=False)

@@ -47,9 +47,11 @@ def runs(seeds: Sequence[int], names: Sequence[str] = ALL, *, shift: float = 0.0
     return history.frame(rows)
 
 
-def reference(folder: Path, seeds: int = 20, replicates: int = 6, names: Sequence[str] = ALL) -> Reference:
+def reference(
+    folder: Path, seeds: int = 20, replicates: int = 6, names: Sequence[str] = ALL, **facts: object
+) -> Reference:
     """A reference of drawn numbers, with replicates that rounding moved by 1% of a seed's spread."""
-    facts = {"random_numbers": "here"}
+    facts = {"random_numbers": "here", **facts}
     others = runs(range(replicates), names, jitter=0.01)
     update(folder, "synthetic", DESIGN, runs(range(seeds), names), facts, full=True, replicates=others)
     return load(folder, "synthetic", DESIGN)

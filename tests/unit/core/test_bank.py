@@ -170,3 +170,46 @@ def test_a_column_of_known_digest_is_not_read_for_it() -> None:
     made = [FeatureBank((), Parts([whole[:5], whole[5:]], name), torch.zeros(8).long()) for name in ("a", "b", "a")]
     assert made[0].digest == made[2].digest != made[1].digest
     assert made[0].to(torch.device("cpu")).digest == made[0].digest
+
+
+def test_projections_tell_banks_apart_up_to_rounding() -> None:
+    made = half_bank(torch.float32)
+    columns = made.projections()
+    assert [len(column) for column in columns] == [4, 4, 4]
+    size = [float(torch.tensor(column).norm()) for column in columns]
+
+    def distances(other: FeatureBank) -> list[float]:
+        pairs = zip(columns, other.projections(), size, strict=True)
+        return [float((torch.tensor(a) - torch.tensor(b)).norm()) / norm for a, b, norm in pairs]
+
+    assert max(distances(made.perturbed())) < 1e-5
+    halved = FeatureBank(tuple(tap.bfloat16() for tap in made.taps), made.logits.bfloat16(), made.labels)
+    assert min(distances(halved)) > 2e-4
+    first, second = made.taps
+    swapped = FeatureBank((first, second[:, [1, 0, 2, 3, 4, 5]]), made.logits[torch.arange(499, -1, -1)], made.labels)
+    unchanged, *changed = distances(swapped)
+    assert unchanged == 0
+    assert min(changed) > 0.1
+
+
+def test_projections_are_the_same_wherever_a_column_lies_and_of_evenly_spaced_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = half_bank(torch.float32)
+    parts = FeatureBank(
+        tuple(Parts(torch.split(tap, 70)) for tap in made.taps), Parts(torch.split(made.logits, 70)), made.labels
+    )
+    assert parts.projections() == made.projections()
+    counted = FeatureBank((torch.arange(16.0).reshape(8, 2),), torch.ones(8, 1), torch.arange(8))
+    root = 2**-0.5
+    assert counted.projections() == [[0.5, 1, 15, 0.5], pytest.approx([-root, -2 * root, 2 * root, -root])]
+    monkeypatch.setattr(bank, "CHUNK", 100)
+    assert made.projections() != parts.select([1, 0]).projections()
+    assert (
+        made.projections()
+        == FeatureBank(
+            tuple(tap[torch.linspace(0, 499, 100, dtype=torch.float64).round().long()] for tap in made.taps),
+            made.logits[torch.linspace(0, 499, 100, dtype=torch.float64).round().long()],
+            torch.arange(100),
+        ).projections()
+    )

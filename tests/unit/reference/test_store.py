@@ -94,6 +94,12 @@ def test_a_missing_reference_names_the_folder_and_the_command_that_records_one(f
         ("provenance.json", '"epochs": [', '"epochs": [4, ', "Model3 lacks seed 0, epoch 4"),
         ("provenance.json", '"epochs": [', '"epochs_reported": [1.5,', "epochs_reported is [1.5, 1"),
         ("provenance.json", '"fingerprints": {', '"flops_per_sample": [],\n "fingerprints": {', "valid is an object"),
+        (
+            "provenance.json",
+            '"fingerprints": {',
+            '"projections": {"a": [1, "b"]},\n "fingerprints": {',
+            "lists of numbers",
+        ),
         ("provenance.json", '"fingerprints": {', '"flops_per_sample": {"a": "b"},\n "fingerprints": {', "not a number"),
     ],
 )
