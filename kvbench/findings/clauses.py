@@ -49,7 +49,7 @@ class Claim:
         seeds: the S seeds of the margins.
         margins: (S, P), one column a rival; positive supports the claim, which needs every column's mean above 0.
         rivals: the P columns' names.
-        numbers: what was compared, mean over the seeds, in words.
+        values: what was compared, mean over the seeds, as text: the subject's own under its name, then the rivals'.
         tie_holds: whether no difference at all, at any seed, supports the claim.
         gating: whether it counts for the finding's verdict; the others are only reported.
         contradicted: every seed by itself speaks against it, though the margins are only bounds.
@@ -63,7 +63,7 @@ class Claim:
     seeds: tuple[int, ...]
     margins: Floats
     rivals: tuple[str, ...]
-    numbers: str
+    values: Mapping[str, str]
     tie_holds: bool = False
     gating: bool = True
     contradicted: bool = False
@@ -125,7 +125,7 @@ class Clause:
     """One comparison of a finding, judged.
 
     Args:
-        id, sentence, scale, numbers, gating: the claim's.
+        id, sentence, scale, values, gating: the claim's.
         margins: per seed, against the rival that decides; positive supports the clause.
         margin, low, high: their mean and its 95% interval; infinite bounds for one seed, NaN if a number is missing.
         n: seeds with a margin.
@@ -147,7 +147,7 @@ class Clause:
     high: float
     n: int
     verdict: Verdict
-    numbers: str
+    values: Mapping[str, str]
     gating: bool = True
     method: str = SIGN
     p: float = math.nan
@@ -168,17 +168,20 @@ class Clause:
         """
         last = self.id.rpartition("-")[2]
         what = BRIEF.get(last, last) if last.isidentifier() else self.id
-        own, *others = self.numbers.split(", ")
-        decisive = [one for one in others if one.endswith(f"({self.rival})")]
-        told, before = [], ""
-        for side in (own, *decisive):
-            value, _, name = side.removesuffix(")").partition(" (")
-            name = (names or {}).get(name, name)
-            told.append(value if name == before else f"{name} {value}")
+        sides, parts, before = list(self.values), list[str](), ""
+        decisive = [rival for rival in sides[1:] if rival == self.rival]
+        for side in (*sides[:1], *decisive):
+            name = (names or {}).get(side, side)
+            parts.append(self.values[side] if name == before else f"{name} {self.values[side]}")
             before = name
-        if others and not decisive:  # whoever is the best at each seed
-            told.append(f"margin {format_margin(self.margin, self.scale)}")
-        return f"{what} {', '.join(told)}"
+        if sides[1:] and not decisive:  # whoever is the best at each seed
+            parts.append(f"margin {format_margin(self.margin, self.scale)}")
+        return f"{what} {', '.join(parts)}"
+
+    @property
+    def numbers(self) -> str:
+        """What was compared, in words: ``0.264 (linear), 0.913 (mlp)``."""
+        return ", ".join(f"{value} ({name})" if name else value for name, value in self.values.items())
 
     def describe(self) -> str:
         """One line: verdict, sentence, numbers, margin with its interval."""
@@ -224,7 +227,7 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
         nan = math.nan
         return Clause(
             claim.id, claim.sentence, claim.scale, margins, nan, nan, nan, len(column) - len(lost), Verdict.UNDECIDED,
-            claim.numbers, claim.gating, NO_TEST, note=f"a number is missing or not finite for {where}",
+            claim.values, claim.gating, NO_TEST, note=f"a number is missing or not finite for {where}",
         )  # fmt: skip
     mean = float(column.mean())
     fails = min(1.0, evidence.fails * siblings)
@@ -249,6 +252,6 @@ def decide(evidence: Evidence, level: float, siblings: int) -> Clause:
     if test.method == SIGN_FLIPS and claim.gating and not math.isfinite(test.low):
         notes.append("too few seeds for an interval by sign flips")
     return Clause(
-        claim.id, claim.sentence, claim.scale, margins, mean, test.low, test.high, len(column), verdict, claim.numbers,
+        claim.id, claim.sentence, claim.scale, margins, mean, test.low, test.high, len(column), verdict, claim.values,
         claim.gating, test.method, p, level, rival, needed, "; ".join(notes),
     )  # fmt: skip

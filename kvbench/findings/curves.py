@@ -89,7 +89,7 @@ class Curves:
         return self.curve(student, metric)[:, -1]
 
     def claim(
-        self, title: str, sentence: str, scale: str, margins: Mapping[str, Floats], numbers: str, *,
+        self, title: str, sentence: str, scale: str, margins: Mapping[str, Floats], values: Mapping[str, str], *,
         tie_holds: bool = False, gating: bool = True, contradicted: bool = False, note: str = "", some: bool = False,
     ) -> Claim:  # fmt: skip
         """Make a claim of margins (S,) against each rival, by its name for readers; the arguments are `Claim`'s.
@@ -97,19 +97,17 @@ class Curves:
         Example:
             >>> def margin_of_mlp(curves, costs):
             ...     gap = curves.last("mlp", "val_accuracy") - curves.last("linear", "val_accuracy")
-            ...     numbers = means(curves.named({"linear": gap}))
-            ...     return [curves.claim("gap", "mlp is ahead", "difference", {"linear": gap}, numbers)]
+            ...     values = means({"the gap": gap})
+            ...     return [curves.claim("gap", "mlp is ahead", "difference", {"linear": gap}, values)]
         """
         matrix = np.stack(list(margins.values()), axis=1)
-        return Claim(title, sentence, scale, self.seeds, matrix, tuple(margins), numbers, tie_holds, gating,
+        return Claim(title, sentence, scale, self.seeds, matrix, tuple(margins), values, tie_holds, gating,
                      contradicted, note, some)  # fmt: skip
 
 
-def means(values: Mapping[str, Floats], spec: str = ".3f") -> str:
-    """What configurations have (S,), mean over the seeds, in words."""
-    return ", ".join(
-        f"{number(float(value.mean()), spec, missing='no number')} ({name})" for name, value in values.items()
-    )
+def means(values: Mapping[str, Floats], spec: str = ".3f") -> dict[str, str]:
+    """What configurations have (S,), mean over the seeds, as text."""
+    return {name: number(float(value.mean()), spec, missing="no number") for name, value in values.items()}
 
 
 def lead(metric: str, mine: Floats, theirs: Floats) -> Floats:

@@ -333,8 +333,8 @@ class Correlation(Term):
         pair = (np.stack([curves.last(s, metric) for s in students], axis=1) for metric in (self.first, self.second))
         found = np.array([spearman(*both) for both in zip(*pair, strict=True)])
         margin = self.limit - found if self.at_most else found - self.limit
-        numbers = f"mean {number(float(found.mean()), '.3f', missing='no number')}"
-        return [curves.claim(self.label, self._words, DIFFERENCE, {"the limit": margin}, numbers, tie_holds=True)]
+        mean = {"": f"mean {means({'': found})['']}"}
+        return [curves.claim(self.label, self._words, DIFFERENCE, {"the limit": margin}, mean, tie_holds=True)]
 
     @property
     def _words(self) -> str:
@@ -445,13 +445,13 @@ class _Race:
             margins = {s: np.log(bounded[s]) - own for s in self.rivals}
             says = f"needs fewer {clock} to the same loss{' (epochs x FLOPs a sample)' if clock == 'FLOPs' else ''}"
         never = {s: np.isinf(reached[s]) for s in self.students}
-        means = {s: number(float(bounded[s].mean()), ".3g", missing="no number") for s in self.students}
+        shown = means(self.curves.named(bounded), ".3g")
         return self.curves.claim(
             f"{self.student}-{LOWEST if goal == LOWEST else clock.lower()}",
             f"{self.curves.name(self.student)} {says}",
             EPOCHS if counts else RATIO,
             self.curves.named(margins),
-            ", ".join(f"{'> ' if never[s].any() else ''}{mean} ({self.curves.name(s)})" for s, mean in means.items()),
+            {name: f"{'> ' if late.any() else ''}{shown[name]}" for name, late in self.curves.named(never).items()},
             gating=gating,
             contradicted=counts and bool(never[self.student].all()),
             note=f"not reached within epoch {self.curves.epochs[-1]} by every seed"
@@ -466,14 +466,14 @@ class _Race:
         }
         margins = {s: areas[s] - areas[self.student] for s in self.rivals}
         says = f"has a lower {WORDS[self.metric]} than {self.others}, in its geometric mean over the run"
-        return self._told("area", says, RATIO, margins, {s: np.exp(area) for s, area in areas.items()}, gating=True)
+        return self._claim("area", says, RATIO, margins, {s: np.exp(area) for s, area in areas.items()}, gating=True)
 
     def first(self) -> Claim:
         """Who is ahead after the first epoch, for information."""
         losses = {s: self.curves.curve(s, self.metric)[:, 0] for s in self.students}
         margins = {s: lead(self.metric, losses[self.student], losses[s]) for s in self.rivals}
         says = f"is ahead of {self.others} after epoch {self.curves.epochs[0]} already"
-        return self._told("first", says, RATIO, margins, losses)
+        return self._claim("first", says, RATIO, margins, losses)
 
     def own(self, steps: Floats) -> Claim:
         """Epochs to a share of each student's own improvement, for information."""
@@ -484,13 +484,13 @@ class _Race:
             f"loss, from epoch {self.curves.epochs[0]})"
         )
         margins = {s: times[s] - times[self.student] for s in self.rivals}
-        return self._told("own", says, EPOCHS, margins, times, ".2f")
+        return self._claim("own", says, EPOCHS, margins, times, ".2f")
 
-    def _told(self, kind: str, says: str, scale: str, margins: Mapping[str, Floats], values: Mapping[str, Floats],
+    def _claim(self, kind: str, says: str, scale: str, margins: Mapping[str, Floats], values: Mapping[str, Floats],
               spec: str = ".3f", *, gating: bool = False) -> Claim:  # fmt: skip
-        sentence, numbers = f"{self.curves.name(self.student)} {says}", means(self.curves.named(values), spec)
+        sentence, shown = f"{self.curves.name(self.student)} {says}", means(self.curves.named(values), spec)
         return self.curves.claim(
-            f"{self.student}-{kind}", sentence, scale, self.curves.named(margins), numbers, gating=gating
+            f"{self.student}-{kind}", sentence, scale, self.curves.named(margins), shown, gating=gating
         )
 
 

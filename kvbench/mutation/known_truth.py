@@ -166,7 +166,7 @@ def _claims(world: World, margins: Floats) -> list[list[Claim]]:
     for means in world.means:
         mine = margins[:, place : place + len(means)]
         place += len(means)
-        found.append([Claim(str(i), "", DIFFERENCE, seeds, mine[:, [i]], ("",), "") for i in range(len(means))])
+        found.append([Claim(str(i), "", DIFFERENCE, seeds, mine[:, [i]], ("",), {}) for i in range(len(means))])
     return found
 
 

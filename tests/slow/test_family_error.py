@@ -43,7 +43,7 @@ class World:
             for place, mean in enumerate(means):
                 margins = mean + (shared if self.together else self.draw.normal(size=(self.seeds, 1)))
                 seeds = tuple(range(self.seeds))
-                made.append(Claim(str(place), "", DIFFERENCE, seeds, margins, ("",), "", tie_holds=self.tie_holds))
+                made.append(Claim(str(place), "", DIFFERENCE, seeds, margins, ("",), {}, tie_holds=self.tie_holds))
             return made
 
         chosen = [
@@ -100,7 +100,7 @@ def with_p(*p_values: float) -> Finding:
     error = base.std(ddof=1) / 2
     margins = [np.sign(p) * (base + error * stats.t.isf(abs(p), 3)) for p in p_values]
     made = [
-        Claim(str(place), "", DIFFERENCE, (0, 1, 2, 3), column[:, None], ("",), "")
+        Claim(str(place), "", DIFFERENCE, (0, 1, 2, 3), column[:, None], ("",), {})
         for place, column in enumerate(margins)
     ]
     return Finding(str(p_values), "", lambda *_: made)

@@ -20,7 +20,7 @@ def claimed(margins: ArrayLike, **other: Any) -> Claim:
     matrix = matrix[:, None] if matrix.ndim == 1 else matrix
     rivals = tuple("ABCDE"[: matrix.shape[1]])
     fields: dict[str, Any] = {"scale": DIFFERENCE, "seeds": tuple(range(len(matrix))), "rivals": rivals, **other}
-    return Claim("an-id", "a sentence", margins=matrix, numbers="0.7 (X)", **fields)
+    return Claim("an-id", "a sentence", margins=matrix, values={"X": "0.7"}, **fields)
 
 
 def decided(margins: ArrayLike, level: float = 0.01, siblings: int = 1, **other: Any) -> Clause:

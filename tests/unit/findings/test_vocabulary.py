@@ -66,7 +66,7 @@ def test_a_term_about_a_group_makes_a_clause_for_each_of_its_students_against_ea
     assert claim.sentence == "sum's validation loss is below every deep model's"
     assert claim.rivals == ("mlp", "conv")
     np.testing.assert_allclose(claim.margins, np.log([[0.4 / 0.2, 0.5 / 0.2]]))
-    assert claim.numbers == "0.400 (sum), 0.800 (mlp), 1.000 (conv)"
+    assert claim.values == {"sum": "0.400", "mlp": "0.800", "conv": "1.000"}
     assert (claim.scale, claim.tie_holds, claim.some, claim.gating) == ("ratio", False, False, True)
 
 
@@ -129,7 +129,7 @@ def test_recipes_are_compared_student_by_student() -> None:
     found = claims(better("all", across=("cosine", "constant")), histories, "cosine against constant")
     assert list(found) == [f"{student}-{metric}" for student in STUDENTS for metric in ("loss", "accuracy")]
     assert found["linear-loss"].sentence == "cos_linear's training loss is below linear's"
-    assert found["linear-loss"].numbers == "0.050 (cos_linear), 0.100 (linear)"
+    assert found["linear-loss"].values == {"cos_linear": "0.050", "linear": "0.100"}
     assert found["linear-loss"].rivals == ("linear",)
     assert found["linear-loss"].margins.item() == pytest.approx(math.log(2))
     assert found["mlp-accuracy"].margins.item() == pytest.approx(0.2 - 0.6)
@@ -186,7 +186,7 @@ def test_sooner_by_the_area_is_the_mean_log_ratio_of_the_curves_and_tells_the_re
     gating = [claim for claim in found.values() if claim.gating]
     assert [claim.id for claim in gating] == ["linear-area"]
     np.testing.assert_allclose(gating[0].margins, np.log([[0.4 / 0.1, 0.5 / 0.1]]))
-    assert gating[0].numbers == "0.400 (linear), 1.600 (mlp), 2.000 (conv)"  # geometric means, at epoch 2 here
+    assert gating[0].values == {"linear": "0.400", "mlp": "1.600", "conv": "2.000"}  # geometric means, at epoch 2 here
     assert list(found) == ["linear-area", "linear-epochs", "linear-first", "linear-own"]
 
 
