@@ -139,7 +139,9 @@ def alarms(
 @takes(("study", "expected"))
 def power(
     values: dict[str, Any],
-    expected: Annotated[str, typer.Option(help="The workload whose reference tells the spread.")] = "fractals",
+    expected: Annotated[
+        str, typer.Option(help="The workload whose reference tells the spread; empty: the study's first.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds.")] = 4,
     loss: Annotated[float, typer.Option(help="Effect on a loss, as a factor above 1.")] = 1.05,
     share: Annotated[float, typer.Option(help="Effect on an accuracy or agreement.")] = 0.01,
@@ -155,6 +157,7 @@ def power(
     from kvbench.utils.errors import unknown
 
     folder, design = folder_and_design(values)
+    expected = expected or next(iter(design.workloads), DEFAULT)
     reference = load(folder, expected, design)
     names = history.configurations(reference.histories)
     for name in configuration or []:

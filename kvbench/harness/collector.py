@@ -360,12 +360,12 @@ def _check_verdict(judged: Sequence[Judgement], changes: Sequence[Change]) -> Ch
     failed = [change for change in changes if change.failed]
     unconfirmed = [change for change in changes if change.unconfirmed]
     noted = [change for change in changes if not (change.failed or change.unconfirmed)]
-    told = [change.brief for change in (failed or unconfirmed)]
-    more = [f"and {len(told) - CLAUSES} more clauses of it"] if len(told) > CLAUSES else []
+    briefs = [change.brief for change in (failed or unconfirmed)]
+    more = [f"and {len(briefs) - CLAUSES} more clauses of it"] if len(briefs) > CLAUSES else []
     lines = [change.describe() for change in (*failed, *unconfirmed, *noted)]
     return Check(
         Outcome.FAILED if failed else Outcome.NOT_CONFIRMED if unconfirmed else Outcome.PASSED,
-        "\n".join([*told[:CLAUSES], *more]),
+        "\n".join([*briefs[:CLAUSES], *more]),
         "\n".join([*lines, "", *(judgement.describe() for judgement in judged)]),
         notes=tuple(change.brief for change in noted),
     )

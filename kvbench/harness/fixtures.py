@@ -29,14 +29,14 @@ def end_as(check: Check, config: pytest.Config) -> None:
     __tracebackhide__ = True
     from kvbench.results.saved import Outcome
 
-    text = told(check, config)
+    text = message(check, config)
     if check.outcome in {Outcome.FAILED, Outcome.INCOMPLETE}:
         pytest.fail(text, pytrace=False)
     if check.outcome is Outcome.NOT_CONFIRMED:
         pytest.xfail(text)
 
 
-def told(check: Check, config: pytest.Config) -> str:
+def message(check: Check, config: pytest.Config) -> str:
     """Why a check came out as it did, for the terminal."""
     text = fold(plain(check.text))
     return f"{text}\n\n{plain(check.details)}" if check.details and config.get_verbosity() > 0 else text

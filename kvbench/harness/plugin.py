@@ -16,7 +16,7 @@ import pytest
 
 from kvbench.core.recipe import Configuration
 from kvbench.harness import fixtures, hookspecs
-from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING, told
+from kvbench.harness.fixtures import RECORD, RESUMING, SESSION, TRAINING, message
 from kvbench.harness.interrupts import Resuming, uncaptured
 from kvbench.harness.options import FRESH, OPTIONS, VERIFY, Option
 from kvbench.utils.errors import UserError, best_effort
@@ -155,6 +155,12 @@ class KvbenchPlugin:
                 chosen = experiment(values, registered(self.config))
             texts = {row.name: self.option(row.name) for row in OPTIONS}
             self.started = Session(texts, values, chosen, progress, **flags)
+            if self.worker:
+                from kvbench.utils.shares import Share
+
+                place = self.config.workerinput  # type: ignore[attr-defined]
+                number, count = int(place["workerid"].removeprefix("gw")), place["workercount"]
+                self.started.share = Share(number % count + 1, count)
             if values["engine"] == "ray":
                 from kvbench.harness.engine import run
 
@@ -298,7 +304,7 @@ class KvbenchPlugin:
         for test, check in started.collector.unreported().items():
             location = (test.partition("::")[0], None, test.partition("::")[2])
             self.config.hook.pytest_runtest_logreport(
-                report=pytest.TestReport(test, location, {}, "failed", told(check, self.config), "call")
+                report=pytest.TestReport(test, location, {}, "failed", message(check, self.config), "call")
             )
         verbose = self.config.get_verbosity() > 0
         self.summary = summarize(started.collector, result, started.report_path, started.html_path, verbose=verbose)

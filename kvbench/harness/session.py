@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +15,15 @@ from kvbench.utils.files import need_writable
 
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
-    from kvbench.core.run import Run
     from kvbench.core.trainer import Training
+    from kvbench.harness.epochs import Epochs
     from kvbench.harness.kept import Kept
     from kvbench.harness.record import Record
     from kvbench.harness.resume import Suite
     from kvbench.harness.setup import Banks, Settings
     from kvbench.studies.experiment import Experiment
     from kvbench.utils.progress import Progress, ProgressBar
+    from kvbench.utils.shares import Share
 
 TRAININGS = "trainings"  # in the cache, the results of tasks
 REPLICATES = 6  # seeds that an update trains a second time, on banks rounded otherwise
@@ -72,10 +72,9 @@ class Session:
         self.texts = texts
         self.engine: Callable[..., None] | None = None  # does tasks elsewhere: `kvbench.harness.engine.run`
         self.test_folders: set[Path] = set()  # whose code is part of what is trained
+        self.share: Share | None = None  # of the banks, where other processes compute the rest
         self.stopped = ""  # by what, from outside
         self.opened_suite: Suite | None = None  # of this process, once something is trained
-        self._epochs_done = 0
-        self._showing = threading.Lock()  # seeds end their epochs in threads of their own
 
     @property
     def title(self) -> str:
@@ -100,7 +99,7 @@ class Session:
         if self.experiment.study.train is not None:
             return None
         self._on_cluster("extract")
-        banks = self.settings.open_banks(self._show)
+        banks = self.settings.open_banks(self._show, self.share)
         with best_effort("remove the progress bar"):
             self.progress.close()
         return banks
@@ -146,17 +145,17 @@ class Session:
         with best_effort(f"use what was trained of {configuration.id}"):
             self._reuse(training)
         states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
-        self._epochs_done += sum(run.epochs_done for run in training.everyone)
-
-        def on_epoch(run: Run) -> None:
-            if states is not None:
-                with best_effort(f"keep the state of {configuration.id}"):
-                    states.save(run)
-            with self._showing:
-                self._show_epoch(run)
-
-        training.on_epoch = on_epoch
+        self._epochs.done += sum(run.epochs_done for run in training.everyone)
+        runs = max(1, self.trainings_ahead) * len(training.everyone)
+        self._epochs.total = runs * configuration.recipe.epochs
+        self._epochs.follow(training, states)
         return training
+
+    @cached_property
+    def _epochs(self) -> Epochs:
+        from kvbench.harness.epochs import Epochs
+
+        return Epochs(0, self.progress.show)
 
     def _on_cluster(self, command: str) -> None:
         """Let the workers of a cluster do what tests are going to need, where one was chosen."""
@@ -206,15 +205,6 @@ class Session:
     def _show(self, progress: Progress) -> None:
         with best_effort("show the progress"):
             self.progress.show(progress)
-
-    def _show_epoch(self, run: Run) -> None:
-        from kvbench.utils.progress import Progress
-
-        epochs = run.configuration.recipe.epochs
-        total = max(1, self.trainings_ahead) * (len(self.seeds) + len(self._replicates)) * epochs
-        self._epochs_done += 1
-        text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{epochs}"
-        self._show(Progress(text, min(self._epochs_done, total), total, "epoch"))
 
     def record(self, training: Training) -> Record:
         """What a training leaves for a saved benchmark: enough to make every table again."""

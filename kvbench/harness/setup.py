@@ -217,9 +217,14 @@ class Settings:
         return Counter(split for split, _ in mine)
 
     @default_numerics()
-    def open_banks(self, on_progress: OnProgress = ignore) -> Banks:
-        """Open the banks of both splits, computing those that are missing from the cache."""
+    def open_banks(self, on_progress: OnProgress = ignore, share: Share | None = None) -> Banks:
+        """Open the banks of both splits, computing what is missing from the cache: a ``share`` of it first.
+
+        Processes that open them at once, with a share each, compute most parts once.
+        """
         stores, notes = self.stores(on_progress)
+        if share is not None and not self.fresh:
+            self.fill(stores, share)
         settings = {split: store.settings for split, store in stores.items()}
         images = {split: one.images for split, one in settings.items()}
         chosen = settings["train"].teacher

@@ -61,16 +61,15 @@ def summarize(
     remarks: tuple[Callable[[Collector, Result], Iterator[Line]], ...] = (
         _curves, _verdicts, _not_compared, _where_to_look, _not_confirmed, _reused, _notes, _environment, _seconds
     )  # fmt: skip
-    said = []
+    listed = []
     for remark in remarks:
         with best_effort(f"complete the summary ({remark.__name__.strip('_')})"):
-            told = list(remark(collector, result))
-            lines += [line._replace(text=fold(plain(line.text))) for line in told]
-            said += [line.text for line in told if remark is not _verdicts]
+            found = list(remark(collector, result))
+            lines += [line._replace(text=fold(plain(line.text))) for line in found]
+            listed += [line.text for line in found if remark is not _verdicts]
     if step := os.environ.get(STEP):
         with best_effort(f"write the summary of the step to {step}"):
-            listed = "\n".join(map(item, said))
-            add_summary(Path(step), f"{contents().markdown(clauses=False)}\n{listed}")
+            add_summary(Path(step), "\n".join([contents().markdown(clauses=False), *map(item, listed)]))
     # A path is told whole, in a line of its own.
     return [*lines, *(Line(plain(text)) for text in written)]
 
@@ -190,5 +189,5 @@ def _seconds(collector: Collector, _: Result) -> Iterator[Line]:
     """The fastest and the slowest configuration."""
     timed = histories(collector.records).groupby("configuration")["seconds"].median().dropna()
     if ends := sorted((float(seconds), str(name)) for name, seconds in timed.items()):
-        told = [f"{number(seconds, '.3g')} ({name})" for seconds, name in dict.fromkeys((ends[0], ends[-1]))]
-        yield Line(f"Seconds an epoch of a seed: {' to '.join(told)}.")
+        shown = [f"{number(seconds, '.3g')} ({name})" for seconds, name in dict.fromkeys((ends[0], ends[-1]))]
+        yield Line(f"Seconds an epoch of a seed: {' to '.join(shown)}.")

@@ -8,7 +8,6 @@ complete goes on from its states, as in a session.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvbench.core.recipe import Configuration
-from kvbench.core.run import Run
+from kvbench.harness.epochs import Epochs
 from kvbench.harness.kept import Kept, Rows, keeps
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import FOLDER
@@ -28,9 +27,9 @@ from kvbench.reporting.maps import Judged, Sweep
 from kvbench.results import history
 from kvbench.studies.grid import Cell, Grid
 from kvbench.utils.environment import code, environment
-from kvbench.utils.errors import UserError, best_effort, unknown
+from kvbench.utils.errors import UserError, unknown
 from kvbench.utils.files import need_writable
-from kvbench.utils.progress import OnProgress, Progress, ignore
+from kvbench.utils.progress import OnProgress, ignore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,8 +151,6 @@ class _Work:
         if not self.keeps:
             LOG.warning("The code of %s is in no file, so nothing of the sweep is kept.", self.grid.study.name)
         self.code = code({path for path in [Path(FOLDER)] if path.is_dir()})
-        self._epochs_done = 0
-        self._showing = threading.Lock()
         self._clock = _Clock()
         self._said: set[str] = set()
 
@@ -176,7 +173,7 @@ class _Work:
                 groups.append((images, group := []))
             group.append(number)
         possible = [number for _, numbers in groups for number in numbers]
-        self.total = sum(self._epochs(self.grid.cells[number]) for number in possible)
+        self.epochs = Epochs(sum(self._epochs(self.grid.cells[number]) for number in possible), self.on_progress)
         self.trainings = sum(len(self._configurations(self.grid.cells[number])) for number in possible)
         self._clock.sizes = {number: self._size(self.grid.cells[number]) for number in possible}
         for images, numbers in groups:
@@ -228,17 +225,17 @@ class _Work:
             results = kept.read() if kept else {}
             hopeless = any(isinstance(results.get(seed), str) for seed in self.seeds)
             missing = [] if hopeless else [seed for seed in self.seeds if seed not in results]
-            ahead = self._epochs_done + len(self.seeds) * configuration.recipe.epochs
-            self._epochs_done = ahead - len(missing) * configuration.recipe.epochs
+            ahead = self.epochs.done + len(self.seeds) * configuration.recipe.epochs
+            self.epochs.done = ahead - len(missing) * configuration.recipe.epochs
             if missing:
                 fresh += 1
                 try:
                     results |= train(
-                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self._show
+                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self.epochs
                     )
                 except UserError as error:
                     results |= dict.fromkeys(missing, str(error))
-            self._epochs_done = ahead
+            self.epochs.done = ahead
             self.complete += 1
             for result in (results[seed] for seed in self.seeds if seed in results):
                 if isinstance(result, str):
@@ -255,12 +252,6 @@ class _Work:
             self._warn(f"{cell.name}, {name}", sentence)
         complete = (row for row in rows if row["configuration"] not in problems)
         return Trained(history.frame(complete), problems, costs)
-
-    def _show(self, run: Run) -> None:
-        with self._showing, best_effort("show the progress"):
-            text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{run.configuration.recipe.epochs}"
-            self._epochs_done += 1
-            self.on_progress(Progress(text, min(self._epochs_done, self.total), self.total, "epoch"))
 
     def _warn(self, where: str, sentence: str) -> None:
         """Say a sentence once, though many cells may have it."""

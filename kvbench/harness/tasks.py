@@ -5,29 +5,26 @@ Any number of processes may do them, in any order, at once and again: what is do
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from kvbench.core.recipe import Configuration
-from kvbench.core.run import Run
 from kvbench.core.trainer import MORE_MEMORY
+from kvbench.harness.epochs import Epochs
 from kvbench.harness.kept import Kept, Rows, keeps
 from kvbench.harness.resume import Suite
 from kvbench.harness.setup import Banks, begin
 from kvbench.studies.study import Study
 from kvbench.utils.errors import UserError, best_effort
 from kvbench.utils.oom import enough_memory
-from kvbench.utils.progress import OnProgress, Progress
+from kvbench.utils.progress import OnProgress
 from kvbench.utils.shares import Share
 
 if TYPE_CHECKING:
     from kvbench.harness.session import Session
 
-LOG = logging.getLogger(__name__)
 TEST = "kvbench"  # names the states of a task's trainings, as its own name does those of a test
 
 
@@ -39,7 +36,7 @@ def train(
     device: torch.device,
     suite: Suite,
     kept: Kept | None,
-    on_epoch: Callable[[Run], object],
+    epochs: Epochs,
 ) -> dict[int, Rows | str]:
     """Train seeds of a configuration to their end, going on where a killed process left them.
 
@@ -51,7 +48,7 @@ def train(
         device: where to train.
         suite: where states of what is not complete lie.
         kept: where results are kept; None: nowhere, nor states.
-        on_epoch: called with each run that has a new row, in the thread that evaluated it.
+        epochs: counts those that are done.
 
     Returns:
         Rows of each seed, or the sentence why it has none: it diverged, or stopped with one that did.
@@ -62,14 +59,7 @@ def train(
     with enough_memory(f"{row.id} with {len(seeds)} seeds", MORE_MEMORY):
         training = begin(study, row, banks, seeds, device)
     states = suite.states(training, TEST) if kept else None
-
-    def after_epoch(run: Run) -> None:
-        if states is not None:
-            with best_effort(f"keep the state of {row.id}"):
-                states.save(run)
-        on_epoch(run)
-
-    training.on_epoch = after_epoch
+    epochs.follow(training, states)
     problem = ""
     try:
         training.finish()
@@ -114,27 +104,18 @@ def train_share(session: Session, rows: Sequence[Configuration], share: Share, o
     suite = Suite(session.values["cache"], session.title, session.surroundings)
     mine = share.of([(row, seed) for row in rows for seed in session.seeds])
     problems: dict[str, None] = {}
-    trained = found = epochs = ahead = 0
-    total = sum(row.recipe.epochs for row, _ in mine)
-    showing = threading.Lock()
-
-    def show(run: Run) -> None:
-        nonlocal epochs
-        with showing, best_effort("show the progress"):
-            epochs += 1
-            text = f"{run.configuration.id} seed {run.seed} epoch {run.epochs_done}/{run.configuration.recipe.epochs}"
-            on_progress(Progress(text, min(epochs, total), total, "epoch"))
-
+    trained = found = ahead = 0
+    epochs = Epochs(sum(row.recipe.epochs for row, _ in mine), on_progress)
     for row in dict.fromkeys(row for row, _ in mine):
         kept = session.kept(row)
         results = kept.read()
         seeds = [seed for one, seed in mine if one is row]
         missing = [seed for seed in seeds if seed not in results]
         ahead += len(seeds) * row.recipe.epochs
-        epochs = ahead - len(missing) * row.recipe.epochs
+        epochs.done = ahead - len(missing) * row.recipe.epochs
         if missing:
             try:
-                results |= train(study, row, missing, session.banks, device, suite, kept, show)
+                results |= train(study, row, missing, session.banks, device, suite, kept, epochs)
             except UserError as error:
                 results |= dict.fromkeys(missing, str(error))
         lost = [seed for seed in seeds if isinstance(results[seed], str)]

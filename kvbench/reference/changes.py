@@ -49,8 +49,8 @@ class Change:
 
     def describe(self) -> str:
         """The same with its numbers and what to do, in one line."""
-        told = f"{self.brief}: {self.numbers}" if self.numbers else self.brief
-        return f"{told}; {self.todo}" if self.todo else told
+        text = f"{self.brief}: {self.numbers}" if self.numbers else self.brief
+        return f"{text}; {self.todo}" if self.todo else text
 
 
 def verdict_changes(

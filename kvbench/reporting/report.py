@@ -190,21 +190,21 @@ def about(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> 
 
 def words(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> dict[str, str]:
     """Where numbers come from, by name; ``facts`` as in `report`."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     workload, plus, chosen = workload_of(facts).partition("+")
     if workload in WORKLOADS:
-        told["images"] = WORKLOADS[workload].summary
+        found["images"] = WORKLOADS[workload].summary
     if design.workloads.get(workload):
-        told["recipe against the study's"] = design.workloads[workload]
+        found["recipe against the study's"] = design.workloads[workload]
     if plus:
-        told["chosen for this run"] = chosen.replace("+", ", ")
-    told["runs"] = f"{seed_count(histories)} of each configuration"
-    told |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
+        found["chosen for this run"] = chosen.replace("+", ", ")
+    found["runs"] = f"{seed_count(histories)} of each configuration"
+    found |= {name.replace("_", " "): value for name, value in facts.items() if name not in HIDDEN and value != ""}
     listed = facts.get("partial_updates")
     if updates := [part for part in listed if isinstance(part, Mapping)] if isinstance(listed, list) else []:
         kept = ("configurations", "date")  # each part has all facts of its run
-        told["partial updates"] = [{name: part[name] for name in kept if name in part} for part in updates]
-    return {name: _words(value) for name, value in told.items()}
+        found["partial updates"] = [{name: part[name] for name in kept if name in part} for part in updates]
+    return {name: _words(value) for name, value in found.items()}
 
 
 def report_saved(saved: Saved, design: Design, name: str | None = None) -> str:

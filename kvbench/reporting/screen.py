@@ -63,7 +63,7 @@ def _row(one: Standing, design: Design) -> tuple[str, str, str, str]:
     judgement = one.judgement
     recipe = "both" if judgement.finding.across and len(design.recipes) == 2 else judgement.recipe
     # There is a column for the recipe, so configurations go by their students.
-    told = one.clause.brief({name: design.find(name)[1] for name in design.names}) if one.clause else ""
+    brief = one.clause.brief({name: design.find(name)[1] for name in design.names}) if one.clause else ""
     cells = (judgement.finding.id, recipe, one.words)
     finding, recipe, words = (cut(shown(cell), width) for cell, width in zip(cells, LONGEST, strict=True))
-    return finding, recipe, words, shown(told)
+    return finding, recipe, words, shown(brief)

@@ -22,6 +22,18 @@ def test_a_drawn_session_comes_to_what_the_plain_runs_histories_say(project: Tin
     assert_holds(project, draw(seed))
 
 
+def test_each_worker_computes_its_own_share_of_the_banks_first(project: TinyProject) -> None:
+    with (project.path / "conftest.py").open("a") as conftest:
+        conftest.write("""
+def pytest_collection_finish(session):
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        Path(f"{worker}.txt").write_text(str(session.config.pluginmanager.getplugin("kvbench-session").started.share))
+""")
+    project.run(suite_of(["Model1"], [], workers=2))
+    shares = [(project.path / f"gw{worker}.txt").read_text() for worker in range(2)]
+    assert shares == ["Share(number=1, count=2)", "Share(number=2, count=2)"]
+
+
 # Order and selection
 
 

@@ -24,6 +24,7 @@ from kvbench.harness.setup import Settings, at_chance, resolve_device
 from kvbench.utils import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
+from kvbench.utils.shares import Share
 from kvbench.workloads import WORKLOADS, Workload, generated, workload
 from tests.support import tiny_resnet
 from tests.support.logs import logged
@@ -419,6 +420,20 @@ def test_interrupted_banks_go_on_unless_they_are_to_be_fresh(
         settings.open_banks(reports.append)
     assert messages == ([] if fresh else ["small-train: resuming after 128 of 256 images."])
     assert [(one.done, one.total) for one in reports] == [(128, 256), (256, 256), (20, 20)]
+
+
+@pytest.mark.usefixtures("small_parts", "any_teacher")
+def test_a_share_of_the_banks_is_computed_before_the_rest(small_checkpoint: Path, tmp_path: Path) -> None:
+    settings = replace(small_settings(tmp_path, small_checkpoint), workload=replace(TINY, train_count=256))
+    reports: list[Progress] = []
+    settings.open_banks(reports.append, Share(2, 2))
+    passes = [(one.description.partition(":")[0], one.done, one.total) for one in reports]
+    assert passes == [
+        ("small-train", 128, 128),
+        ("small-train", 128, 256),
+        ("small-train", 256, 256),
+        ("small-val", 20, 20),
+    ]
 
 
 def draw_classes(root: Path, **splits: list[str]) -> Path:
