@@ -148,9 +148,9 @@ class Finding:
 
     def describe(self, groups: Groups) -> str:
         """What is judged, in words."""
-        said, before = [], ""
+        parts, before = [], ""
         for term in self._terms:
             words = term.describe(groups)
-            said.append(f"{term.when} {words}" if term.when not in ("", before) else words)
+            parts.append(f"{term.when} {words}" if term.when not in ("", before) else words)
             before = term.when
-        return "; ".join(said)
+        return "; ".join(parts)

@@ -283,8 +283,8 @@ class Collector:
     def _together(self) -> list[str]:
         """Numbers that all configurations together have elsewhere than the reference, though each is within."""
         try:
-            fresh, streams = histories(self.complete), {record["random_numbers"] for record in self.complete}
-            compared = compare_together(self.reference, fresh, streams.pop() if len(streams) == 1 else "")
+            fresh, drawn = histories(self.complete), {record["random_numbers"] for record in self.complete}
+            compared = compare_together(self.reference, fresh, drawn.pop() if len(drawn) == 1 else "")
         except UserError:
             return []  # what is wrong, each configuration says itself
         return [f"FAILED: {one.describe()}." for one in compared if one.failed]

@@ -54,7 +54,7 @@ class Doctor:
         self.texts: dict[str, str] = {}
         self.chosen: Experiment | None = None
         self.settings: Settings | None = None
-        self.whole = False  # whether all is there that a run trains on
+        self.complete = False  # whether all is there that a run trains on
         self._take({})
 
     def _take(self, ini: Mapping[str, str]) -> None:
@@ -150,8 +150,8 @@ class Doctor:
             return
         reference = load(folder, self.chosen.name, design)
         seeds, names = history.seeds(reference.histories), history.configurations(reference.histories)
-        made = reference.provenance.get("date", "an unknown date")
-        yield Remark("reference", f"{reference.folder}: {len(names)} configurations, {len(seeds)} seeds, of {made}")
+        date = reference.provenance.get("date", "an unknown date")
+        yield Remark("reference", f"{reference.folder}: {len(names)} configurations, {len(seeds)} seeds, of {date}")
         for problem in reference.absent([row.id for row in self.chosen.configurations]):
             yield Remark("reference", problem, problem=True)
 
@@ -163,7 +163,7 @@ class Doctor:
             return
         if self.chosen.study.train is not None:
             yield Remark("teacher", "none: the study trains by a function of its own")
-            self.whole = True
+            self.complete = True
             return
         settings = Settings.of(self.values, self.chosen.images)
         kind = architecture(settings.arch or settings.workload.arch)
@@ -192,10 +192,10 @@ class Doctor:
             yield Remark("banks", f"not looked at: a run fetches them from {self.settings.bucket}")
             return
         stores, _ = self.settings.stores()
-        self.whole = True
+        self.complete = True
         for split, store in stores.items():
             missing, parts = store.missing(), len(store.parts)
-            self.whole &= not missing
+            self.complete &= not missing
             if damaged := [f"part {part} ({why})" for part, why in missing.items() if why]:
                 text = f"{split}: {', '.join(damaged[:3])} of {store.folder.path} damaged; a run computes it again"
                 yield Remark("banks", text, problem=True)
@@ -214,7 +214,7 @@ class Doctor:
             yield Remark("checkpoints", "none: no run was interrupted, and no task left a result")
             return
         others = "others are of other code, seeds or settings"
-        if not (self.whole and Path(FOLDER).is_dir()):
+        if not (self.complete and Path(FOLDER).is_dir()):
             yield Remark("checkpoints", f"not compared: that needs {FOLDER}/ and whole banks; {others}")
             return
         session = collected(flags(self.given))

@@ -75,18 +75,18 @@ def ask() -> Asked:
         UserError: a conftest.py fails, with what pytest says of it.
     """
     asked = Asked()
-    said = _quietly(asked, *([FOLDER] if Path(FOLDER).is_dir() else []))
+    output = _quietly(asked, *([FOLDER] if Path(FOLDER).is_dir() else []))
     if asked.studies is None:
-        raise UserError(f"The studies of this project cannot be asked for, as pytest fails here: {said}.")
+        raise UserError(f"The studies of this project cannot be asked for, as pytest fails here: {output}.")
     return asked
 
 
 def _quietly(plugin: object, *arguments: str) -> str:
     """Run pytest without a word; returns its errors in one line, or what it says last."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         pytest.main(["-p", "no:cacheprovider", *arguments], plugins=[plugin])
-    lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
+    lines = [line.strip() for line in output.getvalue().splitlines() if line.strip()]
     return "; ".join([line.removeprefix("E").strip() for line in lines if line.startswith("E ")] or lines[-1:])
 
 
@@ -119,9 +119,9 @@ def collected(arguments: Sequence[str]) -> Session:
     if not Path(FOLDER).is_dir():
         raise UserError(f"There is no folder {FOLDER}/ here, whose tests say what is trained: kvbench init writes one.")
     collecting = _Collecting()
-    said = _quietly(collecting, FOLDER, "--collect-only", "-q", *arguments)
+    output = _quietly(collecting, FOLDER, "--collect-only", "-q", *arguments)
     if collecting.session is None or not collecting.session.rows:
-        raise UserError(f"pytest finds nothing to train in {FOLDER}/: {said}.")
+        raise UserError(f"pytest finds nothing to train in {FOLDER}/: {output}.")
     return collecting.session
 
 

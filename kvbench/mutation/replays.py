@@ -164,8 +164,8 @@ def measure(injector: FaultInjector, clean_seeds: Sequence[int], rounded: int) -
     frames = []
     for number in range(rounded):
         banks = injector.perturbed(number)
-        made = [injector.train(name, lambda banks=banks: banks, what=f"rounding {number}") for name in names]  # type: ignore[misc]
-        frames.append(pd.concat(made, ignore_index=True))
+        trained = [injector.train(name, lambda banks=banks: banks, what=f"rounding {number}") for name in names]  # type: ignore[misc]
+        frames.append(pd.concat(trained, ignore_index=True))
         logger.info("clean replay %d of %d on perturbed features is trained", number + 1, rounded)
     if rounded:
         kind = f"the default run (seeds {seed_range(injector.seeds)}) on perturbed features"

@@ -99,8 +99,8 @@ def _shared(histories: pd.DataFrame, names: Sequence[str], epochs: Sequence[int]
     """The rows of these configurations at these epochs, of the seeds that have all of them."""
     rows = histories[histories["configuration"].isin(names) & histories["epoch"].isin(epochs)]
     counts = rows.groupby("seed").size()
-    whole = counts[counts == len(names) * len(epochs)].index
-    return rows[rows["seed"].isin(whole)].sort_values(["configuration", "seed", "epoch"])
+    complete = counts[counts == len(names) * len(epochs)].index
+    return rows[rows["seed"].isin(complete)].sort_values(["configuration", "seed", "epoch"])
 
 
 def _values(tolerance: Tolerance, rows: pd.DataFrame, names: Sequence[str], epochs: Sequence[int]) -> Floats:

@@ -37,9 +37,9 @@ def files_at(folder: Path, names: Iterable[str], revision: str) -> dict[str, byt
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     if not REVISION.fullmatch(revision):
         raise UserError(f"{revision!r} is no revision of git; valid is a commit, a tag or a branch.")
-    code, _, said = _git(there, "rev-parse", "--git-dir")
+    code, _, message = _git(there, "rev-parse", "--git-dir")
     if code:
-        raise UserError(f"{there} is in no git repository, so there is no revision {revision} of it: {said}.")
+        raise UserError(f"{there} is in no git repository, so there is no revision {revision} of it: {message}.")
     code, commit, _ = _git(there, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if code:
         raise UserError(f"There is no revision {revision} in the git repository of {there}.")
@@ -51,9 +51,9 @@ def files_at(folder: Path, names: Iterable[str], revision: str) -> dict[str, byt
             continue
         if int(size) > LARGEST:
             raise UserError(f"{folder / name} at {revision} is too large: at most {LARGEST // 2**20} MiB are read.")
-        code, found[name], said = _git(there, "show", "--no-textconv", place)
+        code, found[name], message = _git(there, "show", "--no-textconv", place)
         if code:
-            raise UserError(f"git cannot show {folder / name} at {revision}: {said}.")
+            raise UserError(f"git cannot show {folder / name} at {revision}: {message}.")
     return found
 
 
@@ -69,5 +69,5 @@ def _git(folder: Path, *arguments: str) -> tuple[int, bytes, str]:
         raise UserError("Reading a revision needs git, which is not installed.") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"git cannot be asked: {describe(error)}.") from None
-    said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-    return done.returncode, done.stdout, said.removeprefix("fatal: ").rstrip(".")
+    message = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+    return done.returncode, done.stdout, message.removeprefix("fatal: ").rstrip(".")
