@@ -17,6 +17,7 @@ from benchmarks.performance.contest import contest
 from benchmarks.performance.material import CPU, SCALES, Scale
 from benchmarks.performance.page import page
 from benchmarks.performance.roofline import roofline, seeds_together
+from benchmarks.performance.stacked import stacked
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError, unknown
 from kvbench.utils.files import atomic_write
@@ -26,6 +27,7 @@ PARTS: dict[str, Callable[[Scale], Any]] = {
     "cold": cold,
     "roofline": roofline,
     "seeds": seeds_together,
+    "stacked": stacked,
 }
 log = logging.getLogger(__name__)
 

@@ -237,11 +237,28 @@ def _seeds(result: Mapping[str, Any]) -> Section:
     return "Seeds together", text, ["", "together", "lone", "ratio", "lone, all threads", "ratio"], rows
 
 
+def _stacked(result: Mapping[str, Any]) -> Section:
+    n, ways = result["seeds"], ("side by side", "one after another")
+    rows = []
+    for name, seconds in result["students"].items():
+        row = [name, milliseconds([s / n for s in seconds["stacked"]])]
+        for way in ways:
+            ratio = median(seconds[way]) / median(seconds["stacked"])
+            row += [milliseconds([s / n for s in seconds[way]]), f"{ratio:.2f}"]
+        rows.append(row)
+    text = (
+        f"An epoch of {result['rows']:,} rows, milliseconds a seed, on {result['hardware']}: {n} seeds as one model"
+        " (`--kvbench-strategy stacked`), side by side (`interleaved`), and as lone runs one after another."
+    )
+    return "Seeds stacked", text, ["", "stacked", ways[0], "ratio", ways[1], "ratio"], rows
+
+
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "contest": _contest,
     "cold": _cold,
     "roofline": _roofline,
     "seeds": _seeds,
+    "stacked": _stacked,
 }
 
 

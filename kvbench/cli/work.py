@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from kvbench.cli.command import OF_BANKS, bar, echo, example, style, takes
+from kvbench.harness.options import OF_TRAINING
 from kvbench.utils.errors import UserError
 from kvbench.workloads import DEFAULT, LARGEST_SIZE
 
@@ -133,7 +134,7 @@ def extract(
 
 
 @app.command(**example("train --part 1/8 --workload tiny-imagenet --seeds 10"))
-@takes([*OF_BANKS, "seeds", "engine"], asks=False)
+@takes([*OF_BANKS, *OF_TRAINING, "engine"], asks=False)
 def train(values: dict[str, Any], part: Part = "1/1") -> None:
     """Train what a test run would, without comparing.
 
@@ -161,7 +162,7 @@ def train(values: dict[str, Any], part: Part = "1/1") -> None:
 
 
 @app.command(**example("sweep --set lr=1e-3,3e-3 --set train_count=1024,4096"))
-@takes([*OF_BANKS, "seeds"])
+@takes([*OF_BANKS, *OF_TRAINING])
 def sweep(
     values: dict[str, Any],
     finding: Annotated[Optional[list[str]], typer.Option(help="Map this finding alone; may be repeated.")] = None,
@@ -185,7 +186,7 @@ def sweep(
         need_chart(chart)
     for folder in filter(None, (out, chart and chart.parent, html and html.parent)):
         need_writable(folder)
-    options = {name: values[name] for name in OF_BANKS if name not in {"study", "workload", "set"}}
+    options = {name: values[name] for name in (*OF_BANKS, "strategy") if name not in {"study", "workload", "set"}}
     swept = train(grid, values["seeds"] or 0, finding or (), bar.show, **options)
     bar.close()
     echo(swept.markdown())

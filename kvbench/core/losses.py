@@ -66,6 +66,32 @@ def objective(recipe: Recipe, logits: Tensor, teacher_logits: Tensor, labels: Te
     return F.cross_entropy(logits / recipe.temperature, soft)
 
 
+def objectives(recipe: Recipe, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of a recipe for each of S students, as `objective` gives it for one; none of the user's own.
+
+    Args:
+        recipe: its ``loss``, ``target`` and ``temperature`` count.
+        logits: (S, B, K), the students'.
+        teacher_logits: (S, B, K).
+        labels: (S, B).
+
+    Returns:
+        (S,), the means over B.
+    """
+    seeds = len(logits)
+    logits, teacher_logits, labels = logits.flatten(0, 1), teacher_logits.flatten(0, 1), labels.flatten()
+    if recipe.loss == "mse":
+        rows = F.mse_loss(logits, teacher_logits, reduction="none").mean(1)
+    elif recipe.loss == "kl":
+        logits, teacher_logits = logits / recipe.temperature, teacher_logits / recipe.temperature
+        student, teacher = F.log_softmax(logits, 1), F.log_softmax(teacher_logits, 1)
+        rows = F.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
+    else:
+        soft = F.softmax(teacher_logits / recipe.temperature, 1) if recipe.target == "teacher" else labels
+        rows = F.cross_entropy(logits / recipe.temperature, soft, reduction="none")
+    return rows.view(seeds, -1).mean(1)
+
+
 def _own_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
     name, shapes = getattr(loss, "__qualname__", type(loss).__name__), (tuple(logits.shape), tuple(target.shape))
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,6 +54,33 @@ def make_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer) -> torch.op
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     return None
+
+
+def in_chunks(
+    step: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+    device: torch.device,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Generator[None, None, tuple[Tensor, float]]:
+    """Step on batch after batch, pausing often; ``around`` makes a block for each chunk.
+
+    Returns what the steps returned, stacked, and the seconds without the pauses.
+    """
+    synchronize = torch.get_device_module(device).synchronize
+    losses: list[Tensor] = []
+    seconds = 0.0
+    while len(losses) < len(batches):
+        synchronize()
+        start = time.perf_counter()
+        with around():
+            for batch in batches[len(losses) : len(losses) + CHUNK]:
+                losses.append(step(batch))
+                if time.perf_counter() - start > CHUNK_SECONDS:
+                    break
+            synchronize()
+        seconds += time.perf_counter() - start
+        yield
+    return torch.stack(losses), seconds
 
 
 class Run:
@@ -109,9 +136,19 @@ class Run:
         self._latest: tuple[float, float] | None = None  # loss and seconds of an epoch not yet evaluated
 
     @property
+    def runs(self) -> Sequence[Run]:
+        """Itself, alone: a `kvbench.core.stacked.Stack` is used likewise, and has several."""
+        return (self,)
+
+    @property
     def done(self) -> bool:
         """Whether every epoch of the recipe has been trained."""
         return self.epochs_done >= self.configuration.recipe.epochs
+
+    @property
+    def trained(self) -> bool:
+        """Whether an epoch is trained that has no row in the history yet."""
+        return self._latest is not None
 
     @default_numerics()
     def epoch(self) -> None:
@@ -127,37 +164,30 @@ class Run:
         """
         if self.done:
             return
-        synchronize = torch.get_device_module(self.device).synchronize
         self.module.train()
         rows = torch.randperm(len(self.train), generator=self.order).to(self.device)
-        chosen = torch.split(rows, self.configuration.recipe.batch_size)
-        losses: list[Tensor] = []
-        seconds = 0.0
-        while len(losses) < len(chosen):
-            synchronize()
-            start = time.perf_counter()
-            with self._own_random_numbers():
-                for batch in chosen[len(losses) : len(losses) + CHUNK]:
-                    losses.append(self.step(batch))
-                    if time.perf_counter() - start > CHUNK_SECONDS:
-                        break
-                synchronize()
-            seconds += time.perf_counter() - start
-            yield
+        batches = torch.split(rows, self.configuration.recipe.batch_size)
+        losses, seconds = yield from in_chunks(self.step, batches, self.device, self._own_random_numbers)
+        if problem := self.end_epoch(losses, seconds):
+            raise UserError(problem)
+
+    def end_epoch(self, losses: Tensor, seconds: float) -> str:
+        """Count an epoch whose steps had these losses and took so many seconds; returns what is wrong, else nothing."""
         if self.scheduler:
             self.scheduler.step()
-        steps = torch.stack(losses).cpu().double()  # not every accelerator has float64
+        steps = losses.cpu().double()  # not every accelerator has float64
         self.epochs_done += 1
         invalid = (~steps.isfinite()).nonzero()
         if len(invalid):
             self.diverged = True
             step = int(invalid[0])
-            raise UserError(
+            return (
                 f"The training loss of {self.configuration.id} (seed {self.seed}) is {float(steps[step])} in epoch"
                 f" {self.epochs_done}, step {step + 1}: try a smaller lr, and look for values that are not finite in"
                 " the features."
             )
         self._latest = float(steps.mean()), seconds
+        return ""
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
@@ -188,7 +218,7 @@ class Run:
 
     def evaluation(self) -> Iterator[None]:
         """Append the history row of the epoch just trained, pausing after every batch; without one, do nothing."""
-        if self._latest is None:
+        if not self.trained:
             return
         self.module.eval()
         loss, correct, agreeing = 0.0, 0, 0
@@ -201,6 +231,11 @@ class Run:
                 correct += int((top == labels).sum())
                 agreeing += int((top == teacher_logits.argmax(1)).sum())
             yield
+        self.end_evaluation(loss, correct, agreeing)
+
+    def end_evaluation(self, loss: float, correct: int, agreeing: int) -> None:
+        """Append a history row, from sums over the validation bank."""
+        assert self._latest is not None, "an epoch is trained"
         train_loss, seconds = self._latest
         self._latest = None
         n = len(self.val)

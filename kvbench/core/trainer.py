@@ -14,6 +14,7 @@ from kvbench.core.interleave import interleave
 from kvbench.core.numerics import RandomState, default_numerics
 from kvbench.core.recipe import Configuration
 from kvbench.core.run import Run
+from kvbench.core.stacked import NotStackedError, Stack, stacks
 from kvbench.utils.oom import enough_memory
 
 LOG = logging.getLogger("kvbench")
@@ -23,17 +24,23 @@ MORE_MEMORY = "Train fewer seeds (--kvbench-seeds), smaller batches, or on anoth
 class Training:
     """A configuration trained with several seeds, all of them by one epoch at each call of `epoch`.
 
-    On the CPU as many seeds as torch has threads are trained side by side, each on one thread: a step's matrices are
-    too small to share, and a history then depends on no number of threads. On an accelerator, and where the student
-    draws random numbers, one chunk of an epoch is trained at a time.
+    Interleaved seeds are trained side by side on the CPU, as many as torch has threads, each on one thread: a step's
+    matrices are too small to share, and a history then depends on no number of threads. On an accelerator, and where
+    the student draws random numbers, one chunk of an epoch is trained at a time.
+
+    Stacked seeds are trained as one model (`kvbench.core.stacked.Stack`), which an accelerator is not too large for.
+    They begin with the same weights and orders, and are rounded otherwise. Students that cannot be stacked are
+    interleaved, which is logged.
 
     Args:
         configuration: student and recipe.
         train, val: banks on the device to train on.
         seeds: any integers, at least one.
         replicates: further runs, trained alongside, whose rows are kept apart.
+        stacked: whether seeds are trained as one model, where that is possible.
 
     Attributes:
+        units: what is trained side by side, each on a thread: runs, or stacks of them.
         on_epoch: called with each run that has a new row in its history, in the thread that evaluated it.
         notes: what a reader of the numbers should know.
         reused: of each seed, how many epochs were restored from an earlier session.
@@ -58,6 +65,8 @@ class Training:
         val: FeatureBank,
         seeds: Sequence[int],
         replicates: Sequence[Run] = (),
+        *,
+        stacked: bool = False,
     ):
         spare = train.copy() if configuration.student.make_from else train  # whoever is given a bank may write into it
         trial, again = (Run(configuration, spare, val, seeds[0]) for _ in range(2))
@@ -75,6 +84,8 @@ class Training:
             )
         for run in self.everyone:
             run.draws = self.runs[0].draws
+        if stacked:
+            self._stack()
 
     def begin(self, configuration: Configuration, runs: Sequence[Run], replicates: Sequence[Run]) -> None:
         """Set what every training has, before its first epoch."""
@@ -82,9 +93,20 @@ class Training:
         self.device = runs[0].device
         self.runs = list(runs)
         self.replicates = list(replicates)
+        self.units: Sequence[Run | Stack] = self.everyone
         self.on_epoch: Callable[[Run], object] = lambda _: None
         self.reused = [0 for _ in self.runs]
         self.notes: list[str] = []
+
+    def _stack(self) -> None:
+        try:
+            self.units = stacks(self.everyone)
+        except NotStackedError as reason:
+            LOG.info("%s is not stacked, its seeds are interleaved: %s.", self.configuration.student.name, reason)
+        else:
+            if len(self.units) > len({id(unit.train.logits) for unit in self.units}):
+                most = max(len(unit.runs) for unit in self.units)
+                LOG.info("%s is stacked by at most %d seeds, as memory allows.", self.configuration.id, most)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -103,30 +125,32 @@ class Training:
 
     def epoch(self) -> None:
         """Train one epoch of every seed, of those that are behind the others first; after the last, do nothing."""
-        done = min(run.epochs_done for run in self.everyone)
+        done = min(unit.epochs_done for unit in self.units)
         self._side_by_side(
-            lambda run: run.chunks(), [run for run in self.everyone if run.epochs_done == done and not run.done]
+            lambda unit: unit.chunks(), [unit for unit in self.units if unit.epochs_done == done and not unit.done]
         )
 
     def evaluate(self) -> None:
         """Append the history rows of the epoch just trained."""
 
-        def evaluation(run: Run) -> Iterator[None]:
-            before = len(run.history)
-            yield from run.evaluation()
-            if len(run.history) > before:
-                self.on_epoch(run)
+        def evaluation(unit: Run | Stack) -> Iterator[None]:
+            before = {run: len(run.history) for run in unit.runs}
+            yield from unit.evaluation()
+            for run, rows in before.items():
+                if len(run.history) > rows:
+                    self.on_epoch(run)
 
-        self._side_by_side(evaluation, self.everyone)
+        self._side_by_side(evaluation, self.units)
 
-    def _side_by_side(self, act: Callable[[Run], Iterator[None]], runs: Sequence[Run]) -> None:
-        """Let every run ``act`` to its end."""
-        draws = any(run.draws for run in runs)
+    def _side_by_side(self, act: Callable[[Run | Stack], Iterator[None]], units: Sequence[Run | Stack]) -> None:
+        """Let every unit ``act`` to its end."""
+        draws = any(unit.draws for unit in units)
         # Global generators are for one seed at a time.
         workers = torch.get_num_threads() if self.device.type == "cpu" and not draws else 1
         before = RandomState(self.device)
-        with enough_memory(f"{self.configuration.id} with {len(runs)} seeds", MORE_MEMORY), default_numerics():
-            interleave([act(run) for run in runs], workers)
+        seeds = sum(len(unit.runs) for unit in units)
+        with enough_memory(f"{self.configuration.id} with {seeds} seeds", MORE_MEMORY), default_numerics():
+            interleave([act(unit) for unit in units], workers)
         if not draws and RandomState(self.device) != before:
             self._note(f"{self.configuration.student.name} draws random numbers in some of its steps: {UNREPEATABLE}")
 

@@ -95,7 +95,7 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
                 passed: list[list[Tensor]] = []
                 for part in x.chunk(-(-len(x) // _pass_size(x, device))):
                     captured.clear()
-                    logits = _forward(settings, module, part.to(device, memory_format=torch.channels_last))
+                    logits = _forward(settings, module, _moved(part, device))
                     features = _pooled(settings, captured, len(part))
                     found = [feature.shape[1] for feature in features]
                     widths = widths or found
@@ -105,6 +105,12 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
                 logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*passed, strict=True))
                 named = {f"tap{i}": tap for i, tap in enumerate(taps)}
                 yield {"labels": labels, **named, "logits": logits}
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """Images on the device, as their passes are fastest; from memory that CUDA GPUs read while this process goes on."""
+    x = x.pin_memory() if device.type == "cuda" else x
+    return x.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def _pass_size(x: Tensor, device: torch.device) -> int:

@@ -19,6 +19,8 @@ from kvbench.workloads import WORKLOADS
 UNREADABLE = ("stop", "skip")  # what to do about image files that cannot be read
 MIXED = ("tell", "refuse")  # what to do about banks that were computed in part elsewhere
 ENGINES = ("local", "ray")
+STRATEGIES = ("auto", "interleaved", "stacked")  # how the seeds of a configuration are trained
+OF_TRAINING = ("seeds", "strategy")  # what trainings take, beside what decides banks
 MOST_SEEDS = 1000  # as many as a history may have
 
 
@@ -152,6 +154,14 @@ OPTIONS = [
         "who passes images and trains: local, this process, or ray, the cluster at RAY_ADDRESS",
         one_of("engine", ENGINES),
         repeated=False,
+        decides_banks=False,
+    ),
+    Option(
+        "strategy",
+        "auto",
+        "how seeds are trained: interleaved, each for itself, or stacked, all as one model; auto: stacked on an"
+        " accelerator",
+        one_of("strategy", STRATEGIES),
         decides_banks=False,
     ),
     Option("cache", ".kvbench", "folder for feature banks", parse_cache, repeated=False),

@@ -30,7 +30,7 @@ def made_from(experiment: Experiment, banks: Banks | None) -> dict[str, Any]:
 
 
 @default_numerics()
-def surroundings(banks: Banks | None, device: torch.device, code: str) -> dict[str, Any]:
+def surroundings(banks: Banks | None, device: torch.device, code: str, *, stacked: bool = False) -> dict[str, Any]:
     """What decides the numbers of a training beside configuration and seed, JSON-serialisable."""
     here = environment(device)
     return {
@@ -38,6 +38,7 @@ def surroundings(banks: Banks | None, device: torch.device, code: str) -> dict[s
         "banks": [banks.train.digest, banks.val.digest] if banks else [],
         **{name: here[name] for name in ("versions", "hardware", "random_numbers", "numerics")},
         "code": code,
+        "stacked": stacked,
     }
 
 

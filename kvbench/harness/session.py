@@ -105,6 +105,13 @@ class Session:
         return banks
 
     @property
+    def stacked(self) -> bool:
+        """Whether the seeds of a configuration are trained as one model, where that is possible."""
+        from kvbench.harness.setup import stacks_seeds
+
+        return stacks_seeds(self.values["strategy"], self.settings.device)
+
+    @property
     def _replicates(self) -> tuple[int, ...]:
         """Seeds that are trained a second time."""
         return self.seeds[:REPLICATES] if self.collector.update else ()
@@ -141,7 +148,9 @@ class Session:
             suite = self.suite
         with enough_memory(f"{configuration.id} with {len(self.seeds)} seeds", MORE_MEMORY):
             study, device = self.experiment.study, self.settings.device
-            training = begin(study, configuration, self.banks, self.seeds, device, self._replicates)
+            training = begin(
+                study, configuration, self.banks, self.seeds, device, self._replicates, stacked=self.stacked
+            )
         with best_effort(f"use what was trained of {configuration.id}"):
             self._reuse(training)
         states = suite.states(training, test, fresh=self.fresh) if suite is not None else None
@@ -161,9 +170,9 @@ class Session:
         """Let the workers of a cluster do what tests are going to need, where one was chosen."""
         if self.engine is None:
             return
-        from kvbench.harness.options import OPTIONS
+        from kvbench.harness.options import OF_TRAINING, OPTIONS
 
-        given = [row for row in OPTIONS if row.decides_banks or row.name == "seeds"]
+        given = [row for row in OPTIONS if row.decides_banks or row.name in OF_TRAINING]
         given = [row for row in given if self.texts[row.name] != row.default]
         texts = {row.name: str(self.values[row.name]) if row.path else self.texts[row.name] for row in given}
         self.engine(command, texts, [row.id for row in self.rows], self._show)
@@ -199,7 +208,7 @@ class Session:
         from kvbench.harness.record import surroundings
         from kvbench.utils.environment import code
 
-        found = surroundings(self.banks, self.settings.device, code(self.test_folders))
+        found = surroundings(self.banks, self.settings.device, code(self.test_folders), stacked=self.stacked)
         return {"study": self.experiment.study.name, **found}
 
     def _show(self, progress: Progress) -> None:

@@ -72,6 +72,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def stacks_seeds(strategy: str, device: torch.device) -> bool:
+    """Whether seeds are trained as one model: where that is chosen, and by ``auto`` on an accelerator.
+
+    Example:
+        >>> stacks_seeds("auto", torch.device("cpu")), stacks_seeds("auto", torch.device("cuda"))
+        (False, True)
+    """
+    return strategy == "stacked" or (strategy == "auto" and device.type != "cpu")
+
+
 @dataclass(frozen=True)
 class Banks:
     """The banks of both splits on the device, and what they were computed from."""
@@ -94,16 +104,19 @@ def begin(
     seeds: Sequence[int],
     device: torch.device,
     replicated: Sequence[int] = (),
+    *,
+    stacked: bool = False,
 ) -> Training:
     """A configuration's training, not begun: on banks, or by the study's own function where there are none.
 
-    ``replicated`` seeds are trained a second time on banks as another platform might have left them.
+    ``replicated`` seeds are trained a second time on banks as another platform might have left them. ``stacked``: as
+    one model, where that is possible.
     """
     if banks is None:
         assert study.train is not None, "a study without banks trains by itself"
         return CustomTraining(configuration, study.train, seeds, device)
     replicates = [Run(configuration, *banks.perturbed, seed) for seed in replicated]
-    return Training(configuration, banks.train, banks.val, seeds, replicates)
+    return Training(configuration, banks.train, banks.val, seeds, replicates, stacked=stacked)
 
 
 @dataclass(frozen=True)

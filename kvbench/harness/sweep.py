@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kvbench.core.recipe import Configuration
 from kvbench.harness.epochs import Epochs
 from kvbench.harness.kept import Kept, Rows, keeps
-from kvbench.harness.options import OPTIONS
+from kvbench.harness.options import OF_TRAINING, OPTIONS
 from kvbench.harness.projects import FOLDER
 from kvbench.harness.record import cost_of, surroundings
 from kvbench.harness.resume import Suite, plain
-from kvbench.harness.setup import Banks, Settings, resolve_device
+from kvbench.harness.setup import Banks, Settings, resolve_device, stacks_seeds
 from kvbench.harness.tasks import train
 from kvbench.reporting.maps import Judged, Sweep
 from kvbench.results import history
@@ -57,8 +57,8 @@ def sweep(
         seeds: how many, counted from 0, or which; 0: the workload's own number.
         findings: ids of those to judge, training only what they need; empty: all of the study.
         on_progress: is told of epochs that are done.
-        options: what decides banks, as options of a test run without ``--kvbench-``: ``cache`` and ``root`` (paths),
-            ``device``, ``pooling``, ``taps`` (a tuple) and so on.
+        options: what decides banks and how seeds are trained, as options of a test run without ``--kvbench-``:
+            ``cache`` and ``root`` (paths), ``device``, ``pooling``, ``taps`` (a tuple) and so on.
 
     Returns:
         The maps: ``markdown()``, and the frames ``verdicts`` and ``histories``.
@@ -81,7 +81,8 @@ def sweep(
         >>> [str(cell.judgements[0].verdict) for cell in swept.cells]
         ['fails', 'holds']
     """
-    valid = {row.name: row for row in OPTIONS if row.decides_banks and row.name not in {"study", "workload", "set"}}
+    taken = [row for row in OPTIONS if row.decides_banks or row.name in OF_TRAINING]
+    valid = {row.name: row for row in taken if row.name not in {"study", "workload", "set", "seeds"}}
     for name in options:
         if name not in valid:
             raise unknown("option of a sweep", name, valid)
@@ -146,6 +147,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.device = resolve_device(self.values["device"])
+        self.stacked = stacks_seeds(self.values["strategy"], self.device)
         self.directory: Path = self.values["cache"] / DIRECTORY / plain(self.title)
         self.keeps = keeps(self.grid.study)
         if not self.keeps:
@@ -208,7 +210,8 @@ class _Work:
         return Settings.of({**self.values, "set": cell.name}, images).open_banks(self.on_progress)
 
     def _suite(self, banks: Banks | None) -> Suite:
-        facts = {"study": self.grid.study.name, **surroundings(banks, self.device, self.code)}
+        here = surroundings(banks, self.device, self.code, stacked=self.stacked)
+        facts = {"study": self.grid.study.name, **here}
         if banks is not None and not self.facts:
             self.facts = {name: str(banks.fingerprints[name]) for name in ("teacher", "taps")}
         return Suite(self.values["cache"], self.title, facts)
@@ -231,8 +234,9 @@ class _Work:
                 fresh += 1
                 try:
                     results |= train(
-                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self.epochs
-                    )
+                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self.epochs,
+                        stacked=self.stacked,
+                    )  # fmt: skip
                 except UserError as error:
                     results |= dict.fromkeys(missing, str(error))
             self.epochs.done = ahead

@@ -37,6 +37,8 @@ def train(
     suite: Suite,
     kept: Kept | None,
     epochs: Epochs,
+    *,
+    stacked: bool = False,
 ) -> dict[int, Rows | str]:
     """Train seeds of a configuration to their end, going on where a killed process left them.
 
@@ -49,6 +51,7 @@ def train(
         suite: where states of what is not complete lie.
         kept: where results are kept; None: nowhere, nor states.
         epochs: counts those that are done.
+        stacked: whether seeds are trained as one model, where that is possible.
 
     Returns:
         Rows of each seed, or the sentence why it has none: it diverged, or stopped with one that did.
@@ -57,7 +60,7 @@ def train(
         UserError: the configuration cannot be trained.
     """
     with enough_memory(f"{row.id} with {len(seeds)} seeds", MORE_MEMORY):
-        training = begin(study, row, banks, seeds, device)
+        training = begin(study, row, banks, seeds, device, stacked=stacked)
     states = suite.states(training, TEST) if kept else None
     epochs.follow(training, states)
     problem = ""
@@ -115,7 +118,9 @@ def train_share(session: Session, rows: Sequence[Configuration], share: Share, o
         epochs.done = ahead - len(missing) * row.recipe.epochs
         if missing:
             try:
-                results |= train(study, row, missing, session.banks, device, suite, kept, epochs)
+                results |= train(
+                    study, row, missing, session.banks, device, suite, kept, epochs, stacked=session.stacked
+                )
             except UserError as error:
                 results |= dict.fromkeys(missing, str(error))
         lost = [seed for seed in seeds if isinstance(results[seed], str)]

@@ -132,14 +132,18 @@ def test_a_cold_runs_seconds_are_divided_without_rest() -> None:
 def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     measure(["roofline"], QUICK, path)
-    results = measure(["seeds"], QUICK, path)
+    results = measure(["seeds", "stacked"], QUICK, path)
     assert json.loads(path.read_text()) == json.loads(json.dumps(results))
-    assert [*results["parts"]] == ["roofline", "seeds"]
+    assert [*results["parts"]] == ["roofline", "seeds", "stacked"]
+    assert {*results["parts"]["stacked"]["result"]["students"]["Model3"]} == {
+        "stacked", "side by side", "one after another",
+    }  # fmt: skip
     assert len(results["parts"]["seeds"]["result"]["students"]["Model3"]["lone"]) == QUICK.rounds
     text = page(results)
     for expected in (
         "# Performance",
         "## Seeds together",
+        "## Seeds stacked",
         "## The roofline",
         "| lone runs on one thread / 10 seeds together, Model3 ",
         "Not measured: contest, cold.",

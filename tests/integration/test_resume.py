@@ -32,6 +32,19 @@ def test_the_same_command_goes_on_says_so_and_ends_in_the_same_histories(
     assert records(pytester.path / "undisturbed.json")["Model2"]["reused_epochs"] == [0, 0]
 
 
+def test_stacked_seeds_are_compared_as_interleaved_ones_are_and_never_taken_for_them(
+    run: Project, pytester: pytest.Pytester, interruption: Interruption
+) -> None:
+    found = []
+    for strategy in ("interleaved", "stacked"):
+        interruption.after = 2 * 2 * EPOCHS if strategy == "interleaved" else 0  # of lone runs
+        counts(run(*TWO, f"--kvbench-strategy={strategy}", f"--benchmark-json={strategy}.json"), passed=2, failed=0)
+        found.append(timeless(pytester.path / f"{strategy}.json"))
+    losses = [[row["train_loss"] for row in rows] for rows in found]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_the_benchmark_shows_what_was_timed_here(interrupted: Project, pytester: pytest.Pytester) -> None:
     result = interrupted(*TWO, "--benchmark-json=resumed.json")
     (benchmark,) = json.loads((pytester.path / "resumed.json").read_text())["benchmarks"]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kvbench.core.run import Run
 from kvbench.core.trainer import Training
 from kvbench.harness import checkpoint
-from kvbench.harness.resume import DIRECTORY, States, Suite, clear, remove_old
-from tests.support.trainer import config, history, random_bank
+from kvbench.harness.record import surroundings
+from kvbench.harness.resume import DIRECTORY, States, Suite, clear, digest, remove_old
+from tests.support.trainer import SCHEDULED, config, history, random_bank
 
 Begin = Callable[..., tuple[Training, States]]
 BANKS = random_bank(100), random_bank(40, seed=1)
@@ -101,6 +103,28 @@ def test_a_test_that_runs_again_in_a_session_and_a_fresh_one_start_over(begin: B
     train(begin()[0], 1)
     assert begin(fresh=True)[0].epochs_left == 3
     assert begin()[0].epochs_left == 3
+
+
+def test_a_stack_goes_on_bit_by_bit_though_one_of_its_seeds_is_behind(tmp_path: Path) -> None:
+    def begin() -> tuple[Training, States]:
+        made = Training(config("Model4", **SCHEDULED), *BANKS, [0, 1], stacked=True)
+        return made, Suite(tmp_path, "small", {}).states(made, "a test")
+
+    whole, _ = begin()
+    rows = history(whole)
+    first, states = begin()
+    first.on_epoch = lambda run: states.save(run) if (run.seed, run.epochs_done) != (1, 2) else None
+    train(first, 2)
+    later, _ = begin()
+    assert later.reused == [2, 1]
+    assert history(later) == rows
+    for run, other in zip(later.runs, whole.runs, strict=True):
+        assert all(map(torch.equal, run.module.parameters(), other.module.parameters()))
+
+
+def test_the_strategy_is_part_of_what_names_a_state() -> None:
+    named = [surroundings(None, torch.device("cpu"), "", stacked=stacked) for stacked in (False, True)]
+    assert digest(named[0]) != digest(named[1])
 
 
 def test_a_damaged_state_is_noted_and_that_seed_starts_over(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,8 @@ from kvbench.features import extract
 from kvbench.features import teacher as teacher_module
 from kvbench.features.teacher import Teacher
 from kvbench.harness import setup
-from kvbench.harness.options import OPTIONS
-from kvbench.harness.setup import Settings, at_chance, resolve_device
+from kvbench.harness.options import OPTIONS, STRATEGIES
+from kvbench.harness.setup import Settings, at_chance, resolve_device, stacks_seeds
 from kvbench.utils import environment
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress
@@ -57,6 +57,12 @@ def test_auto_is_an_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPat
     assert resolve_device("auto") == torch.device("cuda")
     pretend(monkeypatch, "mps", 1)
     assert resolve_device("auto") == torch.device("mps")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+def test_seeds_are_stacked_on_an_accelerator_unless_told_otherwise(device: str) -> None:
+    found = {strategy: stacks_seeds(strategy, torch.device(device)) for strategy in STRATEGIES}
+    assert found == {"auto": device != "cpu", "interleaved": False, "stacked": True}
 
 
 def test_a_device_may_have_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
