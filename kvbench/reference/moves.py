@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 
 from kvbench.findings.clauses import Clause, Verdict
 from kvbench.reference.changes import Change, verdict_changes
-from kvbench.reference.compare import FAMILY_ERROR, compare, differing
+from kvbench.reference.compare import FAMILY_ERROR, compare, differing, error_of_one
 from kvbench.reference.sides import Side
 from kvbench.reference.status import Status
+from kvbench.reference.store import Reference
 from kvbench.reference.timing import Ratio, ratios
+from kvbench.reference.together import Together, compare_together
 from kvbench.reference.tolerances import TOLERANCES, Deviation
 from kvbench.reference.verdicts import Key, clauses
 from kvbench.results import history
+from kvbench.stats.intervals import student
 from kvbench.stats.significance import without_spread
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import UserError, shorten
+from kvbench.utils.text import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,23 +41,37 @@ class Way(str, Enum):
     __str__ = str.__str__
 
 
+ALL = "all together"  # in the place of a configuration
+ALIKE = 0.9  # correlation of two runs of a seed: of most recorded replicates it is above
 BLIND, BLIND_SHARE = 2.0, 0.25  # what could move a loss so many times, or a share so far, unseen, was not measured
 EXITS = {Way.WORSE: 1, Way.UNSETTLED: 3, Way.BETTER: 0, Way.SAME: 0}  # 2: there was nothing to compare
 
 
 @dataclass(frozen=True)
 class NumberMove:
-    """A configuration's number that has a tolerance; ``why``: it could not be measured, in words."""
+    """A configuration's number that has a tolerance; ``why``: it could not be measured, in words.
+
+    ``together`` is a number of all configurations as one.
+    """
 
     configuration: str
     way: Way
     deviation: Deviation | None = None
     why: str = ""
+    together: Together | None = None
 
     @property
     def number(self) -> str:
         """What it is called; all of a configuration's where none could be measured."""
-        return self.deviation.tolerance.name if self.deviation else "every number"
+        measured = self.deviation or self.together
+        return measured.tolerance.name if measured else "every number"
+
+    @property
+    def change(self) -> str:
+        """How far it moved: ``+5.00%``."""
+        if self.together:
+            return f"{number(self.together.shift, '+.2f')} standard deviations between seeds"
+        return self.deviation.row()[4] if self.deviation else "-"
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ class Moves:
     b: Side
     numbers: Sequence[NumberMove]
     verdicts: Sequence[VerdictMove]
-    judged: int  # clauses that were compared
+    judged: int  # clauses that both sides judge
     seconds: Sequence[SecondsMove]
     notes: Sequence[str]
     surroundings: Sequence[str]
@@ -100,6 +118,11 @@ class Moves:
         """The exit status: 0 nothing moved for the worse, 1 something did, 3 not settled."""
         return EXITS[self.way]
 
+    @property
+    def same_clauses(self) -> int:
+        """How many clauses both sides judge alike."""
+        return self.judged - sum(move.way != Way.SAME and move.after != Status.NOT_JUDGED for move in self.verdicts)
+
     def of(self, way: Way) -> tuple[list[NumberMove], list[VerdictMove], list[SecondsMove]]:
         """What went one way."""
         numbers = [move for move in self.numbers if move.way == way]
@@ -110,10 +133,11 @@ class Moves:
 def moves(a: Side, b: Side, *, allow_failed: bool = False, slower: float | None = None) -> Moves:
     """Compare two sides, A the baseline.
 
-    Numbers are compared by `kvbench.reference.compare.compare`: where at least two seeds of both sides draw the same
-    random numbers, each with itself; else B's must lie where A's seeds predict them. Verdicts are today's findings
-    judged on either side, and compared by `kvbench.reference.changes.verdict_changes`. A configuration, number or
-    verdict that A has and B lacks is not settled; what only B has is a note.
+    Numbers are compared by `kvbench.reference.compare.compare`: seeds that both sides have and that draw the same
+    random numbers each with itself, where that sees more than all seeds do (`_worth_pairing`); else B's must lie where
+    A's seeds predict them, and so must all configurations as one (`kvbench.reference.together`). Verdicts are today's
+    findings judged on either side, and compared by `kvbench.reference.changes.verdict_changes`. A configuration, number
+    or verdict that A has and B lacks is not settled; what only B has is a note.
 
     Args:
         a: the baseline.
@@ -184,22 +208,76 @@ def _numbers(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
         theirs, mine = (history.of(side.reference.histories, name) for side in (a, b))
         why = [f"in {side.name}, {phrase}" for side, rows in ((a, theirs), (b, mine))
                for phrase in history.incomplete(rows, [name], _due(side, rows), history.epochs(rows))]  # fmt: skip
-        common = {*history.seeds(mine)} & {*history.seeds(theirs)}
-        by_seed = known and len(common) > 1
+        deviations: list[Deviation] = []
         if not why:
-            fresh = mine[mine["seed"].isin(common)] if by_seed else mine
-            compared = compare(a.reference, fresh, name, rng_fingerprint=stream, by_seed=by_seed)
-            why = [f"in {b.name}, {problem}" for problem in compared.problems]
+            pairs = sorted({*history.seeds(mine)} & {*history.seeds(theirs)}) if known else []
+            deviations, why = _deviations(a.reference, mine, theirs, name, pairs)
+            why = [f"in {b.name}, {problem}" for problem in why]
         if why:
             found.append(NumberMove(name, Way.UNSETTLED, why=shorten(why)))
             continue
         alike = without_spread(len(history.seeds(theirs))) > finest  # by chance, where a number has few values
         found += [
             NumberMove(name, _way(one, alike=alike), one)
-            for one in compared.deviations  # what the baseline did not measure, it cannot miss
+            for one in deviations  # what the baseline did not measure, it cannot miss
             if one.status != Status.NOT_MEASURED or theirs[one.tolerance.metric].notna().any()
         ]
-    return found
+    return found + _together(a, b, found)
+
+
+def _deviations(
+    reference: Reference, mine: pd.DataFrame, theirs: pd.DataFrame, name: str, pairs: Sequence[int]
+) -> tuple[list[Deviation], list[str]]:
+    """A configuration's numbers, seed by seed or over all seeds, whichever sees more; or why not, in words.
+
+    Which, is decided before any fresh number is read: choosing by the outcome would add to the chance of a false alarm.
+    """
+    every, before = history.seeds(mine), len(history.seeds(theirs))
+    rounding = not history.of(reference.replicates, name).empty  # tells by itself how far a pair may differ
+    by_seed = rounding and [*pairs] == every
+    if len(pairs) > 1:
+        by_seed = rounding or _worth_pairing(len(pairs), before, len(every), 1 - error_of_one(reference))
+    found: dict[str, Deviation] = {}
+    for seeds in (pairs, every) if by_seed and len(pairs) < len(every) else (pairs if by_seed else every,):
+        stream = reference.rng_fingerprint if by_seed and seeds is pairs else ""
+        fresh = mine[mine["seed"].isin(seeds)]
+        compared = compare(reference, fresh, name, rng_fingerprint=stream, by_seed=bool(stream))
+        if compared.problems:
+            return [], [*compared.problems]
+        found = {one.tolerance.name: one for one in compared.deviations} | {
+            name: one for name, one in found.items() if one.paired
+        }
+    return [*found.values()], []
+
+
+def _worth_pairing(pairs: int, before: int, after: int, level: float) -> bool:
+    """Whether the mean difference of so many pairs is known better than that of all seeds of both sides.
+
+    By the half widths of both intervals in standard deviations between seeds, where two runs of a seed are `ALIKE`.
+
+    Example:
+        >>> [_worth_pairing(pairs, 8, 8, 0.999) for pairs in (2, 3, 4, 5)]
+        [False, False, False, True]
+    """
+    paired = student(pairs - 1, level) * math.sqrt(2 * (1 - ALIKE) / pairs)
+    return paired < student(before - 1, level) * math.sqrt(1 / before + 1 / after)
+
+
+def _together(a: Side, b: Side, found: Sequence[NumberMove]) -> list[NumberMove]:
+    """All configurations as one, where no seed was compared with itself.
+
+    It costs no chance of a false alarm: `error_of_one` counts it as one more configuration.
+    """
+    deviations = [move.deviation for move in found if move.deviation]
+    if any(one.paired for one in deviations) or len(found) != len(deviations):
+        return []
+    moved = []
+    for one in compare_together(a.reference, b.reference.histories):
+        spread = any(math.isfinite(each.in_sds) for each in deviations if each.tolerance == one.tolerance)
+        worse = Way.WORSE if (one.shift > 0) == one.tolerance.loss else Way.BETTER
+        way = Way.SAME if not one.failed else worse if spread else Way.UNSETTLED  # no spread seen is not no spread
+        moved.append(NumberMove(ALL, way, why=one.describe("A"), together=one))
+    return moved
 
 
 def _due(side: Side, rows: pd.DataFrame) -> list[int]:
@@ -238,7 +316,7 @@ def _verdicts(a: Side, b: Side) -> tuple[list[VerdictMove], int, int]:
     for change in changes:
         key = (change.finding, change.recipe, change.clause)
         if key in before and key not in after:
-            found.append(VerdictMove(*key, Way.UNSETTLED, before[key], "not judged"))
+            found.append(VerdictMove(*key, Way.UNSETTLED, before[key], Status.NOT_JUDGED.value))
         elif key in before:
             clause = after[key]
             evidence = f"{clause.sentence}: {clause.numbers}; {clause.describe_margin()}"

@@ -147,9 +147,10 @@ def _reference(text: str, references: References, study: str, folder: Path) -> S
     place = _place(text, *references(study))
     if place is not None:
         return _loaded(text, place, references, study)
-    name, at, revision = text.rpartition("@")
-    if at and name:
-        return _at(text, name, revision, references, study)
+    splits = [(text[:at], text[at + 1 :]) for at, char in enumerate(text) if char == "@" and at]
+    if splits:  # a folder may have an @ in its name, and a revision, such as HEAD@{1}
+        there = [split for split in splits if _place(split[0], *references(study)) is not None]
+        return _at(text, *(there or splits)[0], references, study)
     known = [*store.available(*references(study)), *(path.name for path in storage.files(folder))]
     raise unknown("saved run or reference", text, known)
 

@@ -42,11 +42,11 @@ class Together:
         """Whether this makes a run fail."""
         return self.excess > 1
 
-    def describe(self) -> str:
-        """One sentence."""
+    def describe(self, side: str = "the reference") -> str:
+        """One sentence; ``side`` is what it was compared with."""
         return (
             f"{self.tolerance.name}: over all {self.configurations} configurations together it is"
-            f" {number(self.shift, '+.2f')} standard deviations between seeds from the reference; allowed are"
+            f" {number(self.shift, '+.2f')} standard deviations between seeds from {side}; allowed are"
             f" {number(self.allowed, '.2f')} either way"
         )
 

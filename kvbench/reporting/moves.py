@@ -12,6 +12,7 @@ import numpy as np
 
 from kvbench.reference.moves import Moves, NumberMove, SecondsMove, VerdictMove, Way
 from kvbench.reference.sides import Side
+from kvbench.reference.status import Status
 from kvbench.reference.tolerances import TOLERANCES
 from kvbench.reporting.figures import CURVES, Numbers
 from kvbench.reporting.figures import figures as charts
@@ -30,6 +31,7 @@ HEADS = {
     Way.BETTER: "Moved for the better",
 }
 SECONDS = "Seconds of training an epoch"
+KINDS = {"numbers": "numbers", "verdicts": "clauses of findings", "times": "seconds"}
 
 
 def conclusion(moves: Moves) -> str:
@@ -107,8 +109,8 @@ def seen(moves: Moves) -> str:
 
 def same(moves: Moves) -> str:
     """How much did not move, and how far it might have."""
-    clauses = moves.judged - sum(move.way != Way.SAME for move in moves.verdicts)
-    return f"The same: {len(moves.of(Way.SAME)[0])} numbers, {clauses} clauses of findings. {seen(moves)}".strip()
+    numbers = len(moves.of(Way.SAME)[0])
+    return f"The same: {numbers} numbers, {moves.same_clauses} clauses of findings. {seen(moves)}".strip()
 
 
 def overall(moves: Moves) -> str:
@@ -198,7 +200,7 @@ def as_json(moves: Moves) -> str:
         values = {name: getattr(one, name) if one else math.nan for name in ends}
         told = {"configuration": move.configuration, "number": move.number, "way": move.way.value,
                 "a": values["expected"], "b": values["obtained"], "low": values["low"], "high": values["high"],
-                "status": one.status.value if one else "not measured",
+                "status": one.status.value if one else move.way.value if move.together else Status.NOT_MEASURED.value,
                 "by_seed": bool(one and one.paired), "why": move.why}  # fmt: skip
         numbers.append(told)
     content = {
@@ -236,8 +238,16 @@ def page(moves: Moves) -> str:
     numbers = Numbers(new.histories, new.design, new.costs, old.histories, f"{moves.a.name} (A)")
     figures = [replace(figure, table="numbers") for figure in charts(numbers) if figure.id in CURVES]
     every = number_table(moves.numbers)
-    moved = [(f"{way.name.lower()}-{kind}", HEADS[way], Table(table.headers, table.rows[:MOST_ROWS]), _more(table))
-             for way in HEADS for kind, table in _tables(moves, way).items()]  # fmt: skip
+    moved = [
+        (
+            f"{way.name.lower()}-{kind}",
+            f"{head}: {KINDS[kind]}",
+            Table(table.headers, table.rows[:MOST_ROWS]),
+            _more(table),
+        )
+        for way, head in HEADS.items()
+        for kind, table in _tables(moves, way).items()
+    ]
     return render(
         "moves.html",
         f"{moves.b.name} against {moves.a.name}",

@@ -178,8 +178,7 @@ def _moved(anchor: Side, run: Side) -> list[str]:
     said = []
     for way in (Way.WORSE, Way.BETTER):
         numbers, verdicts, _ = found.of(way)
-        said += [f"{move.configuration}, {move.number}: {move.deviation.row()[4] if move.deviation else ''} ({way})"
-                 for move in numbers]  # fmt: skip
+        said += [f"{move.configuration}, {move.number}: {move.change} ({way})" for move in numbers]
         said += [f"{move.finding} ({move.recipe}), {move.clause}: {move.before} -> {move.after}" for move in verdicts]
     times = timings(run.reference.histories, anchor.reference.histories)
     return said + [

@@ -103,7 +103,7 @@ def shift_interval(replicas: ArrayLike, fresh_count: int, level: float = 0.95) -
     sample = np.asarray(replicas, dtype=np.float64)
     assert sample.size > 0
     assert fresh_count > 0
-    half = _quantile(sample.size, level) * math.sqrt(float(np.mean(sample**2)) / fresh_count)
+    half = student(sample.size, level) * math.sqrt(float(np.mean(sample**2)) / fresh_count)
     return -half, half
 
 
@@ -128,7 +128,7 @@ def prediction_interval(reference: ArrayLike, fresh_count: int, level: float = 0
         return math.nan, math.nan
     if sample.size == 1:
         return -math.inf, math.inf
-    half = _quantile(sample.size - 1, level) * deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
+    half = student(sample.size - 1, level) * deviation(sample) * math.sqrt(1 / sample.size + 1 / fresh_count)
     return mean - half, mean + half
 
 
@@ -171,7 +171,13 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     return float(one.rank().corr(two.rank()))
 
 
-def _quantile(freedom: int, level: float) -> float:
+def student(freedom: int, level: float) -> float:
+    """What the absolute value of Student's t with so many degrees of freedom stays below with the chance ``level``.
+
+    Example:
+        >>> round(student(9, 0.95), 3)
+        2.262
+    """
     assert 0 < level < 1
     return float(stdtrit(freedom, (1 + level) / 2))
 

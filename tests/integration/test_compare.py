@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from kvbench.core.run import Run
 from kvbench.mutation.faults import FAULTS, Fault
 from kvbench.mutation.faults.fault import after_init
 from tests.support import EXPECTED
-from tests.support.browser import CHROMIUM, Browser, browser
 from tests.support.commands import Call
-from tests.support.saved_runs import run_of
 from tests.support.sessions import TinyProject
-from tests.support.sides import changed, runs
 from tests.support.tiny import register
 
 
@@ -115,7 +111,7 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("named", ["tiny-imagenet@v1.0", "expected/tiny-imagenet@v1.0"])
+@pytest.mark.parametrize("named", ["tiny-imagenet@v1.0", "expected/tiny-imagenet@v1.0", "tiny-imagenet@HEAD@{1}"])
 def test_a_reference_at_a_revision_is_read_without_a_checkout(
     named: str, repository: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,34 +167,3 @@ def test_a_damaged_reference_of_a_revision_is_named_by_it(
     told = call("compare", "expected/tiny-imagenet@v3.0", "tiny-imagenet")
     assert told.code == 2
     assert "expected/tiny-imagenet@v3.0/histories.csv" in told.err
-
-
-# The pages in a browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
-@pytest.mark.parametrize("command", [["compare", "1", "2"], ["history"]], ids=lambda command: str(command[0]))
-def test_pages_fit_any_screen_and_axe_finds_nothing(command: list[str], call: Call, chromium: Browser) -> None:
-    machine = Path(".benchmarks/here")
-    machine.mkdir(parents=True)
-    for number in (1, 2):
-        rows = changed(runs(range(4), ["Model1", "lr_Model1"]), "Model1", train_loss=float(number), seconds=number)
-        (machine / f"000{number}_run.json").write_text(json.dumps(run_of(rows, compared=True, drifted=[])))
-    told = call(*command, "--html", "page.html")
-    assert told.code == (1 if command[0] == "compare" else 0), told.err
-    for width, dark in ((400, False), (1400, True)):
-        chromium.open(Path("page.html").absolute(), width=width, dark=dark)
-        assert (chromium.faults, chromium.requests) == ([], [])
-        wide, window = chromium.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert wide <= window == width
-        package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-        chromium.evaluate((Path(package.__file__).parent / "axe.min.js").read_text() + "; 0")
-        found = chromium.evaluate("axe.run().then((told) => told.violations.map((one) => "
-                                  "[one.impact, one.id, one.nodes.slice(0, 3).map((node) => node.html)]))")  # fmt: skip
-        assert found == []

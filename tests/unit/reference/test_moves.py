@@ -13,7 +13,7 @@ import pytest
 
 from kvbench.findings.design import Design
 from kvbench.reference.compare import FAMILY_ERROR
-from kvbench.reference.moves import Moves, Way, moves
+from kvbench.reference.moves import ALL, Moves, VerdictMove, Way, moves
 from kvbench.reference.status import Status
 from kvbench.reference.tolerances import TOLERANCES, Sample, measure
 from kvbench.results.saved import Outcome
@@ -89,6 +89,46 @@ def test_seeds_that_both_have_are_compared_with_themselves() -> None:
     assert as_new.exit == 0, "half a standard deviation between seeds"
 
 
+def test_few_common_seeds_among_many_do_not_cost_the_power_of_all() -> None:
+    after = changed(runs(range(8, 18), jitter=1e-4), "mlp", train_loss=1.05)
+    found = compared(runs(range(10)), after)
+    assert not any(move.deviation.paired for move in found.numbers if move.deviation)
+    assert ("mlp", "train_loss, last epoch") in named(found, Way.WORSE)
+    both = compared(runs(range(2)), changed(runs(range(2), jitter=1e-7), "mlp", train_loss=1.05))
+    assert all(move.deviation.paired for move in both.numbers if move.deviation), "there are no others"
+
+
+MANY = tuple("abcdefghij"[:length] for length in range(1, 11))  # the numbers are drawn by the length of a name
+
+
+def test_what_all_configurations_show_too_little_of_is_seen_in_all_together() -> None:
+    before, after = runs(range(8), MANY), runs(range(20, 28), MANY)
+    after["train_loss"] *= 1.02
+    found = compared(before, after)
+    assert named(found, Way.WORSE) == [(ALL, "train_loss, whole curve"), (ALL, "train_loss, last epoch")]
+    assert found.exit == 1
+    (move, _) = found.of(Way.WORSE)[0]
+    assert re.fullmatch(
+        r"train_loss, whole curve: over all 10 configurations together it is \+\d\.\d+ standard deviations between"
+        r" seeds from A; allowed are \d\.\d+ either way",
+        move.why,
+    )
+    assert {*named(found, Way.WORSE)} <= {*named(compared(after, before), Way.BETTER)}
+    paired = compared(before, changed(runs(range(8), MANY, jitter=1e-4), "abc", train_loss=1.02))
+    assert not any(move.together for move in paired.numbers), "each is compared with itself, which sees more"
+
+
+@pytest.mark.parametrize("common", [0, 2])
+def test_unchanged_runs_rarely_seem_to_have_moved(common: int) -> None:
+    alarms = 0
+    for trial in range(60):
+        first = 1000 * trial
+        before, after = (runs(range(start, start + 6), MANY[:3]) for start in (first, first + 6 - common))
+        after = runs(range(first + 6 - common, first + 12 - common), MANY[:3], jitter=0.01) if common else after
+        alarms += compared(before, after).way in {Way.WORSE, Way.BETTER}
+    assert alarms <= 4  # of 0.6 expected, 5 or more come once in three thousand times
+
+
 def test_one_seed_is_never_settled() -> None:
     for after in (runs([0]), changed(runs([0]), "mlp", train_loss=3)):
         found = compared(runs([0]), after)
@@ -126,6 +166,15 @@ def test_what_only_the_baseline_has_is_not_settled_and_what_only_the_other_has_i
     assert more.exit == 0
     assert any("A does not have linear" in note for note in more.notes)
     assert any("1 clauses were judged in B alone" in note for note in more.notes)
+
+
+def test_a_clause_that_is_no_longer_judged_is_not_among_those_judged_alike() -> None:
+    found = compared(runs(), runs())
+    assert (found.judged, found.same_clauses) == (1, 1)
+    gone = VerdictMove("gone", "Adam", "clause", Way.UNSETTLED, "holds", str(Status.NOT_JUDGED))
+    turned = VerdictMove("mlp-lower", "Adam", "clause", Way.WORSE, "holds", "fails")
+    assert replace(found, verdicts=[gone]).same_clauses == 1
+    assert replace(found, verdicts=[gone, turned]).same_clauses == 0
 
 
 def test_a_metric_that_is_no_longer_measured_is_not_settled_and_a_new_one_is_not_missed() -> None:
