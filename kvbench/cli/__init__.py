@@ -51,7 +51,7 @@ def main() -> None:
 
     try:
         with on_signals(end, signal.SIGTERM):
-            app()
+            app(prog_name="kvbench")
     except UserError as error:
         echo(f"Error: {error}", err=True)
         sys.exit(2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvbench.cli.complete import OF_OPTIONS
 from kvbench.harness.options import OPTIONS, Option
 from kvbench.utils.progress import ProgressBar
 from kvbench.utils.text import plain
@@ -69,7 +70,10 @@ def _typed(row: Option) -> Any:
     short = "folder" if row.name == "expected" else row.name  # `kvbench report --expected imagenet` names a workload
     text = row.help[0].upper() + row.help[1:]
     kind = list[str] if row.several else str
-    return Annotated[kind, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper())]
+    known = OF_OPTIONS.get(row.name)
+    return Annotated[
+        kind, typer.Option(f"--{short}", row.flag, help=text, metavar=row.name.upper(), autocompletion=known)
+    ]
 
 
 def example(text: str) -> dict[str, Any]:

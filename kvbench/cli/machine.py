@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from kvbench.cli import complete
 from kvbench.cli.command import OF_BANKS, echo, example, style, takes
 from kvbench.utils.errors import UserError
 
@@ -38,7 +39,11 @@ def doctor(values: dict[str, Any]) -> None:
 
 Kinds = Annotated[
     Optional[list[str]],
-    typer.Option("--kind", help="Of this kind alone: bank, checkpoint, sweep, training or images; may be repeated."),
+    typer.Option(
+        "--kind",
+        help="Of this kind alone: bank, checkpoint, sweep, training or images; may be repeated.",
+        autocompletion=complete.kinds,
+    ),
 ]
 Names = Annotated[
     Optional[list[str]], typer.Argument(help="Which, as the list names them; * stands for anything. All where none.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from kvbench.cli import complete
 from kvbench.cli.command import bar, echo, example, folder_and_design, takes
 from kvbench.utils.errors import UserError
 from kvbench.workloads import DEFAULT
@@ -25,7 +26,10 @@ app = typer.Typer()
 @takes(("study", "workload", "set", "root", "device", "cache", "expected"))
 def detect(
     values: dict[str, Any],
-    fault: Annotated[Optional[list[str]], typer.Option(help="Inject this fault alone; may be repeated.")] = None,
+    fault: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Inject this fault alone; may be repeated.", autocompletion=complete.faults),
+    ] = None,
     clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:104",
     rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
@@ -97,7 +101,11 @@ def alarms(
     judged: Annotated[int, typer.Option(min=0, help="Runs of findings whose truth is known, each way.")] = 200,
     splits: Annotated[int, typer.Option(min=0, help="Ways to hold out seeds of a recorded reference.")] = 20,
     expected: Annotated[
-        str, typer.Option(help="The workload whose recorded seeds are held out, and margins permuted.")
+        str,
+        typer.Option(
+            help="The workload whose recorded seeds are held out, and margins permuted.",
+            autocompletion=complete.references,
+        ),
     ] = DEFAULT,
     workers: Annotated[int, typer.Option(min=0, help="Processes side by side; 0: one a processor.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
@@ -140,12 +148,19 @@ def alarms(
 def power(
     values: dict[str, Any],
     expected: Annotated[
-        str, typer.Option(help="The workload whose reference tells the spread; empty: the study's first.")
+        str,
+        typer.Option(
+            help="The workload whose reference tells the spread; empty: the study's first.",
+            autocompletion=complete.references,
+        ),
     ] = "",
     seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds.")] = 4,
     loss: Annotated[float, typer.Option(help="Effect on a loss, as a factor above 1.")] = 1.05,
     share: Annotated[float, typer.Option(help="Effect on an accuracy or agreement.")] = 0.01,
-    configuration: Annotated[Optional[list[str]], typer.Option(help="Only this one; may be repeated.")] = None,
+    configuration: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Only this one; may be repeated.", autocompletion=complete.configurations),
+    ] = None,
 ) -> None:
     """Say how many seeds an effect needs, and what seeds can see.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from kvbench.cli import complete
 from kvbench.cli.command import OF_BANKS, bar, echo, example, style, takes
 from kvbench.harness.options import OF_TRAINING
 from kvbench.utils.errors import UserError
@@ -23,7 +24,10 @@ teacher_app = typer.Typer(**style, help="Train the networks that students are di
 @takes(("study",))
 def students(
     values: dict[str, Any],
-    names: Annotated[Optional[list[str]], typer.Argument(help="Which; all where none is named.")] = None,
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(help="Which; all where none is named.", autocompletion=complete.students),
+    ] = None,
     widths: Annotated[str, typer.Option(help="Widths of the taps, shallow to deep.")] = "256,512,512",
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
 ) -> None:
@@ -165,7 +169,10 @@ def train(values: dict[str, Any], part: Part = "1/1") -> None:
 @takes([*OF_BANKS, *OF_TRAINING])
 def sweep(
     values: dict[str, Any],
-    finding: Annotated[Optional[list[str]], typer.Option(help="Map this finding alone; may be repeated.")] = None,
+    finding: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Map this finding alone; may be repeated.", autocompletion=complete.findings),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for sweep.md, verdicts.csv and histories.csv.")] = None,
     chart: Annotated[Optional[Path], typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
     html: Annotated[Optional[Path], typer.Option(help="Write the maps as one page to this file, too.")] = None,

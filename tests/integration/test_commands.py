@@ -35,6 +35,23 @@ def test_help_and_report_import_no_torch(command: str) -> None:
     assert len(result.stdout) > 100
 
 
+@pytest.mark.parametrize("words", ["report --expected f", "report --finding g", "detect --fault lr", "compare f"])
+def test_completion_imports_no_torch(words: str) -> None:
+    code = (
+        "import os, sys; sys.argv = ['kvbench']; given = " + repr(words) + "\n"
+        "os.environ |= {'_KVBENCH_COMPLETE': 'complete_bash', 'COMP_WORDS': f'kvbench {given}'}\n"
+        "os.environ['COMP_CWORD'] = str(len(given.split()))\n"
+        "from kvbench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'torchvision', 'pytest'} & sys.modules.keys()"
+    )
+    result = python("-c", code)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(word.startswith(words.rsplit(maxsplit=1)[-1]) for word in result.stdout.split())
+    assert result.stdout
+
+
 def test_help_names_every_command() -> None:
     result = python("-m", "kvbench", "--help")
     assert result.returncode == 0
