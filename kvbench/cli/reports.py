@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from kvbench.cli import complete
 from kvbench.cli.command import echo, example, folder_and_design, style, takes
 from kvbench.utils.errors import UserError
 
 if TYPE_CHECKING:
     from kvbench.reporting.contents import Contents
 
-Saved = Annotated[Optional[Path], typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.")]
+Saved = Annotated[
+    Optional[Path],
+    typer.Argument(help="A file that --benchmark-save or --benchmark-json wrote.", autocompletion=complete.files),
+]
 logger = logging.getLogger(__name__)
 app = typer.Typer()
 expected_app = typer.Typer(**style, help="Work on references, the histories that runs are compared with.",
@@ -39,6 +43,15 @@ def _contents(values: Mapping[str, Any], saved: Path | None, expected: list[str]
     return of_saved(run, design, folder)
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a page, and say where."""
+    from kvbench.utils.files import atomic_write
+
+    with atomic_write(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+    echo(str(path))
+
+
 @app.command(**example("report --expected imagenet"))
 @takes(("study", "expected"))
 def report(
@@ -46,49 +59,59 @@ def report(
     saved: Saved = None,
     expected: Annotated[
         Optional[list[str]],
-        typer.Option(help="Show a workload's reference instead; several are shown side by side.", metavar="WORKLOAD"),
+        typer.Option(
+            help="Show a workload's reference instead; several are shown side by side.",
+            metavar="WORKLOAD",
+            autocompletion=complete.references,
+        ),
     ] = None,
-    finding: Annotated[Optional[str], typer.Option(help="Show the clauses of this finding alone.")] = None,
+    finding: Annotated[
+        Optional[str],
+        typer.Option(help="Show the clauses of this finding alone.", autocompletion=complete.findings),
+    ] = None,
     html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file.")] = None,
     table: Annotated[
         Optional[str],
-        typer.Option(help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts."),
+        typer.Option(
+            help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts.",
+            autocompletion=complete.tables,
+        ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="Of that table: markdown, csv or latex (booktabs).")
+        str,
+        typer.Option(
+            "--format", help="Of that table: markdown, csv or latex (booktabs).", autocompletion=complete.forms
+        ),
     ] = "markdown",
 ) -> None:
     """Print the tables and verdicts of a saved run or a reference."""
-    from kvbench.reporting.report import report_expected, report_saved
-    from kvbench.reporting.side_by_side import side_by_side
-    from kvbench.results.saved import read
+    if saved is None and expected and len(expected) > 1:
+        from kvbench.reporting.side_by_side import side_by_side
 
-    if (saved is None) == (not expected):
-        raise UserError("Name either a saved benchmark (kvbench report FILE.json) or a workload (--expected WORKLOAD).")
-    if expected and len(expected) > 1:
-        if finding or html or table:
-            raise UserError("--finding, --html and --table show one workload: name one --expected.")
+        if finding or table:
+            raise UserError("--finding and --table show one workload: name one --expected.")
         folder, design = folder_and_design(values)
-        echo(side_by_side(folder, expected, design))
-    elif html or table:
-        if finding or (html and table):
-            raise UserError("--finding, --html and --table each show something of their own: give one of them.")
-        contents = _contents(values, saved, expected)
+        together = side_by_side(folder, expected, design)
         if html:
-            from kvbench.reporting.html import page
-            from kvbench.utils.files import atomic_write
+            from kvbench.reporting.references_page import references_page
 
-            with atomic_write(html) as tmp:
-                tmp.write_text(page(contents), encoding="utf-8")
-            echo(str(html))
+            _write(html, references_page(together))
         else:
-            echo(contents.table(table or "").formatted(form))
-    elif expected:
-        folder, design = folder_and_design(values)
-        echo(report_expected(folder, expected[0], design, finding))
+            echo(together.markdown())
+        return
+    if (finding is not None) + (html is not None) + (table is not None) > 1:
+        raise UserError("--finding, --html and --table each show something of their own: give one of them.")
+    contents = _contents(values, saved, expected)
+    if table is not None:
+        echo(contents.table(table).formatted(form))
+    elif finding is not None:
+        echo(contents.finding(finding))
+    elif html:
+        from kvbench.reporting.html import page
+
+        _write(html, page(contents))
     else:
-        run = read(saved or Path())
-        echo(report_saved(run, folder_and_design(values, run.study)[1], finding))
+        echo(contents.markdown())
 
 
 Storage = Annotated[Path, typer.Option("--storage", help="Where --benchmark-save saves runs.")]
@@ -98,9 +121,12 @@ Storage = Annotated[Path, typer.Option("--storage", help="Where --benchmark-save
 @takes(("study", "expected"))
 def compare(
     values: dict[str, Any],
-    a: Annotated[str, typer.Argument(help="The baseline: a saved run or a reference.")],
-    b: Annotated[str, typer.Argument(help="What is compared with it.")],
-    form: Annotated[str, typer.Option("--format", help="What to print: text, markdown or json.")] = "text",
+    a: Annotated[str, typer.Argument(help="The baseline: a saved run or a reference.", autocompletion=complete.sides)],
+    b: Annotated[str, typer.Argument(help="What is compared with it.", autocompletion=complete.sides)],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="What to print: text, markdown or json.", autocompletion=complete.reports),
+    ] = "text",
     html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
     allow_failed: Annotated[
         bool, typer.Option("--allow-failed", help="Take a run as the baseline that did not pass, or is incomplete.")
@@ -166,10 +192,17 @@ def plot(
     values: dict[str, Any],
     saved: Saved = None,
     expected: Annotated[
-        Optional[str], typer.Option(help="Plot a workload's reference instead.", metavar="WORKLOAD")
+        Optional[str],
+        typer.Option(
+            help="Plot a workload's reference instead.", metavar="WORKLOAD", autocompletion=complete.references
+        ),
     ] = None,
     chart: Annotated[
-        str, typer.Option(help="curves, or one figure of the page, such as val_loss, time-seconds or loss-accuracy.")
+        str,
+        typer.Option(
+            help="curves, or one figure of the page, such as val_loss, time-seconds or loss-accuracy.",
+            autocompletion=complete.charts,
+        ),
     ] = "curves",
     output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
 ) -> None:
@@ -201,7 +234,10 @@ def plot(
 @takes(("study", "expected"))
 def expected_rejudge(
     values: dict[str, Any],
-    workloads: Annotated[Optional[list[str]], typer.Argument(help="Which; all in the folder if none is named.")] = None,
+    workloads: Annotated[
+        Optional[list[str]],
+        typer.Argument(help="Which; all in the folder if none is named.", autocompletion=complete.references),
+    ] = None,
 ) -> None:
     """Judge recorded histories again, and write verdicts.csv.
 

@@ -60,20 +60,17 @@ class Contents:
         return []
 
     @cached_property
-    def recorded(self) -> Sequence[Judgement]:
-        """The reference's judgements; none where there is none."""
-        if self.reference is not None:
-            with best_effort("judge the reference"):
-                return self.reference.judgements
-        return ()
-
-    @cached_property
     def standings(self) -> list[Standing]:
         """The judgements beside the recorded verdicts; none where there is no reference."""
         if self.reference is not None and self.judgements:
             with best_effort("compare verdicts with the recorded ones"):
                 return standings(self.reference, self.judgements, verdict_changes(self.reference, self.judgements))
         return []
+
+    @property
+    def stood(self) -> list[Standing]:
+        """The same, also where there is nothing to compare with."""
+        return self.standings or standings(None, self.judgements, ())
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -130,6 +127,10 @@ class Contents:
         """The report in markdown; ``clauses`` shows every clause of every finding."""
         return report.report(self.histories, self.design, self.judgements, self.facts, self.outcome, self.timings,
                              self.standings, self.comparisons, clauses=clauses)  # fmt: skip
+
+    def finding(self, name: str) -> str:
+        """One finding with all its clauses, in plain text; raises `UserError` where there is no such finding."""
+        return report.one_finding(name, self.judgements, self.histories, self.design)
 
 
 def of_saved(saved: Saved, design: Design, folder: Path) -> Contents:

@@ -165,6 +165,7 @@ class Numbers:
         costs: FLOPs per sample of each configuration, where they are known.
         reference: the reference's history frame, to stand behind; None: there is none.
         behind: what that one is called.
+        students: those that have the first styles, in this order: so several histories can share them.
 
     Example:
         >>> from kvbench.studies.kv_memory import STUDY
@@ -178,6 +179,7 @@ class Numbers:
     costs: Mapping[str, float]
     reference: pd.DataFrame | None = None
     behind: str = "the reference"
+    students: Sequence[str] = ()
 
     @cached_property
     def runs(self) -> Mapping[str, Runs]:
@@ -213,7 +215,7 @@ class Numbers:
     @cached_property
     def styles(self) -> dict[str, int]:
         """The style of each student that is drawn, the same in every figure."""
-        students = dict.fromkeys(student for block in self.blocks.values() for student in block)
+        students = dict.fromkeys([*self.students, *(student for block in self.blocks.values() for student in block)])
         return {student: index for index, student in enumerate(students)}
 
     @property

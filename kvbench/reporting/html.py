@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +13,7 @@ from markupsafe import Markup, escape
 from kvbench.findings.clauses import Verdict
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
 from kvbench.reference.compare import compare, differing
+from kvbench.reference.standing import Standing
 from kvbench.reference.tolerances import HEADERS
 from kvbench.reporting import report
 from kvbench.reporting.contents import Contents
@@ -51,7 +53,7 @@ def page(contents: Contents) -> str:
         reasons=outcome[1],
         seeds=report.seed_count(contents.histories),
         configurations=len(history.configurations(contents.histories)),
-        findings=_findings(contents),
+        findings=findings((one.judgement.recipe, one) for one in contents.stood),
         not_judged=_not_judged(contents),
         students=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
         left_out=contents.numbers.left_out,
@@ -106,31 +108,26 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _findings(contents: Contents) -> list[tuple[str, str, list[dict[str, str]]]]:
-    """Of each finding its sentence, its id, and what came out, a mapping for each recipe."""
-    recorded = {(j.finding.id, j.recipe): j for j in contents.recorded}
+def findings(rows: Iterable[tuple[str, Standing]]) -> list[tuple[str, str, list[dict[str, str]]]]:
+    """Of each finding its sentence, its id, and what came out, a mapping for each of the ``rows``: where, and what."""
     found: dict[str, tuple[str, str, list[dict[str, str]]]] = {}
-    for judgement in contents.judgements:
+    for where, one in rows:
+        judgement, clause = one.judgement, one.clause
         row = found.setdefault(judgement.finding.id, (judgement.finding.sentence, judgement.finding.id, []))
-        before = recorded.get((judgement.finding.id, judgement.recipe))
-        clause = judgement.deciding
         row[2].append({
-            "recipe": judgement.recipe,
-            "verdict": judgement.verdict.value,
-            "mark": MARKS[judgement.verdict],
-            "how": ("" if judgement.tested else BY_SIGN),
+            "where": where,
+            "verdict": one.verdict.value,
+            "mark": MARKS[one.verdict],
+            "words": one.words,
+            "how": "" if judgement.tested else BY_SIGN,
             "held": judgement.summary.partition(": ")[2],
             "clause": _short(f"{clause.sentence}: {clause.numbers}") if clause else "",
             "margin": _short(clause.describe_margin()) if clause else "",
-            "recorded": f"{before.verdict} ({before.held})" if before else "",
-            "moved": "yes" if before and contradict(before.verdict, judgement.verdict) else "",
+            "alone": one.alone if one.verdict != judgement.verdict else "",
+            "recorded": one.before if one.recorded else "",
+            "moved": "yes" if one.status is not None and one.status.failed else "",
         })  # fmt: skip
     return list(found.values())
-
-
-def contradict(one: Verdict, other: Verdict) -> bool:
-    """Whether two verdicts say different things: one that is undecided says nothing."""
-    return one != other and Verdict.UNDECIDED not in {one, other}
 
 
 def _not_judged(contents: Contents) -> list[str]:
@@ -144,9 +141,10 @@ def _not_judged(contents: Contents) -> list[str]:
     return said
 
 
-def drawn(figure: Figure) -> dict[str, Any]:
-    """A figure for the template: its panels, and the same on the other scale."""
-    panels = [(panel.title, picture) for panel, picture in zip(figure.panels, pictures(figure, figure.id), strict=True)]
+def drawn(figure: Figure, id_: str = "") -> dict[str, Any]:
+    """A figure for the template: its panels, and the same on the other scale; ``id_``, where its own is not unique."""
+    id_ = id_ or figure.id
+    panels = [(panel.title, picture) for panel, picture in zip(figure.panels, pictures(figure, id_), strict=True)]
     log = None
     other: list[tuple[str, Markup]] = []
     if figure.id in CURVES:
@@ -154,7 +152,7 @@ def drawn(figure: Figure) -> dict[str, Any]:
         log = curves[0].y.log
         turned = Figure(figure.id, figure.title, figure.caption, [on_scale(panel, log=not log) for panel in curves])
         names = [panel.title for panel in curves]
-        other = list(zip(names, pictures(turned, f"{figure.id}-other"), strict=True))
+        other = list(zip(names, pictures(turned, f"{id_}-other"), strict=True))
     return {"id": figure.id, "title": figure.title, "caption": figure.caption, "notes": figure.notes,
             "panels": panels, "other": other, "log": log,
             "table": figure.table}  # fmt: skip

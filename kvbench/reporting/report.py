@@ -9,18 +9,15 @@ import numpy as np
 
 from kvbench.findings.clauses import Clause
 from kvbench.findings.design import Design
-from kvbench.findings.judge import BY_SIGN, Judgement, judge, missing
-from kvbench.reference.store import load
+from kvbench.findings.judge import BY_SIGN, Judgement, missing
 from kvbench.reporting.table import Starred, Table
 from kvbench.results import history
-from kvbench.results.saved import OWN, Outcome, Saved
+from kvbench.results.saved import OWN, Outcome
 from kvbench.stats.intervals import exact_mean
 from kvbench.utils.text import escape, item, number, plain
 from kvbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from kvbench.reference.compare import Comparison
@@ -207,36 +204,14 @@ def words(histories: pd.DataFrame, design: Design, facts: Mapping[str, Any]) -> 
     return {name: _words(value) for name, value in found.items()}
 
 
-def report_saved(saved: Saved, design: Design, name: str | None = None) -> str:
-    """The report of a saved run, judged afresh from its histories, or the clauses of one finding alone.
+def one_finding(name: str, judgements: Sequence[Judgement], histories: pd.DataFrame, design: Design) -> str:
+    """One finding with all its clauses, and what is missing to judge it.
 
     Raises:
         UserError: there is no such finding.
     """
-    if name:
-        return _clauses(saved.histories, design, name, saved.costs)
-    facts = {**saved.info, "workload": saved.workload}
-    outcome = {"outcome": saved.outcome, "reasons": saved.reasons}
-    return report(saved.histories, design, judge(saved.histories, design, saved.costs), facts, outcome)
-
-
-def report_expected(folder: Path, workload: str, design: Design, name: str | None = None) -> str:
-    """The report of the reference in ``<folder>/<workload>/``, likewise.
-
-    Raises:
-        UserError: `kvbench.reference.store.load`'s, or there is no such finding.
-    """
-    reference = load(folder, workload, design)
-    if name:
-        return _clauses(reference.histories, design, name, reference.costs)
-    facts = {**reference.provenance, "workload": workload}
-    return report(reference.histories, design, reference.judgements, facts)
-
-
-def _clauses(histories: pd.DataFrame, design: Design, name: str, costs: Mapping[str, float]) -> str:
-    """One finding with all its clauses, and what is missing to judge it."""
     row = design.finding(name)
-    texts = [judgement.describe() for judgement in judge(histories, design, costs) if judgement.finding is row]
+    texts = [judgement.describe() for judgement in judgements if judgement.finding is row]
     lacking = missing(row, histories, design).items()
     texts += [f"{name} ({recipe}): lacks {', '.join(names)}" for recipe, names in lacking]
     return "\n\n".join(texts) + "\n"

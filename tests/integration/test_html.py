@@ -19,7 +19,6 @@ from tests.support.pages import parse, run_of
 from tests.support.sessions import ALL, TinyProject, suite_of
 
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
-WIDTHS = (400, 1400)
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +42,6 @@ def shown(configuration: str, epoch: int, metric: str) -> str:
 
 
 @in_a_browser
-@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_it_loads_quietly_and_fits(chromium: Browser, written: Path, width: int, dark: bool, scripts: bool) -> None:
-    chromium.open(written, width=width, dark=dark, scripts=scripts)
-    assert chromium.faults == []
-    assert chromium.requests == []
-    wide, window = chromium.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert wide <= window == width
-    paper = chromium.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert paper == ("rgb(15, 19, 24)" if dark else "rgb(255, 255, 255)")
-    cut = chromium.evaluate("""[...document.querySelectorAll("figure svg text")].filter((text) => {
-      const [mine, whole] = [text, text.ownerSVGElement].map((one) => one.getBoundingClientRect());
-      return whole.width && (mine.left < whole.left - 1 || mine.right > whole.right + 1);
-    }).map((text) => text.textContent)""")
-    assert cut == []
-    small = chromium.evaluate("""Math.min(...[...document.querySelectorAll("figure svg text")].map((text) =>
-      text.getScreenCTM().a * 12).filter((size) => size > 0))""")
-    assert small > 9, "letters in pictures, in pixels"
-    assert bool(chromium.evaluate("document.querySelectorAll('details.other').length")) == (not scripts)
-
-
-@in_a_browser
 def test_text_is_the_files_with_scripts_and_without(chromium: Browser, written: Path) -> None:
     told = parse(written.read_text())
     tables = [[cell for row in one.cells for cell in row] for one in told.all("table")]
@@ -73,19 +49,6 @@ def test_text_is_the_files_with_scripts_and_without(chromium: Browser, written: 
         chromium.open(written, width=1400, scripts=scripts)
         assert tables == chromium.evaluate("""[...document.querySelectorAll("table")].map((table) =>
           [...table.querySelectorAll("th, td")].map((cell) => cell.textContent.trim()))""")
-
-
-@in_a_browser
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_nothing_serious(chromium: Browser, written: Path, width: int, dark: bool) -> None:
-    package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-    chromium.open(written, width=width, dark=dark)
-    chromium.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-    chromium.evaluate((Path(package.__file__).parent / "axe.min.js").read_text() + "; 0")
-    found = chromium.evaluate("axe.run().then((told) => told.violations.map((one) => "
-                              "[one.impact, one.id, one.nodes.slice(0, 3).map((node) => node.html)]))")  # fmt: skip
-    assert found == []
 
 
 @in_a_browser
@@ -141,14 +104,6 @@ def test_a_screen_reader_finds_names_and_tables(chromium: Browser, written: Path
     assert all("Model7" in name for name in pictures), "what is drawn is told in words"
     assert {"main", "navigation"} <= {role for role, _ in named}
     assert sum(role == "table" for role, _ in named) >= 7
-
-
-@in_a_browser
-def test_it_can_be_printed(chromium: Browser, written: Path) -> None:
-    chromium.open(written, width=800, dark=True, media="print")
-    assert chromium.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert chromium.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-    assert len(chromium.tell("Page.printToPDF")["data"]) > 50_000
 
 
 def test_a_session_writes_the_page_that_its_saved_run_gives(project: TinyProject) -> None:

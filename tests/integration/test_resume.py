@@ -79,10 +79,10 @@ def test_a_suite_of_which_all_is_reused_is_compared_and_saved(
 
 def test_a_report_of_a_resumed_run_says_so(interrupted: Project, pytester: pytest.Pytester) -> None:
     interrupted(*TWO, "--benchmark-json=resumed.json")
-    from kvbench.reporting.report import report_saved
+    from kvbench.reporting.contents import of_saved
 
     told = "- resumed: Model1 (finished); Model2 from epoch 3 on"
-    assert told in report_saved(read(pytester.path / "resumed.json"), STUDY.design)
+    assert told in of_saved(read(pytester.path / "resumed.json"), STUDY.design, pytester.path / "expected").markdown()
     assert told in (pytester.path / ".kvbench" / "report-small.md").read_text()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kvbench.reporting.report import report_saved
+from kvbench.reporting.contents import of_saved
 from kvbench.results.saved import Outcome, read
 from kvbench.studies.kv_memory import STUDY
 from tests.support.sessions import FINDINGS, Drawn, TinyProject, assert_holds, draw, suite_of
@@ -199,7 +199,10 @@ def test_two_trainings_that_disagree_are_named(project: TinyProject) -> None:
     (reason,) = result.reasons
     assert reason.startswith("FAILED: Model1 is not repeatable: it was trained 2 times in this session, and ")
     assert "of seed 1 in epoch 1 is 0." in reason
-    assert "not repeatable" in report_saved(read(project.path / "run.json"), STUDY.design)
+    assert (
+        "not repeatable"
+        in of_saved(read(project.path / "run.json"), STUDY.design, project.path / "expected").markdown()
+    )
 
 
 def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyProject) -> None:
@@ -212,7 +215,7 @@ def test_a_users_test_with_parameters_of_its_own_is_one_history(project: TinyPro
     )
     drawn = Drawn(0, ("test_again[Model1-1]", "test_again[1-Model1]", "test_again[Model1-2]"))
     assert project.run(drawn, "--benchmark-json=run.json")[0] == 0
-    assert "| Model1 " in report_saved(read(project.path / "run.json"), STUDY.design)
+    assert "| Model1 " in of_saved(read(project.path / "run.json"), STUDY.design, project.path / "expected").markdown()
 
 
 OTHER = "replace(own.configuration, student=replace(own.configuration.student, name='Model2'))"

@@ -18,7 +18,7 @@ from kvbench.features import teacher
 from kvbench.harness import options
 from kvbench.reference import verdicts
 from kvbench.reference.store import load
-from kvbench.reporting import report
+from kvbench.reporting.contents import of_expected
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import DESIGN, EXPECTED
@@ -47,7 +47,7 @@ def reference(place: Path, **changed: bytes) -> object:
     folder.mkdir(exist_ok=True)
     for name, whole in FILES.items():
         (folder / name).write_bytes(changed.get(name.partition(".")[0], whole))
-    return said(lambda: report.report_expected(place, "imagenet", DESIGN))
+    return said(lambda: of_expected(place, "imagenet", DESIGN).markdown())
 
 
 @fuzz

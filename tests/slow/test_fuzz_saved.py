@@ -18,7 +18,6 @@ from kvbench.core.trainer import Training
 from kvbench.harness.record import record
 from kvbench.harness.setup import Banks
 from kvbench.reference.store import load
-from kvbench.reporting import report
 from kvbench.reporting.contents import of_saved
 from kvbench.reporting.html import page
 from kvbench.results.saved import Saved, read
@@ -71,7 +70,7 @@ def reported(path: Path) -> None:
     """Report a saved run in markdown and as a page, or say in a sentence why not."""
     run = said(lambda: read(path))
     if isinstance(run, Saved):
-        safe(report.report_saved(run, STUDY.design))
+        safe(of_saved(run, STUDY.design, path.parent).markdown())
         html = page(replace(of_saved(run, ALONE, path.parent), reference=REFERENCE))
         assert all(char.isprintable() or char == "\n" for char in html)
         root = parse(html)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from kvbench.findings.design import Design
@@ -28,6 +29,7 @@ from tests.support import DESIGN, EXPECTED, ROOT
 from tests.support.commands import Call
 from tests.support.pages import Element, parse, run_of
 from tests.support.saved_runs import benchmark, content
+from tests.support.saved_runs import run_of as saved_content
 from tests.support.tables import cells, rows
 
 MIB = 2**20
@@ -63,6 +65,13 @@ def unmarked(markdown: str) -> list[list[str]]:
 def tables_of(root: Element) -> dict[str, list[list[str]]]:
     return {one.attributes["id"]: one.all("table")[0].cells for one in root.everything
             if one.attributes.get("id", "").startswith(("table-", "clauses-"))}  # fmt: skip
+
+
+def saved_of(histories: pd.DataFrame, reference: Reference, folder: Path) -> saved.Saved:
+    """A saved run with these histories, made from what the reference was."""
+    facts: dict[str, Any] = {"fingerprints": reference.fingerprints, "random_numbers": reference.rng_fingerprint}
+    (folder / "run.json").write_text(json.dumps(saved_content(histories, workload="fractals", **facts)))
+    return saved.read(folder / "run.json")
 
 
 # What it says
@@ -101,6 +110,31 @@ def test_findings_come_first_as_sentences_with_verdict_margin_interval_and_n(par
     assert order[:3] == ["findings", "legend", "train_loss"]
     assert order[-4:] == ["tables", "clauses", "surroundings", "provenance"]
     assert {"time-epochs", "time-seconds", "time-flops", "loss-accuracy", "seconds"} < {*order}
+
+
+def test_verdicts_stand_beside_the_recorded_ones_in_the_same_words_everywhere(run: Contents, parsed: Element) -> None:
+    said = [" ".join(item.text.split()) for article in parsed.all("article") for item in article.all("li")]
+    words = [row[2] for row in unmarked(run.markdown()[run.markdown().index("## Verdicts") :])[1:]]
+    assert words == [one.words for one in run.standings]
+    for text, one, mine in zip(said, run.standings, words, strict=True):
+        assert text.partition(" ")[2].startswith(mine), "behind its mark"
+        assert f"Recorded: {one.before}." in text
+        assert (f"These seeds alone: {one.alone}." in text) == (one.verdict != one.judgement.verdict)
+    assert "holds, as recorded" in words
+    classes = [
+        item.all("span")[0].attributes["class"] for article in parsed.all("article") for item in article.all("li")
+    ]
+    assert classes == [f"verdict {one.verdict}" for one in run.standings]
+
+
+def test_a_saved_run_of_recorded_seeds_says_so_in_markdown_too(reference: Reference, tmp_path: Path) -> None:
+    histories = reference.histories[reference.histories["seed"] < 4]
+    told = of_saved(saved_of(histories, reference, tmp_path), DESIGN, EXPECTED)
+    assert {one.words.partition(", ")[2] for one in told.standings} == {"as recorded"}
+    markdown = told.markdown()
+    assert "holds, as recorded" in markdown
+    assert "14 of 14 configurations are within the reference." in markdown
+    assert "holds, as recorded" in parse(page(told)).text
 
 
 def test_a_run_says_what_left_the_reference_and_how_its_surroundings_differ(parsed: Element) -> None:
@@ -299,7 +333,7 @@ def test_the_example_is_what_its_command_writes(call: Call) -> None:
     [
         ["--expected", "imagenet", "--html", "a.html", "--finding", "gelu-beats-relu"],
         ["--expected", "imagenet", "--html", "a.html", "--table", "seconds"],
-        ["--expected", "imagenet", "--expected", "fractals", "--html", "a.html"],
+        ["--expected", "imagenet", "--expected", "fractals", "--table", "seconds"],
     ],
 )
 def test_a_page_is_of_one_run(arguments: list[Any], call: Call) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from kvbench.findings.judge import judge
 from kvbench.reporting import report
+from kvbench.reporting.contents import of_expected
 from kvbench.results import history
 from tests.support import DESIGN, EXPECTED
 from tests.support.students import student_runs
@@ -15,7 +16,7 @@ ORDER = [f"{prefix}Model{n}" for prefix in ("lr_", "") for n in range(1, 8)]
 
 @pytest.fixture(scope="module")
 def published() -> str:
-    return report.report_expected(EXPECTED, "imagenet", DESIGN)
+    return of_expected(EXPECTED, "imagenet", DESIGN).markdown()
 
 
 # Tables

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_verdicts_stand_side_by_side_and_each_workloads_tables_below(folder: Path) -> None:
-    told = side_by_side(folder, ["imagenet", "fractals"], DESIGN)
+    told = side_by_side(folder, ["imagenet", "fractals"], DESIGN).markdown()
     verdicts = cells(told)
     assert verdicts[0] == ["finding", "recipe", "imagenet", "fractals"]
     assert len(verdicts) == 16
@@ -43,7 +43,7 @@ def test_verdicts_stand_side_by_side_and_each_workloads_tables_below(folder: Pat
 
 
 def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
-    rows = {tuple(row[:2]): row[2] for row in cells(side_by_side(folder, ["fractals"], DESIGN))[1:]}
+    rows = {tuple(row[:2]): row[2] for row in cells(side_by_side(folder, ["fractals"], DESIGN).markdown())[1:]}
     for judgement in load(folder, "fractals", DESIGN).judgements:
         recipe = "both" if judgement.finding.across else judgement.recipe
         assert rows[judgement.finding.id, recipe].startswith(f"{judgement.verdict} ")
@@ -52,7 +52,7 @@ def test_verdicts_are_those_of_each_reference_as_a_whole(folder: Path) -> None:
 def test_what_a_reference_lacks_is_a_dash(folder: Path) -> None:
     half = student_runs(prefixes=[""], seeds=2)
     update(folder, "half", DESIGN, half, {})
-    rows = cells(side_by_side(folder, ["half"], DESIGN))
+    rows = cells(side_by_side(folder, ["half"], DESIGN).markdown())
     assert ["simple-is-best", "StepLR", "-"] in rows
     assert ["scheduler-helps", "both", "-"] in rows
 

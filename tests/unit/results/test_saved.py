@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kvbench.findings.judge import judge
-from kvbench.reporting import report
+from kvbench.reporting.contents import of_expected, of_saved
 from kvbench.results import history, saved
 from kvbench.utils.errors import UserError
 from tests.support import DESIGN, EXPECTED
@@ -46,14 +46,14 @@ def test_a_run_without_an_ending_is_of_unknown_outcome(tmp_path: Path) -> None:
     whole = content(benchmark())
     del whole["kvbench"]
     assert saved.read(save(tmp_path / "run.json", whole)).outcome == "unknown"
-    assert "does not say whether it passed" in report.report_saved(saved.read(tmp_path / "run.json"), DESIGN)
+    assert "does not say whether it passed" in of_saved(saved.read(tmp_path / "run.json"), DESIGN, EXPECTED).markdown()
 
 
 def test_a_run_that_diverged_can_be_read(tmp_path: Path) -> None:
     bad = benchmark("Model1", history=rows("Model1", [0.9, float("nan")], [0.3, 0.5]))
     worse = benchmark("Model2", history=rows("Model2", [0.9, float("inf")], [0.3, 0.5]))
     path = save(tmp_path / "run.json", content(bad, worse))
-    assert "-" in cells(report.report_saved(saved.read(path), DESIGN))[1]
+    assert "-" in cells(of_saved(saved.read(path), DESIGN, EXPECTED).markdown())[1]
 
 
 def test_a_repeated_test_counts_once(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_an_unknown_cost_is_null_or_absent(tmp_path: Path) -> None:
     runs = content(benchmark(flops_per_sample=None), absent, benchmark("Model3"))
     run = saved.read(save(tmp_path / "run.json", runs))
     assert list(run.costs) == ["Model3"]
-    assert "Model2" in report.report_saved(saved.read(tmp_path / "run.json"), DESIGN)
+    assert "Model2" in of_saved(saved.read(tmp_path / "run.json"), DESIGN, EXPECTED).markdown()
 
 
 def test_the_report_of_a_saved_run(tmp_path: Path) -> None:
     ending = {"workload": "fractals", "outcome": "failed", "reasons": ["Model1 moved"]}
     path = save(tmp_path / "run.json", content(benchmark(), kvbench=ending))
-    text = report.report_saved(saved.read(path), DESIGN)
+    text = of_saved(saved.read(path), DESIGN, EXPECTED).markdown()
     assert "This run FAILED" in text
     assert "- Model1 moved" in text
     assert "A processor" in text
@@ -89,17 +89,17 @@ def test_the_report_of_a_saved_run(tmp_path: Path) -> None:
 
 
 def test_the_clauses_of_one_finding(tmp_path: Path) -> None:
-    text = report.report_expected(EXPECTED, "imagenet", DESIGN, "gelu-beats-relu")
+    text = of_expected(EXPECTED, "imagenet", DESIGN).finding("gelu-beats-relu")
     assert text.startswith("gelu-beats-relu (StepLR): holds by sign (one seed, no test): 4 of 4")
     assert "Model4-Model6-accuracy: Model4's accuracy (GELU) is above Model6's (ReLU)" in text
     path = save(tmp_path / "run.json", content(benchmark("Model3")))
-    assert "gelu-beats-relu (constant lr): lacks Model4, Model5, Model6" in report.report_saved(
-        saved.read(path), DESIGN, "gelu-beats-relu"
-    )
+    assert "gelu-beats-relu (constant lr): lacks Model4, Model5, Model6" in of_saved(
+        saved.read(path), DESIGN, EXPECTED
+    ).finding("gelu-beats-relu")
     with pytest.raises(UserError, match="Unknown finding 'gelu'"):
-        report.report_saved(saved.read(path), DESIGN, "gelu")
+        of_saved(saved.read(path), DESIGN, EXPECTED).finding("gelu")
     with pytest.raises(UserError, match="no reference for fractal in"):
-        report.report_expected(tmp_path, "fractal", DESIGN)
+        of_expected(tmp_path, "fractal", DESIGN)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_saved_run_is_refused_in_a_sentence(tmp_path: Path, va
     if value is not None:
         save(path, value)
     with pytest.raises(UserError) as error:
-        report.report_saved(saved.read(path), DESIGN)
+        of_saved(saved.read(path), DESIGN, EXPECTED).markdown()
     assert said in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -155,7 +155,7 @@ def test_a_finding_is_judged_among_all_that_share_the_error(tmp_path: Path) -> N
     runs = [benchmark(name, history=_rows(histories, name), seeds=[0, 1, 2]) for name in names]
     path = save(tmp_path / "run.json", content(*runs))
     read = saved.read(path)
-    told = report.report_saved(saved.read(path), DESIGN, "gelu-beats-relu").split("\n\n")
+    told = of_saved(saved.read(path), DESIGN, EXPECTED).finding("gelu-beats-relu").split("\n\n")
     among = [j.describe() for j in judge(read.histories, DESIGN, read.costs) if j.finding.id == "gelu-beats-relu"]
     assert [text.strip() for text in told] == among
     alone = judge(read.histories, DESIGN, read.costs, [DESIGN.finding("gelu-beats-relu")])
@@ -193,4 +193,4 @@ def test_replicates_in_a_saved_run_are_not_taken_for_its_history(tmp_path: Path)
     replicates = rows("Model1", [0.8, 0.3], [0.3, 0.5], seed=0)
     path = save(tmp_path / "run.json", content(benchmark(perturbed=replicates)))
     np.testing.assert_array_equal(saved.read(path).histories["train_loss"], [0.9, 0.4])
-    assert "rounded" not in report.report_saved(saved.read(path), DESIGN)
+    assert "rounded" not in of_saved(saved.read(path), DESIGN, EXPECTED).markdown()
