@@ -100,16 +100,16 @@ class SimulatedRay:
             self._results[number] = LostError("a node is lost") if lost else result
             return number
 
-        def do(share: Share) -> int:
+        def do(_stage: int, share: Share) -> int:
             self.begun += 1
             seconds = self.seconds * pace * self.dice.uniform(1 - self.trouble.spread, 1 + self.trouble.spread)
             failed = "it fails" if self.dice.random() < self.trouble.failing else ""
             if not failed and self.now + seconds < dies:
                 self.finished.setdefault(share.number, self.now + seconds)
-            return promise(seconds, failed)
+            return promise(seconds, (None, failed))
 
         worker = type("Worker", (), {})()
-        worker.prepare, worker.do = _Method(lambda: promise(late, (self.tasks, ""))), _Method(do)
+        worker.look, worker.do = _Method(lambda: promise(late, ([("pass", self.tasks)], ""))), _Method(do)
         return worker
 
     def wait(self, _promises: Sequence[int], **_: Any) -> tuple[list[int], list[int]]:
@@ -127,7 +127,7 @@ class SimulatedRay:
 def simulated(workers: int, tasks: int, seconds: float, trouble: Trouble, seed: int = 0) -> SimulatedRay:
     """Let the scheduler do all tasks; its clock then says how long that took."""
     ray = SimulatedRay(workers, tasks, seconds, trouble, seed)
-    Tasks(ray, ("extract", ".", {"device": "cpu"}, []), ignore).run()
+    Tasks(ray, ("extract", ".", [{"device": "cpu"}], []), ignore).run()
     return ray
 
 

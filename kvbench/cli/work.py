@@ -99,8 +99,8 @@ Part = Annotated[
 ]
 
 
-@app.command(**example("extract --workload folder --root data/flowers"))
-@takes([*OF_BANKS, "engine"])
+@app.command(**example("extract --workload folder --root data/flowers --teacher resnet18 --teacher resnet50"))
+@takes([*OF_BANKS, "engine"], again=("teacher", "checkpoint", "taps", "pooling", "precision"))
 def extract(
     values: dict[str, Any],
     verify: Annotated[bool, typer.Option(help="Read banks that are there whole and compare all checksums.")] = False,
@@ -108,33 +108,39 @@ def extract(
 ) -> None:
     """Compute a workload's feature banks.
 
-    One pass of the teacher over each split; an interrupted pass is resumed. Jobs that each do a part may run at once,
-    on machines that share the cache, and again.
+    One pass over each split; an interrupted pass is resumed. --teacher, --checkpoint, --taps, --pooling and --precision
+    may be given several times, side by side: the pass reads each image once and fills all their banks. Jobs that each
+    do a part may run at once, on machines that share the cache, and again.
     """
     from kvbench.harness.engine import run
     from kvbench.harness.projects import experiment
-    from kvbench.harness.setup import Settings
+    from kvbench.harness.setup import Settings, fill_banks
     from kvbench.utils.shares import Share
 
-    share = Share.parse(part) if part else None
-    chosen = experiment(values, values["project"])
-    settings = Settings.of(values, chosen.images, verify=verify)
-    if share:
-        stores, _ = settings.stores(bar.show)
-        counts = settings.fill(stores, share)
+    share = Share.parse(part) if part else Share()
+    each = [Settings.of(one, experiment(one, one["project"]).images, verify=verify) for one in values["each"]]
+    if part or len(each) > 1:
+        every = [settings.stores(bar.show)[0] for settings in each]
+    if values["engine"] == "ray" and not part:
+        if problems := run("extract", [one["texts"] for one in values["each"]], on_progress=bar.show):
+            raise UserError(" ".join(problems))
+    elif part or len(each) > 1:
+        counts = fill_banks(every, share, each[0].device, bar.show)
+    if part:
         bar.close()
-        for split, store in stores.items():
-            echo(f"{split}: {counts[split]:,} of {len(store.parts):,} part files are done, in {store.folder.path}")
+        for stores in every:
+            for split, store in stores.items():
+                echo(f"{split}: {counts[split]:,} of {len(store.parts):,} part files are done, in {store.path}")
         return
-    if values["engine"] == "ray":
-        run("extract", values["texts"], on_progress=bar.show)
-    banks = settings.open_banks(bar.show)
-    bar.close()
-    for split, bank in (("train", banks.train), ("val", banks.val)):
-        echo(
-            f"{split}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,} classes,"
-            f" teacher's accuracy {bank.teacher_accuracy:.1%}, in {values['cache']}"
-        )
+    for settings in each:
+        banks = settings.open_banks(bar.show)
+        bar.close()
+        of = f" of {banks.fingerprints['teacher']}, {settings.precision}" if len(each) > 1 else ""
+        for split, bank in (("train", banks.train), ("val", banks.val)):
+            echo(
+                f"{split}{of}: {len(bank):,} images, taps {' '.join(map(str, bank.widths))} wide, {bank.classes:,}"
+                f" classes, teacher's accuracy {bank.teacher_accuracy:.1%}, in {values['cache']}"
+            )
 
 
 @app.command(**example("train --part 1/8 --workload tiny-imagenet --seeds 10"))
@@ -151,8 +157,8 @@ def train(values: dict[str, Any], part: Part = "1/1") -> None:
     from kvbench.utils.shares import Share
 
     share = Share.parse(part)
-    if values["engine"] == "ray":
-        run("train", values["texts"], on_progress=bar.show)
+    if values["engine"] == "ray" and (problems := run("train", [values["texts"]], on_progress=bar.show)):
+        raise UserError(" ".join(problems))
     session = collected(flags(values["texts"]))
     session.progress = bar
     done = train_share(session, session.rows, share, bar.show)
@@ -166,7 +172,7 @@ def train(values: dict[str, Any], part: Part = "1/1") -> None:
 
 
 @app.command(**example("sweep --set lr=1e-3,3e-3 --set train_count=1024,4096"))
-@takes([*OF_BANKS, *OF_TRAINING])
+@takes([*OF_BANKS, *OF_TRAINING, "engine"])
 def sweep(
     values: dict[str, Any],
     finding: Annotated[
@@ -182,6 +188,7 @@ def sweep(
     Trains and judges every combination of the values that --set gives; those of one field have commas between them.
     What is complete is kept in the cache, and an interrupted sweep goes on where it was.
     """
+    from kvbench.harness.engine import run
     from kvbench.harness.projects import chosen
     from kvbench.harness.sweep import sweep as train
     from kvbench.reporting.heat_maps import heat_maps_chart, need_chart
@@ -194,6 +201,8 @@ def sweep(
     for folder in filter(None, (out, chart and chart.parent, html and html.parent)):
         need_writable(folder)
     options = {name: values[name] for name in (*OF_BANKS, "strategy") if name not in {"study", "workload", "set"}}
+    if values["engine"] == "ray":
+        run("sweep", [values["texts"]], finding or (), bar.show)  # what is wrong with a cell is said below
     swept = train(grid, values["seeds"] or 0, finding or (), bar.show, **options)
     bar.close()
     echo(swept.markdown())

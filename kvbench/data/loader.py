@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import warnings
@@ -18,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kvbench.data.base import Images
-from kvbench.data.contract import check_batch, read_checked
-from kvbench.data.photos import PhotoImages
+from kvbench.data.contract import check_batch, check_fingerprint, read_checked
+from kvbench.data.photos import PhotoImages, decode_for
 from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
 from kvbench.utils.oom import enough_memory
@@ -124,20 +125,53 @@ def batches(
     Raises:
         UserError: an image cannot be read, or a batch is not what `Images` promises.
     """
-    order = range(len(images)) if order is None else order
-    read: Callable[[list[int]], Any] = partial(read_checked, images)
-    if isinstance(images, PhotoImages):
-        read = images.decode
+    for (batch,) in batches_for((images,), batch_size, order, workers):
+        yield batch
+
+
+def batches_for(
+    every: Sequence[Images], batch_size: int, order: Sequence[int] | None = None, workers: int | None = None
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yield `batches` of several that are the same images, each prepared in its own way: a list with a batch of each.
+
+    A photograph is decoded once. What is prepared alike, as fingerprints say, is read once and is one tensor.
+
+    Raises:
+        UserError: as `batches`, or they are not the same images.
+    """
+    places = _alike(every)
+    different = [every[place] for place in dict.fromkeys(places)]
+    photos = [images for images in different if isinstance(images, PhotoImages)]
+    order = range(len(every[0])) if order is None else order
+    read: Callable[[list[int]], Any] = partial(_read_each, different)
+    if photos == different:
+        read = partial(decode_for, photos)
     else:
         workers = 0
-    size = None
-    for number, batch in enumerate(in_batches(read, order, batch_size, workers)):
-        if isinstance(images, PhotoImages):
-            first = number * batch_size
-            batch = check_batch(images, order[first : first + batch_size], images.normalize(*batch))
-        pixels, labels = batch
-        size = size or pixels.shape[2]
-        if pixels.shape[2] != size:
-            name = type(images).__name__
-            raise UserError(f"{name}: images of {size} and of {pixels.shape[2]} pixels; valid is one size.")
-        yield pixels, labels
+    sizes: dict[int, int] = {}
+    for number, parts in enumerate(in_batches(read, order, batch_size, workers)):
+        if photos == different:
+            indices = order[number * batch_size : (number + 1) * batch_size]
+            parts = [check_batch(one, indices, one.normalize(*part)) for one, part in zip(photos, parts, strict=True)]
+        found = dict(zip(dict.fromkeys(places), parts, strict=True))
+        for place, (pixels, _) in found.items():
+            size = sizes.setdefault(place, pixels.shape[2])
+            if pixels.shape[2] != size:
+                name = type(every[place]).__name__
+                raise UserError(f"{name}: images of {size} and of {pixels.shape[2]} pixels; valid is one size.")
+        yield [found[place] for place in places]
+
+
+def _alike(every: Sequence[Images]) -> list[int]:
+    """The place of the first that is prepared alike, for each; raises `UserError` where they are other images."""
+    if len(every) == 1:
+        return [0]
+    files = [getattr(images, "samples", None) for images in every]
+    if any(len(images) != len(every[0]) for images in every) or any(one != files[0] for one in files):
+        raise UserError("One pass for several teachers needs the same images for each: make a pass for each of them.")
+    texts = [json.dumps([check_fingerprint(images), images.mtime_digest], sort_keys=True) for images in every]
+    return [texts.index(text) for text in texts]
+
+
+def _read_each(every: Sequence[Images], indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return [read_checked(images, indices) for images in every]

@@ -98,10 +98,14 @@ class PhotoImages:
 
     def decode(self, indices: list[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Pixels (B, 3, size, size) from 0 to 255 and labels (B,): a quarter of the bytes of normalized images."""
-        resize, how = self.prepared.resize, v2.InterpolationMode(self.prepared.interpolation)
-        crop = v2.Compose([v2.Resize(resize, how, antialias=True), v2.CenterCrop(self.size)])
-        pixels = [np.asarray(crop(decode(self.samples[i][0], resize))) for i in indices]
-        return np.stack(pixels).transpose(0, 3, 1, 2), np.array([self.samples[i][1] for i in indices])
+        (found,) = decode_for((self,), indices)
+        return found
+
+    @property
+    def crop(self) -> v2.Transform:
+        """What makes the pixels of a photograph."""
+        how = v2.InterpolationMode(self.prepared.interpolation)
+        return v2.Compose([v2.Resize(self.prepared.resize, how, antialias=True), v2.CenterCrop(self.size)])
 
     @default_numerics()
     def normalize(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -163,6 +167,18 @@ class PhotoImages:
             known = facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_mode
             state.update(b"%b%d %d %d %d\n" % (name, *known))
         return Survey(listing.hexdigest(), mtimes.hexdigest(), state.hexdigest(), sizes, problem)
+
+
+def decode_for(
+    every: Sequence[PhotoImages], indices: Sequence[int]
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    """`PhotoImages.decode` of several that have the same files: each is read once, and resized for each of them."""
+    samples, crops = every[0].samples, [images.crop for images in every]
+    largest = max(images.prepared.resize for images in every)
+    photos = (decode(samples[i][0], largest) for i in indices)
+    pixels = zip(*([np.asarray(crop(photo)) for crop in crops] for photo in photos), strict=True)
+    labels = np.array([samples[i][1] for i in indices])
+    return [(np.stack(one).transpose(0, 3, 1, 2), labels) for one in pixels]
 
 
 def check_file(path: str) -> None:

@@ -1,117 +1,72 @@
-"""Banks in a bucket or any other folder that fsspec reaches: a part is an object there, the cache has mapped copies."""
+"""A bank's parts in a bucket, or in any other folder that fsspec reaches: whole objects, of which the cache has copies.
+
+An object appears whole, or what is fetched does not have its checksum, is computed, and put again. So any number of
+machines may fill one bank. Requests that fail are repeated by the service's own client.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from kvbench.features.folder import MANIFEST, Folder
 from kvbench.utils.errors import UserError, describe
+from kvbench.utils.files import write_bytes
 
-PAUSES = (0.5, 2.0)  # seconds before another try
-FINAL = ("PermissionError", "NoCredentialsError", "PartialCredentialsError")  # errors that another try does not mend
 PROBE = ".kvbench-probe"  # the name of an object that says whether any can be written
-Reached = tuple[Any, str]  # a file system of fsspec's, and a path in it
-
-
-def reach(url: str) -> Reached:
-    """The file system of a URL and the path there.
-
-    Raises:
-        UserError: fsspec or what it needs for such a URL is not installed, or there is no such kind.
-    """
-    try:
-        from fsspec.core import url_to_fs
-
-        found: Reached = url_to_fs(url, **({"auto_mkdir": True} if url.startswith("file:") else {}))
-    except ImportError as error:
-        raise UserError(
-            f"Cannot reach {url}: {describe(error)}. Install fsspec and what it needs for such a folder: for s3://, pip"
-            " install 'kvbench[s3]'."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"Cannot reach {url}: {describe(error)}. Valid are URLs such as s3://NAME/FOLDER.") from error
-    return found
+ADVICE = {
+    ImportError: "Install fsspec and what it needs for such a folder: for s3://, pip install 'kvbench[s3]'.",
+    ValueError: "Valid are URLs such as s3://NAME/FOLDER.",
+    Exception: "Are address and credentials right? The same command goes on with what the cache has.",
+}
 
 
 @dataclass(frozen=True)
-class Bucket(Folder):
-    """A folder with a copy elsewhere: what is missing here is fetched, what is written goes there, too.
+class Bucket:
+    """A folder at a URL. Each method raises `UserError` where it cannot be reached."""
 
-    An object appears whole, or what is fetched of it does not have its checksum and is computed and written again. So
-    any number of machines may fill one bank. The manifest knows files of this machine and stays here.
-
-    Args:
-        path: here.
-        url: there.
-    """
-
-    url: str = ""
+    url: str
 
     @cached_property
-    def _there(self) -> Reached:
-        return reach(self.url)
+    def listed(self) -> set[str]:
+        """The names of what was there at first, and of what was put."""
+        with self._reached() as (fs, path), suppress(FileNotFoundError):
+            return {one.rpartition("/")[2] for one in fs.ls(path, detail=False)}
+        return set()
 
-    @cached_property
-    def _listed(self) -> set[str]:
-        """The names of what is there at first; what comes later is found when it is missed here."""
-        fs, path = self._there
-        try:
-            return {one.rpartition("/")[2] for one in self._try(fs.ls, path, detail=False)}
-        except FileNotFoundError:
-            return set()
+    def fetch(self, file: Path) -> None:
+        """Copy an object to a file of its name; raises `FileNotFoundError` where there is none."""
+        with self._reached() as (fs, path):
+            content = fs.cat_file(f"{path}/{file.name}")
+        write_bytes(file, content)
 
-    def stat(self, name: str) -> tuple[int, int]:
-        if (self.path / name).exists():
-            if name not in self._listed:  # it was computed before there was a bucket, or could not be written there
-                self._put(name, (self.path / name).read_bytes())
-        else:
-            fs, path = self._there
-            super().write(name, self._try(fs.cat_file, f"{path}/{name}"))
-        return super().stat(name)
-
-    def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        super().write(name, *pieces)
-        if name != MANIFEST:
-            self._put(name, b"".join(pieces))
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object."""
+        with self._reached() as (fs, path):
+            try:
+                fs.pipe_file(f"{path}/{name}", content)
+            except FileNotFoundError as error:
+                raise UserError(f"Cannot write to {self.url}: {describe(error)}. Make the bucket first.") from error
+        self.listed.add(name)
 
     def need_writable(self) -> None:
-        super().need_writable()
-        self._put(PROBE, b"")
-        fs, path = self._there
-        self._try(fs.rm_file, f"{path}/{PROBE}")
+        """Raise `UserError` where nothing can be written."""
+        self.put(PROBE, b"")
+        with self._reached() as (fs, path):
+            fs.rm_file(f"{path}/{PROBE}")
 
-    def clear(self) -> None:
-        super().clear()
-        fs, path = self._there
-        with contextlib.suppress(FileNotFoundError):
-            self._try(fs.rm, path, recursive=True)
-        self._listed.clear()
-
-    def _put(self, name: str, content: bytes) -> None:
-        fs, path = self._there
+    @contextmanager
+    def _reached(self) -> Iterator[tuple[Any, str]]:
+        """A block with the file system, as fsspec has it, and the path there."""
         try:
-            self._try(fs.pipe_file, f"{path}/{name}", content)
-        except FileNotFoundError as error:
-            raise UserError(f"Cannot write to {self.url}: {describe(error)}. Make the bucket first.") from error
-        self._listed.add(name)
+            from fsspec.core import url_to_fs
 
-    def _try(self, act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a function of the file system, again after a while where it fails; raises `UserError` in the end."""
-        for pause in (*PAUSES, None):
-            try:
-                return act(*arguments, **options)
-            except FileNotFoundError:  # noqa: PERF203 (requests take longer)
-                raise
-            except Exception as error:
-                if pause is None or type(error).__name__ in FINAL:
-                    raise UserError(
-                        f"Cannot reach {self.url}: {describe(error)}. Are address and credentials right? What is"
-                        " computed so far is kept in the cache, and the same command goes on."
-                    ) from error
-                time.sleep(pause)
-        raise AssertionError
+            yield url_to_fs(self.url, **({"auto_mkdir": True} if self.url.startswith("file:") else {}))
+        except (UserError, FileNotFoundError):
+            raise
+        except Exception as error:
+            advice = next(text for kind, text in ADVICE.items() if isinstance(error, kind))
+            raise UserError(f"Cannot reach {self.url}: {describe(error)}. {advice}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -85,26 +85,42 @@ def extract(settings: BankSettings, device: torch.device, rows: Sequence[int]) -
         >>> rows["tap0"].shape, rows["logits"].shape
         (torch.Size([4, 8]), torch.Size([4, 200]))
     """
+    with passing(settings, device) as passed:
+        for x, labels in batches(settings.images, BATCH, rows):
+            yield passed(x, labels)
+
+
+@contextmanager
+def passing(settings: BankSettings, device: torch.device) -> Iterator[Callable[[Tensor, Tensor], Rows]]:
+    """A block with a teacher on a device: a function from a batch of images (B, 3, size, size) and labels to its rows.
+
+    Raises:
+        UserError: as `extract`.
+    """
     _ = settings.outputs, settings.layouts  # before hooks are there
-    images, teacher = settings.images, settings.teacher
+    teacher = settings.teacher
+    needed = f"the teacher {teacher.name} and {BATCH} images on {device}", OTHER_PLACE
     widths: list[int] = []
-    with enough_memory(f"the teacher {teacher.name} and {BATCH} images on {device}", OTHER_PLACE):
+    with enough_memory(*needed):
         module = teacher.module.to(memory_format=torch.channels_last).to(device)
-        with capture(module, settings.taps) as captured:
-            for x, labels in batches(images, BATCH, rows):
-                passed: list[list[Tensor]] = []
-                for part in x.chunk(-(-len(x) // _pass_size(x, device))):
-                    captured.clear()
-                    logits = _forward(settings, module, _moved(part, device))
-                    features = _pooled(settings, captured, len(part))
-                    found = [feature.shape[1] for feature in features]
-                    widths = widths or found
-                    if found != widths:
-                        raise UserError(f"The taps give {found} features for some images and {widths} for others.")
-                    passed.append([logits, *features])
-                logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*passed, strict=True))
-                named = {f"tap{i}": tap for i, tap in enumerate(taps)}
-                yield {"labels": labels, **named, "logits": logits}
+    with capture(module, settings.taps) as captured:
+
+        @enough_memory(*needed)
+        def passed(x: Tensor, labels: Tensor) -> Rows:
+            done: list[list[Tensor]] = []
+            for part in x.chunk(-(-len(x) // _pass_size(x, device))):
+                captured.clear()
+                logits = _forward(settings, module, _moved(part, device))
+                features = _pooled(settings, captured, len(part))
+                found = [feature.shape[1] for feature in features]
+                if found != (widths or found):
+                    raise UserError(f"The taps give {found} features for some images and {widths} for others.")
+                widths[:] = found
+                done.append([logits, *features])
+            logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*done, strict=True))
+            return {"labels": labels, **{f"tap{i}": tap for i, tap in enumerate(taps)}, "logits": logits}
+
+        yield passed
 
 
 def _moved(x: Tensor, device: torch.device) -> Tensor:

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvbench.utils.errors import UserError, shorten, unknown
-from kvbench.utils.files import TMP, in_use, read_json
+from kvbench.utils.files import MANIFEST, TMP, in_use, read_json
 from kvbench.utils.text import shown, size
 
-MANIFEST = "manifest.json"
 KEY = "[0-9a-f]{16}"
 TEMPORARY = rf"{re.escape(TMP)}[0-9a-f]+(?:\.\w+)?"
 KINDS = {  # what the path of a file in the cache is like; an entry is what stands in the first group

@@ -194,16 +194,17 @@ class Doctor:
         stores, _ = self.settings.stores()
         self.complete = True
         for split, store in stores.items():
-            missing, parts = store.missing(), len(store.parts)
+            parts = len(store.parts)
+            missing = store.look(range(parts))
             self.complete &= not missing
             if damaged := [f"part {part} ({why})" for part, why in missing.items() if why]:
-                text = f"{split}: {', '.join(damaged[:3])} of {store.folder.path} damaged; a run computes it again"
+                text = f"{split}: {', '.join(damaged[:3])} of {store.path} damaged; a run computes it again"
                 yield Remark("banks", text, problem=True)
             elif missing:
                 have = f"{parts - len(missing)} of {parts} parts are there"
                 yield Remark("banks", f"{split}: {have}; a run or kvbench extract computes the rest")
             else:
-                yield Remark("banks", f"{split}: whole, {len(store.settings.images):,} images, {store.folder.path}")
+                yield Remark("banks", f"{split}: whole, {len(store.settings.images):,} images, {store.path}")
 
     def _checkpoints(self) -> Iterator[Remark]:
         from kvbench.harness.resume import DIRECTORY, directory_of

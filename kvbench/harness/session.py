@@ -70,7 +70,7 @@ class Session:
         self.trainings_ahead = 0
         self.rows: list[Configuration] = []  # what tests train
         self.texts = texts
-        self.engine: Callable[..., None] | None = None  # does tasks elsewhere: `kvbench.harness.engine.run`
+        self.engine: Callable[..., list[str]] | None = None  # does tasks elsewhere: `kvbench.harness.engine.run`
         self.test_folders: set[Path] = set()  # whose code is part of what is trained
         self.share: Share | None = None  # of the banks, where other processes compute the rest
         self.stopped = ""  # by what, from outside
@@ -98,7 +98,7 @@ class Session:
             raise UserError(f"{error} Name other files with --kvbench-report and --kvbench-html.") from None
         if self.experiment.study.train is not None:
             return None
-        self._on_cluster("extract")
+        self._do_on_cluster()
         banks = self.settings.open_banks(self._show, self.share)
         with best_effort("remove the progress bar"):
             self.progress.close()
@@ -142,7 +142,8 @@ class Session:
         from kvbench.harness.setup import begin
         from kvbench.utils.oom import enough_memory
 
-        _ = self._trained_on_cluster
+        if self.banks is None:
+            self._do_on_cluster()
         suite = None
         with best_effort("keep the states of unfinished trainings"):
             suite = self.suite
@@ -166,8 +167,8 @@ class Session:
 
         return Epochs(0, self.progress.show)
 
-    def _on_cluster(self, command: str) -> None:
-        """Let the workers of a cluster do what tests are going to need, where one was chosen."""
+    def _do_on_cluster(self) -> None:
+        """Let the workers of a cluster do what tests are going to need, once, where one was chosen."""
         if self.engine is None:
             return
         from kvbench.harness.options import OF_TRAINING, OPTIONS
@@ -175,14 +176,10 @@ class Session:
         given = [row for row in OPTIONS if row.decides_banks or row.name in OF_TRAINING]
         given = [row for row in given if self.texts[row.name] != row.default]
         texts = {row.name: str(self.values[row.name]) if row.path else self.texts[row.name] for row in given}
-        self.engine(command, texts, [row.id for row in self.rows], self._show)
-
-    @cached_property
-    def _trained_on_cluster(self) -> None:
-        try:
-            self._on_cluster("train")
-        except UserError as error:  # each test tells what is wrong with its own training
-            logging.getLogger(__name__).warning("%s", error)
+        command, names = "train" if self.rows else "extract", [row.id for row in self.rows]
+        for problem in self.engine(command, [texts], names, self._show):
+            logging.getLogger(__name__).warning("%s", problem)  # its test tells it, too
+        self.engine = None
 
     def _reuse(self, training: Training) -> None:
         """Put runs that tasks have trained to their end, in other processes, to it."""

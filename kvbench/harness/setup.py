@@ -25,6 +25,7 @@ from kvbench.data.base import SPLITS, Images
 from kvbench.data.contract import check_splits, warn_missing_classes
 from kvbench.features import teacher
 from kvbench.features.architecture import architecture
+from kvbench.features.fill import fill, open_bank
 from kvbench.features.spec import BankSettings
 from kvbench.features.store import Store
 from kvbench.studies.study import Study
@@ -213,21 +214,8 @@ class Settings:
         for split, part in images.items():
             settings = BankSettings(part, chosen, taps, self.pooling, self.precision)
             name = f"{self.workload.name}-{split}"
-            stores[split] = Store(settings, self.cache, name, self.device, on_progress, self.verify, self.bucket)
+            stores[split] = Store(settings, self.cache, name, self.bucket, self.verify)
         return stores, notes
-
-    @default_numerics()
-    def fill(self, stores: Mapping[str, Store], share: Share) -> dict[str, int]:
-        """Compute a share of the parts of both splits' banks, where they are missing; returns how many each are in it.
-
-        Raises:
-            UserError: the pass fails, or a part cannot be read or written.
-        """
-        mine = share.of([(split, part) for split, store in stores.items() for part in range(len(store.parts))])
-        for split, store in stores.items():
-            with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                store.fill([part for one, part in mine if one == split])
-        return Counter(split for split, _ in mine)
 
     @default_numerics()
     def open_banks(self, on_progress: OnProgress = ignore, share: Share | None = None) -> Banks:
@@ -237,7 +225,7 @@ class Settings:
         """
         stores, notes = self.stores(on_progress)
         if share is not None and not self.fresh:
-            self.fill(stores, share)
+            fill_banks([stores], share, self.device, on_progress)
         settings = {split: store.settings for split, store in stores.items()}
         images = {split: one.images for split, one in settings.items()}
         chosen = settings["train"].teacher
@@ -245,7 +233,7 @@ class Settings:
         here = built_with(self.device)
         for split, store in stores.items():
             with enough_memory(f"the {split} features on {self.device}", OTHER_PLACE):
-                opened = store.open(fresh=self.fresh)
+                opened = open_bank(store, self.device, on_progress, fresh=self.fresh)
                 banks[split] = opened.to(self.device)
             warn_missing_classes(opened.labels, images[split].classes, split)
             elsewhere = dict.fromkeys(what for made in opened.built_with for what in differences(made, here))
@@ -253,7 +241,7 @@ class Settings:
             if mixed and self.mixed == "refuse":
                 raise UserError(
                     f"The {split} features were computed in part elsewhere ({', '.join(elsewhere)}): remove"
-                    f" {store.folder.path} to compute them here, or take them with --kvbench-mixed tell."
+                    f" {store.path} to compute them here, or take them with --kvbench-mixed tell."
                 )
             if elsewhere:
                 notes.append(
@@ -273,6 +261,24 @@ class Settings:
             or same_rows(banks["train"], banks["val"])
         )
         return Banks(banks["train"], banks["val"], fingerprints(settings), tuple(filter(None, notes)))
+
+
+def fill_banks(
+    every: Sequence[Mapping[str, Store]], share: Share, device: torch.device, on_progress: OnProgress = ignore
+) -> dict[str, int]:
+    """Compute a share of the parts of both splits' banks, where they are missing; returns how many each are in it.
+
+    Banks of several teachers are filled by one pass over the same images.
+
+    Raises:
+        UserError: the pass fails, or a part cannot be read or written.
+    """
+    first = every[0]
+    mine = share.of([(split, part) for split, store in first.items() for part in range(len(store.parts))])
+    for split in first:
+        with enough_memory(f"the {split} features on {device}", OTHER_PLACE):
+            fill([stores[split] for stores in every], [part for one, part in mine if one == split], device, on_progress)
+    return Counter(split for split, _ in mine)
 
 
 def prepared(row: Workload, arch: str, checkpoint: Path | None, size: int | None) -> Workload:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,8 @@ from kvbench.utils.progress import OnProgress, ignore
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kvbench.findings.finding import Finding
+    from kvbench.utils.shares import Share
     from kvbench.workloads import Workload
 
 LOG = logging.getLogger(__name__)
@@ -87,23 +90,13 @@ def sweep(
         if name not in valid:
             raise unknown("option of a sweep", name, valid)
     values = {name: row.parse(row.default) for name, row in valid.items()} | options
-    design = grid.study.design
-    first = next(cell.experiment for cell in grid.cells if cell.experiment)
-    numbers = tuple(range(seeds or first.images.seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
-        raise UserError(f"A sweep with the seeds {list(numbers)}: valid are one or more, from 0, each once.")
-    chosen = tuple(row for row in design.findings.values() if not findings or row.id in findings)
-    for name in findings:
-        design.finding(name)  # which refuses one that is not there
-    if not chosen:
-        raise UserError(f"The study {grid.study.name} has no findings: there is nothing to map.")
+    work = plan(grid, seeds, findings, on_progress, values)
+    design, numbers, chosen = grid.study.design, work.seeds, work.findings
     need_writable(values["cache"])
-    work = _Work(grid, numbers, values, on_progress)
-    work.needed = {name for row in chosen for names in design.needs(row).values() for name in names}
     try:
         trained = work.cells()
     except (KeyboardInterrupt, SystemExit):
-        kept = f"{work.complete} of {work.trainings} trainings are complete, in {work.directory}"
+        kept = f"{work.complete} of {len(work.tasks)} trainings are complete, in {work.directory}"
         LOG.info("Stopped: %s.", f"{kept}; the same command goes on" if work.keeps else "nothing was kept")
         raise
     if all(one.histories.empty for one in trained):
@@ -117,6 +110,30 @@ def sweep(
     versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("kvbench", "torch", "python"))
     facts = {"hardware": here["hardware"], "versions": versions, "date": here["date"], **work.facts}
     return Sweep(grid, numbers, chosen, judged, facts)
+
+
+def plan(
+    grid: Grid,
+    seeds: int | Sequence[int],
+    findings: Sequence[str],
+    on_progress: OnProgress,
+    values: Mapping[str, Any],
+) -> Work:
+    """What is to be trained for a grid, and for which findings; see `sweep`.
+
+    ``values`` are those of all options that decide banks.
+    """
+    design = grid.study.design
+    first = next(cell.experiment for cell in grid.cells if cell.experiment)
+    numbers = tuple(range(seeds or first.images.seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
+        raise UserError(f"A sweep with the seeds {list(numbers)}: valid are one or more, from 0, each once.")
+    chosen = tuple(row for row in design.findings.values() if not findings or row.id in findings)
+    for name in findings:
+        design.finding(name)  # which refuses one that is not there
+    if not chosen:
+        raise UserError(f"The study {grid.study.name} has no findings: there is nothing to map.")
+    return Work(grid, numbers, chosen, values, on_progress)
 
 
 class Trained(NamedTuple):
@@ -133,16 +150,15 @@ class Trained(NamedTuple):
 
 
 @dataclass
-class _Work:
+class Work:
     """A sweep under way."""
 
     grid: Grid
     seeds: tuple[int, ...]
+    findings: tuple[Finding, ...]
     values: Mapping[str, Any]
     on_progress: OnProgress
-    needed: set[str] = field(default_factory=set)  # configurations
     complete: int = 0  # trainings that came to their end
-    trainings: int = 0  # of all cells
     facts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,6 +168,9 @@ class _Work:
         self.keeps = keeps(self.grid.study)
         if not self.keeps:
             LOG.warning("The code of %s is in no file, so nothing of the sweep is kept.", self.grid.study.name)
+        design = self.grid.study.design
+        self._needed = {name for row in self.findings for names in design.needs(row).values() for name in names}
+        self._opened: tuple[int, Banks | None, Suite] | None = None  # of the group that a task was of
         self.code = code({path for path in [Path(FOLDER)] if path.is_dir()})
         self._clock = _Clock()
         self._said: set[str] = set()
@@ -161,27 +180,63 @@ class _Work:
         """What folders of this study and workload are called."""
         return f"{self.grid.study.name}-{self.grid.workload.name}"
 
-    def cells(self) -> list[Trained]:
-        """Train all cells, those that share their banks one after the other; in the grid's order."""
-        found: dict[int, Trained] = {}
+    @cached_property
+    def groups(self) -> list[tuple[Workload, list[int]]]:
+        """Numbers of cells that share their banks."""
         groups: list[tuple[Workload, list[int]]] = []
         for number, cell in enumerate(self.grid.cells):
             if cell.experiment is None:
-                found[number] = Trained.failed(cell.problem)
                 continue
             images = cell.experiment.images
             group = next((numbers for known, numbers in groups if known == images), None)
             if group is None:
                 groups.append((images, group := []))
             group.append(number)
-        possible = [number for _, numbers in groups for number in numbers]
-        self.epochs = Epochs(sum(self._epochs(self.grid.cells[number]) for number in possible), self.on_progress)
-        self.trainings = sum(len(self._configurations(self.grid.cells[number])) for number in possible)
+        return groups
+
+    @property
+    def settings(self) -> list[Settings]:
+        """What decides the banks of each group; none of a study that trains by itself."""
+        return [self._settings(group) for group in range(len(self.groups))] if self.grid.study.train is None else []
+
+    def _settings(self, group: int) -> Settings:
+        images, numbers = self.groups[group]
+        return Settings.of({**self.values, "set": self.grid.cells[numbers[0]].name}, images)
+
+    @cached_property
+    def tasks(self) -> list[tuple[int, Configuration]]:
+        """What is trained, with all seeds at once: the group of a cell, and a configuration."""
+        cells = [(group, self.grid.cells[number]) for group, (_, some) in enumerate(self.groups) for number in some]
+        return [(group, row) for group, cell in cells for row in self._configurations(cell)]
+
+    @cached_property
+    def epochs(self) -> Epochs:
+        """Those of all seeds of all tasks."""
+        return Epochs(sum(len(self.seeds) * row.recipe.epochs for _, row in self.tasks), self.on_progress)
+
+    def do(self, share: Share) -> None:
+        """Train a share of the tasks, where they are not kept; a sweep of the grid then finds them.
+
+        Raises:
+            UserError: banks cannot be opened, a configuration cannot be trained, or nothing can be kept.
+        """
+        if not self.keeps:
+            name = self.grid.study.name
+            raise UserError(f"The code of {name} is in no file, so nothing can be kept: write it into a module.")
+        for group, configuration in share.of(self.tasks):
+            if self._opened is None or self._opened[0] != group:
+                banks = self._banks(group)
+                self._opened = group, banks, self._suite(banks)
+            self._results(configuration, *self._opened[1:])
+
+    def cells(self) -> list[Trained]:
+        """Train all cells, those that share their banks one after the other; in the grid's order."""
+        found = {k: Trained.failed(cell.problem) for k, cell in enumerate(self.grid.cells) if cell.experiment is None}
+        possible = [number for _, numbers in self.groups for number in numbers]
         self._clock.sizes = {number: self._size(self.grid.cells[number]) for number in possible}
-        for images, numbers in groups:
-            suite = None
+        for group, (_, numbers) in enumerate(self.groups):
             try:
-                banks = self._banks(images, self.grid.cells[numbers[0]])
+                banks = self._banks(group)
                 suite = self._suite(banks)
             except UserError as error:
                 found |= {number: Trained.failed(str(error)) for number in numbers}
@@ -197,17 +252,17 @@ class _Work:
 
     def _configurations(self, cell: Cell) -> list[Configuration]:
         assert cell.experiment is not None, "others are not trained"
-        return [row for row in cell.experiment.configurations if row.id in self.needed]
+        return [row for row in cell.experiment.configurations if row.id in self._needed]
 
     def _size(self, cell: Cell) -> float:
         """How much work a cell is, in no unit."""
         assert cell.experiment is not None
         return self._epochs(cell) * (cell.experiment.images.train_count or 1)
 
-    def _banks(self, images: Workload, cell: Cell) -> Banks | None:
+    def _banks(self, group: int) -> Banks | None:
         if self.grid.study.train is not None:
             return None
-        return Settings.of({**self.values, "set": cell.name}, images).open_banks(self.on_progress)
+        return self._settings(group).open_banks(self.on_progress)
 
     def _suite(self, banks: Banks | None) -> Suite:
         here = surroundings(banks, self.device, self.code, stacked=self.stacked)
@@ -224,21 +279,12 @@ class _Work:
         began, fresh = time.monotonic(), 0
         configurations = self._configurations(cell)
         for configuration in configurations:
-            kept = Kept(self.directory, configuration, suite.facts) if self.keeps else None
-            results = kept.read() if kept else {}
-            hopeless = any(isinstance(results.get(seed), str) for seed in self.seeds)
-            missing = [] if hopeless else [seed for seed in self.seeds if seed not in results]
             ahead = self.epochs.done + len(self.seeds) * configuration.recipe.epochs
-            self.epochs.done = ahead - len(missing) * configuration.recipe.epochs
-            if missing:
-                fresh += 1
-                try:
-                    results |= train(
-                        self.grid.study, configuration, missing, banks, self.device, suite, kept, self.epochs,
-                        stacked=self.stacked,
-                    )  # fmt: skip
-                except UserError as error:
-                    results |= dict.fromkeys(missing, str(error))
+            try:
+                results, missing = self._results(configuration, banks, suite)
+            except UserError as error:
+                results, missing = dict.fromkeys(self.seeds, str(error)), [*self.seeds]
+            fresh += bool(missing)
             self.epochs.done = ahead
             self.complete += 1
             for result in (results[seed] for seed in self.seeds if seed in results):
@@ -256,6 +302,22 @@ class _Work:
             self._warn(f"{cell.name}, {name}", sentence)
         complete = (row for row in rows if row["configuration"] not in problems)
         return Trained(history.frame(complete), problems, costs)
+
+    def _results(
+        self, configuration: Configuration, banks: Banks | None, suite: Suite
+    ) -> tuple[dict[int, Rows | str], list[int]]:
+        """What is kept of a configuration or trained now, by seed, and the seeds that were trained now."""
+        kept = Kept(self.directory, configuration, suite.facts) if self.keeps else None
+        results = kept.read() if kept else {}
+        hopeless = any(isinstance(results.get(seed), str) for seed in self.seeds)
+        missing = [] if hopeless else [seed for seed in self.seeds if seed not in results]
+        self.epochs.done += (len(self.seeds) - len(missing)) * configuration.recipe.epochs
+        if missing:
+            results |= train(
+                self.grid.study, configuration, missing, banks, self.device, suite, kept, self.epochs,
+                stacked=self.stacked,
+            )  # fmt: skip
+        return results, missing
 
     def _warn(self, where: str, sentence: str) -> None:
         """Say a sentence once, though many cells may have it."""

@@ -30,6 +30,7 @@ SIGNATURES = {
     (b"\x89hdf",): "an HDF5 file, such as Keras writes",
 }
 TMP = ".kvbench-tmp-"  # begins the names of files that are being written
+MANIFEST = "manifest.json"  # of a bank
 
 
 @contextmanager
@@ -66,6 +67,12 @@ def atomic_write(path: Path, *, fsync: bool = True) -> Iterator[Path]:
     finally:
         if tmp is not None:
             tmp.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; raises `UserError` as `atomic_write`."""
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content)
 
 
 def _create_locked(path: Path) -> tuple[Path, int]:

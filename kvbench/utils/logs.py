@@ -66,7 +66,7 @@ def show_logs(bar: ProgressBar, verbosity: int = 0) -> Iterator[None]:
 
     Example:
         >>> with show_logs(ProgressBar(), verbosity=-1):  # warnings alone
-        ...     bank = Store(settings, cache, "mine-train", device).open()
+        ...     bank = open_bank(Store(settings, cache, "mine-train"), device)
     """
     logger, handler = logging.getLogger(LOGGER), TerminalHandler(bar)
     before = logger.level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from tests.support.jobs import ALL, PATIENCE, Jobs, content_of, ends
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return Jobs(tmp_path)
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with Jobs(tmp_path) as made:
+        yield made
 
 
 def test_parts_at_once_in_any_order_twice_and_one_killed_leave_what_one_process_does(jobs: Jobs) -> None:

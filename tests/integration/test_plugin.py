@@ -78,7 +78,7 @@ def test_a_second_run_makes_no_teacher_pass(run: Project, monkeypatch: pytest.Mo
     def refuse(*_: object) -> None:
         raise AssertionError("the teacher ran again")
 
-    monkeypatch.setattr("kvbench.features.extract.extract", refuse)
+    monkeypatch.setattr("kvbench.features.extract.passing", refuse)
     counts(run("-k", "[Model1]"), passed=1, failed=0)
 
 

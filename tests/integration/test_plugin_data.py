@@ -60,7 +60,7 @@ def test_skipping_leaves_it_out_and_the_summary_report_save_and_reference_say_so
         raise AssertionError("was done once already")
 
     monkeypatch.setattr(validate, "in_batches", refuse)
-    monkeypatch.setattr(extract, "batches", refuse)
+    monkeypatch.setattr(extract, "passing", refuse)
     with (project.path / "tox.ini").open("a") as ini:
         ini.write("\nkvbench_unreadable = skip\n")
     result = run(project, "--benchmark-json=run.json")

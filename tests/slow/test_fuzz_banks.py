@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvbench.core.bank import FeatureBank
-from kvbench.features.folder import MANIFEST
 from kvbench.features.store import BLANK
+from kvbench.utils.files import MANIFEST
 from tests.support.banks import CPU, assert_equal, in_memory, open_bank, tiny_settings
 from tests.support.fuzz import anything, edited, edits, fuzz, safe, said, spoil, spoilt
 from tests.support.logs import logged

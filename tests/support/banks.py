@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.hooks import LOOKS
-from kvbench.features import store
+from kvbench.features import fill, store
 from kvbench.features.extract import extract
 from kvbench.features.spec import BankSettings
 from kvbench.features.store import Store
@@ -98,7 +98,7 @@ def open_bank(
     fresh: bool = False,
     verify: bool = False,
 ) -> FeatureBank:
-    return Store(settings, cache, name, device, on_progress, verify).open(fresh=fresh)
+    return fill.open_bank(Store(settings, cache, name, verify=verify), device, on_progress, fresh=fresh)
 
 
 def part_of(settings: BankSettings, cache: Path, part: int = 0) -> Path:

@@ -17,6 +17,7 @@ MARK = "<!-- What follows is written by `python -m tests.support.commands_page`.
 
 
 def item(name: str, default: object, text: str) -> str:
+    default = " ".join(default) if isinstance(default, list) else default
     shown = f" (default: `{default}`)" if default not in (None, "", False) else ""
     line = f"- `{name}`{shown}: {text}"
     return textwrap.fill(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

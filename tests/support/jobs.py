@@ -50,17 +50,27 @@ ALL = 2 * TINY.seeds * 2 * len(STUDY.students)  # epochs of a session: two an ep
 
 
 class Jobs:
-    """A project, and processes started in it."""
+    """A project, and processes started in it; as a block, none is left behind it."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._started: list[subprocess.Popen[str]] = []
         (path / "benchmarks").mkdir()
         shutil.copy(ROOT / "benchmarks" / "test_ablation.py", path / "benchmarks")
         (path / "conftest.py").write_text(CONFTEST)
 
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._started:
+            if one.poll() is None:
+                one.kill()
+                one.communicate(timeout=60)
+
     def start(self, *arguments: str, after: int = -1) -> subprocess.Popen[str]:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "KILLED_AFTER": str(after)}
-        return subprocess.Popen(
+        one = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             text=True,
             stdout=subprocess.PIPE,
@@ -68,14 +78,21 @@ class Jobs:
             cwd=self.path,
             env=env,
         )
+        self._started.append(one)
+        return one
 
     def kvbench(self, command: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return self.start("kvbench", command, "--workload", "tiny", "--device", "cpu", *arguments, **options)
 
+    def begin_session(self, cache: str, *arguments: str) -> subprocess.Popen[str]:
+        chosen = ("--kvbench-workload", "tiny", "--kvbench-device", "cpu", "--kvbench-cache", cache, *arguments)
+        return self.start("pytest", "benchmarks", *chosen, f"--benchmark-json={cache}.json", "-p", "no:cacheprovider")
+
     def session(self, cache: str, *arguments: str) -> list[dict[str, Any]]:
         """Run the suite; the histories it saves."""
-        chosen = ("--kvbench-workload", "tiny", "--kvbench-device", "cpu", "--kvbench-cache", cache, *arguments)
-        one = self.start("pytest", "benchmarks", *chosen, f"--benchmark-json={cache}.json", "-p", "no:cacheprovider")
+        return self.end_session(cache, self.begin_session(cache, *arguments))
+
+    def end_session(self, cache: str, one: subprocess.Popen[str]) -> list[dict[str, Any]]:
         told = "".join(one.communicate(timeout=PATIENCE))
         assert one.returncode == 1, f"there is no reference\n{told}"
         return timeless(self.path / f"{cache}.json")

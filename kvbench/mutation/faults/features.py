@@ -95,13 +95,13 @@ def before_last_relu() -> Iterator[None]:
 @contextmanager
 def teacher_in_train_mode() -> Iterator[None]:
     """Let the teacher normalise by its batches, and learn their statistics."""
-    extracted = extract.extract
+    passing = extract.passing
 
-    def in_train_mode(settings: BankSettings, *arguments: Any) -> Iterator[extract.Rows]:
+    def in_train_mode(settings: BankSettings, *arguments: Any) -> AbstractContextManager[Any]:
         settings.teacher.module.train()
-        return extracted(settings, *arguments)
+        return passing(settings, *arguments)
 
-    with patch.object(extract, "extract", in_train_mode):
+    with patch.object(extract, "passing", in_train_mode):
         yield
 
 

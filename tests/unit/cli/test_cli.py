@@ -140,7 +140,7 @@ def test_extract_makes_two_banks_and_a_second_call_reuses_them(
         raise AssertionError("a cached bank needs no teacher pass")
 
     checksum = Store._checksum
-    monkeypatch.setattr(extract, "extract", refuse)
+    monkeypatch.setattr(extract, "passing", refuse)
     second = call(*arguments, "--kvbench-cache", tmp_path / "banks")
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -14,7 +14,6 @@ from kvbench.data.layouts import image_folder
 from kvbench.data.photos import PhotoImages
 from kvbench.data.validate import in_both, readable
 from kvbench.features import store
-from kvbench.features.store import Store
 from kvbench.harness import cache
 from kvbench.harness.cache import KINDS, look, read_age
 from kvbench.harness.kept import Kept
@@ -162,7 +161,7 @@ def test_a_bank_that_a_pass_is_filling_stays(full: Call, monkeypatch: pytest.Mon
     def clean(*_: object) -> None:
         tries.append(full("cache", "clean", "--yes", "--older-than", "0"))
 
-    bank = Store(tiny_settings(300), CACHE, "other-train", CPU, on_progress=clean).open()
+    bank = open_bank(tiny_settings(300), CACHE, "other-train", CPU, clean)
     assert len(bank) == 300
     assert len(tries) == 3
     assert all(one.code == 0 for one in tries)

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from kvbench.features.folder import MANIFEST
 from kvbench.features.store import Store
 from kvbench.utils.errors import UserError
+from kvbench.utils.files import MANIFEST
 from kvbench.utils.progress import Progress
 from tests.support.banks import (
     CPU,
@@ -191,7 +191,7 @@ def forge(file: Path, columns: dict[str, Tensor], **changed: Any) -> None:
         def _belongs(self, part: int) -> str:
             return str(about["part of"])
 
-    Forged(tiny_settings(COUNT), file.parents[1], "a", CPU)._write(int(file.stem[-5:]), columns, about["built_with"])
+    Forged(tiny_settings(COUNT), file.parents[1], "a").write(int(file.stem[-5:]), columns, about["built_with"])
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kvbench.features import folder, store
+from kvbench.features import fill, store
 from kvbench.features.store import Store
 from kvbench.utils import environment as provenance
 from kvbench.utils.errors import UserError
+from kvbench.utils.files import write_bytes
 from kvbench.utils.progress import Progress
 from tests.support.banks import (
     CPU,
@@ -156,9 +157,8 @@ def test_an_interrupted_pass_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) 
     assert content(tmp_path / "halted") == content(tmp_path / "whole")
 
 
-def test_fresh_removes_it_and_starts_over(tmp_path: Path) -> None:
+def test_fresh_starts_over(tmp_path: Path) -> None:
     interrupted(tmp_path)
-    (tiny_settings(COUNT).path(tmp_path, "a") / "left.tmp").touch()
     assert resume(tmp_path, fresh=True) == ([], 5)
 
 
@@ -177,7 +177,7 @@ def test_parts_are_filled_in_any_order_by_anybody_and_again_for_nothing(tmp_path
     for parts, made in (([4, 1], 2), ([1], 0), ([0, 1, 2], 2)):
         settings = tiny_settings(COUNT)
         reports: list[Progress] = []
-        Store(settings, tmp_path / "filled", "a", CPU, reports.append).fill(parts)
+        fill.fill([Store(settings, tmp_path / "filled", "a")], parts, CPU, reports.append)
         assert passes(settings) == made
         assert not made or reports[-1].done == reports[-1].total == sum(min(ROWS, COUNT - k * ROWS) for k in parts)
     assert left(tmp_path / "filled") == ["0", "1", "2", "4"]
@@ -206,7 +206,7 @@ def test_parts_from_elsewhere_are_used_and_named_beside_those_from_here(
 ) -> None:
     here = provenance.built_with(CPU)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(store, "built_with", lambda _: {**here, "hardware": "abacus"})
+        elsewhere.setattr(fill, "built_with", lambda _: {**here, "hardware": "abacus"})
         interrupted(tmp_path)
     made = open_bank(tiny_settings(COUNT), tmp_path, "a", CPU)
     assert list(made.built_with) == [{**here, "hardware": "abacus"}, here]
@@ -275,7 +275,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_a_bank_that_is_bad_right_after_it_was_made_is_not_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = folder.Folder.write
-    monkeypatch.setattr(folder.Folder, "write", lambda at, name, *pieces: written(at, name, *pieces[:-1]))
+    written = write_bytes
+    monkeypatch.setattr(store, "write_bytes", lambda path, data: written(path, data[:-1]))
     with pytest.raises(UserError, match=r"right after it was computed: part-00000\..* damaged .*Is the disk failing\?"):
         open_bank(tiny_settings(), tmp_path, "a", CPU)

@@ -152,10 +152,10 @@ class Seen(Exception):  # noqa: N818
 def test_which_modules_are_tapped(
     changes: dict[str, Any], taps: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def see(store: Any, **_: Any) -> None:
+    def see(store: Any, *_: Any, **__: Any) -> None:
         raise Seen(" ".join(store.settings.taps))
 
-    monkeypatch.setattr("kvbench.features.store.Store.open", see)
+    monkeypatch.setattr(setup, "open_bank", see)
     monkeypatch.setattr(teacher_module, "from_checkpoint", lambda *_: teacher_module.frozen("x", TinyResNet(), None))
     chosen = Settings(replace(TINY, taps=("layer1",)), CPU, tmp_path, checkpoint=small_checkpoint)
     with pytest.raises(Seen, match=f"^{taps}$"):
@@ -305,7 +305,7 @@ def test_both_banks_are_made_once_and_reused(
     def refuse(*_: object) -> None:
         raise AssertionError("a cached bank needs no teacher pass")
 
-    monkeypatch.setattr(extract, "extract", refuse)
+    monkeypatch.setattr(extract, "passing", refuse)
     again = small_settings(tmp_path, small_checkpoint).open_banks(reports.append)
     assert torch.equal(again.train.logits, made.train.logits)
     assert torch.equal(again.val.taps[0], made.val.taps[0])

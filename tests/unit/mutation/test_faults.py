@@ -41,7 +41,7 @@ PATCHED: list[tuple[Any, str]] = [
     (SumOfHeads, "forward"),
     (ResidualChain, "forward"),
     (extract, "capture"),
-    (extract, "extract"),
+    (extract, "passing"),
     (fractals, "render"),
     (fractals, "IMAGENET_MEAN"),
 ]

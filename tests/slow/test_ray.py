@@ -1,0 +1,68 @@
+"""Disturbances of tasks on a Ray cluster, one by one: a node that is killed, a task that hangs, a disk that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.banks import tmpfs
+from tests.support.cluster import NEEDED, Nodes, jobs_on, same_banks, two_nodes, wait
+from tests.support.jobs import ALL, PATIENCE, Jobs, ends
+
+pytestmark = NEEDED
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with two_nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, nodes: Nodes) -> Iterator[Jobs]:
+    with jobs_on(nodes, tmp_path) as made:
+        yield made
+
+
+def test_a_node_that_is_killed_a_task_that_raises_and_one_that_hangs_change_nothing(jobs: Jobs, nodes: Nodes) -> None:
+    plain = jobs.session("plain")
+    assert len(jobs.epochs) == ALL
+
+    for name in ("slow", "hangs", "raises"):
+        (jobs.path / name).touch()
+    extracting = jobs.kvbench("extract", "--cache", "there", "--engine", "ray")
+    wait(lambda: len(list(jobs.path.glob("there/*/part-*"))) >= 2, extracting)
+    nodes.tell("kill")
+    nodes.tell("add")  # the other node's worker may be the one that hangs
+    assert "train: 128 images" in ends(extracting)
+    assert not (jobs.path / "hangs").exists()
+    assert not (jobs.path / "raises").exists()
+    assert same_banks(jobs, "plain", "there"), "byte for byte"
+
+    (jobs.path / "raises").touch()
+    training = jobs.kvbench("train", "--cache", "there", "--engine", "ray")
+    wait(lambda: len(list(jobs.path.glob("there/trainings/*/*.json"))) >= 4, training)
+    nodes.tell("kill")
+    told = ends(training)
+    nodes.tell("add")
+    assert "28 trainings of a seed: 0 trained, 28 found" in told
+    assert not (jobs.path / "raises").exists()
+    _ = jobs.epochs
+    assert jobs.session("there") == plain
+    assert jobs.epochs == [], "a session trains nothing"
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_what_is_whole_stays(jobs: Jobs) -> None:
+    with tmpfs(jobs.path / "full", "1m"):
+        filler = jobs.path / "full" / "filler"
+        filler.write_bytes(bytes(2**20 - 20_000))
+        one = jobs.kvbench("extract", "--cache", "full", "--engine", "ray")
+        _, err = one.communicate(timeout=PATIENCE)
+        assert one.returncode == 2, err
+        assert "Error: Cannot write " in err
+        filler.unlink()
+        ends(jobs.kvbench("extract", "--cache", "full", "--engine", "ray"))
+        ends(jobs.kvbench("extract", "--cache", "plain"))
+        assert same_banks(jobs, "plain", "full")
