@@ -30,6 +30,8 @@ from tests.support.small import SMALL, register
 if TYPE_CHECKING:
     from benchmarks.reliability.laboratory import Laboratory
 
+PATIENCE, SLOW_PATIENCE = 1200, 7200  # seconds
+
 pytest_plugins = ["pytester", "tests.support.commands", "tests.support.resume", "tests.support.sessions"]
 
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
@@ -45,9 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+        timed = not config.pluginmanager.hasplugin("timeout") or item.get_closest_marker("timeout")
+        if not timed:  # whatever a test waits for, it does not wait for ever
+            item.add_marker(pytest.mark.timeout(SLOW_PATIENCE if "slow" in item.path.parts else PATIENCE))
 
 
 @pytest.fixture

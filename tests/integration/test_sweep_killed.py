@@ -15,8 +15,8 @@ from tests.support import ROOT
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, *arguments], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
@@ -49,15 +49,15 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path: Path, number: int, c
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
     process.send_signal(number)
-    told = process.communicate(timeout=120)[1]
+    told = process.communicate(timeout=120)[1]  # which ends its input
     assert process.returncode == code, told
     assert f"Stopped: 1 of 8 trainings are complete, in {tmp_path}/sweeps/formulas-formulas; the same command" in told
     assert "Traceback" not in told
 
 
-# The command as it is, with a study that waits in its second training.
+# The command as it is, with a study that waits in its second training for the end of the input.
 STARTED = """
-import time
+import sys, time
 from dataclasses import replace
 from kvbench.cli import main
 from kvbench.studies import registry
@@ -66,7 +66,8 @@ def slow(configuration, seed, device):
     for row in grids.train(configuration, seed, device):
         if configuration.id == "momentum":
             print("training")
-            time.sleep(60)
+            sys.stdin.read()
+            time.sleep(1)
         yield row
 # Under the name of a module that lies in a file: the code of this program lies in none.
 slow.__module__ = "tests.support.grids"

@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clean runs with new seeds and one that repeats, against two references."""
+    """Two clean runs with new seeds and one that repeats, against a reference."""
     folder = tmp_path_factory.mktemp("clean")
-    measure(folder, 2, 1, 2, workers=1)
+    measure(folder, 2, 1, 1, workers=1)
     return folder
 
 
@@ -38,10 +38,10 @@ def test_runs_are_dealt_out_and_no_two_new_ones_share_a_seed() -> None:
 
 def test_clean_runs_pass_and_are_not_trained_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_study, "_trained", lambda *_: pytest.fail("something was trained"))
-    outcomes = measure(cache, 2, 1, 2, workers=1)
-    assert [(one.kind, one.number, one.reference) for one in outcomes] == [(NEW, 0, 0), (NEW, 1, 1), (SAME, 0, 0)]
+    outcomes = measure(cache, 2, 1, 1, workers=1)
+    assert [(one.kind, one.number, one.reference) for one in outcomes] == [(NEW, 0, 0), (NEW, 1, 0), (SAME, 0, 0)]
     assert not any(one.alarm for one in outcomes)
-    assert len(measure(cache, 1, 0, 2, workers=1)) == 1
+    assert len(measure(cache, 1, 0, 1, workers=1)) == 1
 
 
 def test_a_line_that_a_kill_cut_short_is_measured_again(cache: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_line_that_a_kill_cut_short_is_measured_again(cache: Path) -> None:
     whole = path.read_text()
     path.write_text(whole.rstrip("\n")[:-9])
     assert len(read(path)) == 2
-    assert len(measure(cache, 2, 1, 2, workers=1)) == 3
+    assert len(measure(cache, 2, 1, 1, workers=1)) == 3
     assert len(read(path)) == 3
 
 
