@@ -24,6 +24,13 @@ from tests.support.project import Project, counts, said, shift_losses
 from tests.support.small import EPOCHS, LR, register
 
 
+@pytest.fixture
+def tripled(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the loss, as a fault, once the reference is there."""
+    plain = losses.distillation_loss
+    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
+
+
 def test_a_whole_run_passes_is_saved_and_is_reported(run: Project, pytester: pytest.Pytester) -> None:
     result = run("--benchmark-save=first")
     counts(result, failed=0, errors=0)
@@ -124,9 +131,10 @@ def test_benchmark_skip_leaves_everything_out(run: Project) -> None:
     counts(result, deselected=22, passed=0)
 
 
-def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = losses.distillation_loss
-    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
+@pytest.mark.usefixtures("tripled")
+def test_a_moved_curve_fails_with_numbers_and_how_to_update_and_the_save_says_so(
+    run: Project, pytester: pytest.Pytester
+) -> None:
     result = run("-k", "[Model1]", "--benchmark-json=run.json")
     counts(result, failed=1)
     result.stdout.fnmatch_lines(
@@ -140,6 +148,12 @@ def test_a_moved_curve_fails_with_numbers_and_how_to_update(run: Project, monkey
         ]
     )
     assert result.stdout.str().partition("FAILURES")[2].count("\n") < 25
+    saved = json.loads((pytester.path / "run.json").read_text())
+    (benchmark,) = saved["benchmarks"]
+    assert benchmark["extra_info"]["kvbench"]["compared"]
+    assert "train_loss" in benchmark["extra_info"]["kvbench"]["drifted"]
+    assert saved["kvbench"]["outcome"] == "failed"
+    assert "test_configuration[Model1]" in saved["kvbench"]["reasons"][0]
     verbose = run("-k", "[Model1]", "-v")
     verbose.stdout.fnmatch_lines([">>  train_loss, last epoch*DRIFTED", "| Model1  *", "*Legend:*"])
 
@@ -158,9 +172,8 @@ def test_the_table_of_other_benchmarks_stays(run: Project, pytester: pytest.Pyte
     result.stdout.fnmatch_lines(["test_other *"])
 
 
+@pytest.mark.usefixtures("tripled")
 def test_lines_are_red_where_a_terminal_has_colours(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = losses.distillation_loss
-    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
     assert "\x1b[31mWHERE TO LOOK: " in run("-k", "[Model1]", "--color=yes").stdout.str()
     monkeypatch.setenv("NO_COLOR", "1")
     bare = run("-k", "[Model1]").stdout.str()
@@ -178,26 +191,6 @@ def test_a_change_far_below_the_spread_of_seeds_fails_seeds_that_the_reference_h
         counts(result, failed=1)
         result.stdout.fnmatch_lines(["*each with its own recorded run*(6 replicates)*"])
         counts(run(*slight, "20:22"), passed=1, failed=0)  # new seeds differ by more
-
-
-def test_the_save_names_what_moved(run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = losses.distillation_loss
-    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
-    run("-k", "[Model1]", "--benchmark-json=run.json")
-    (benchmark,) = json.loads((pytester.path / "run.json").read_text())["benchmarks"]
-    assert benchmark["extra_info"]["kvbench"]["compared"]
-    assert "train_loss" in benchmark["extra_info"]["kvbench"]["drifted"]
-
-
-def test_a_failed_run_says_so_in_its_save(
-    run: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = losses.distillation_loss
-    monkeypatch.setattr(losses, "distillation_loss", lambda *inputs: 3 * plain(*inputs))
-    run("-k", "[Model1]", "--benchmark-json=run.json")
-    saved = json.loads((pytester.path / "run.json").read_text())
-    assert saved["kvbench"]["outcome"] == "failed"
-    assert "test_configuration[Model1]" in saved["kvbench"]["reasons"][0]
 
 
 def test_another_recipe_is_named_instead_of_compared(run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
