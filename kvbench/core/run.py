@@ -116,6 +116,7 @@ class Run:
         self.configuration, self.seed = configuration, seed
         student, recipe = configuration.student, configuration.recipe
         student.need_taps(len(train.taps))
+        self.banks = train, val
         self.train, self.val = train.select(student.taps), val.select(student.taps)
         self.device = train.logits.device
         with random_state_kept(self.device):

@@ -227,7 +227,7 @@ def _load(run: Run, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         for path, module in modules.items():
             module.set_extra_state(loaded["extra"][path])
     except Exception as error:
-        run.__init__(run.configuration, run.train, run.val, run.seed)  # type: ignore[misc]
+        run.__init__(run.configuration, *run.banks, run.seed)  # type: ignore[misc]
         raise UserError(f"the student's set_extra_state raises {describe(error)}") from error
     parameters = _trained(run)
     for name, value in loaded["optimizer"]["state"].items():

@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -430,6 +431,22 @@ def test_a_state_that_the_student_does_not_take_leaves_a_run_that_begins(
     with pytest.raises(UserError, match=r"cannot be used: the student's set_extra_state raises RuntimeError: not now"):
         checkpoint.restore(later, tmp_path / "state", "key")
     assert history(later) == rows
+
+
+def test_a_run_that_begins_anew_reads_the_taps_that_it_read(
+    begin: Callable[[Make, Optimizer], Run], tmp_path: Path
+) -> None:
+    one = begin(Closed, OPTIMIZERS["the trainer's"])
+    train, val = (replace(bank, taps=(bank.taps[0][:, :1], *bank.taps)) for bank in one.banks)
+    row = replace(one.configuration, student=replace(one.configuration.student, taps=(1,)))
+    run, later = (Run(row, train, val, 3) for _ in range(2))
+    run.epoch()
+    run.evaluate()
+    checkpoint.save(run, tmp_path / "state", "key")
+    with pytest.raises(UserError, match="set_extra_state raises RuntimeError"):
+        checkpoint.restore(later, tmp_path / "state", "key")
+    assert later.train.taps[0] is train.taps[1]
+    assert history(later) == history(Run(row, train, val, 3))
 
 
 def test_a_layout_that_differs_is_refused(begin: Callable[[Make, Optimizer], Run], tmp_path: Path) -> None:
