@@ -25,7 +25,8 @@ def materialize(name: str, module: nn.Module, train: FeatureBank) -> None:
     """Give lazy parameters their shapes, by a forward pass in evaluation mode, and check what would be trained.
 
     Raises:
-        UserError: a parameter stays without a shape, is on the meta device, or is trained and no real number.
+        UserError: a parameter stays without a shape, is on the meta device, or is trained and no real number, or has
+            several in one place.
     """
     with torch.no_grad():
         if any(is_lazy(tensor) for _, tensor in state(module)):
@@ -38,6 +39,12 @@ def materialize(name: str, module: nn.Module, train: FeatureBank) -> None:
         if tensor.is_meta:
             raise UserError(
                 f"The student {name} has {path} on the meta device, which holds no numbers: make it on the CPU."
+            )
+        if tensor.requires_grad and _in_memory(tensor) and torch._debug_has_internal_overlap(tensor) == 1:
+            # A fused step would write behind its end.
+            raise UserError(
+                f"The student {name} trains {path}, of which several numbers lie in one place in memory, as expand"
+                " leaves them: make it of a copy (x.contiguous())."
             )
         if tensor.requires_grad and not tensor.is_floating_point():
             raise UserError(

@@ -224,6 +224,12 @@ def unused_lazy() -> nn.Module:
     return module
 
 
+def expanded() -> nn.Module:
+    module = Head()
+    module.head.weight = nn.Parameter(torch.randn(K, 1).expand(K, D))
+    return module
+
+
 CALLS = count()
 
 
@@ -251,6 +257,7 @@ def another_each_time() -> nn.Module:
         ),
         (lambda *_: on_meta(), r"has head.weight on the meta device"),
         (lambda *_: complex_weights(), r"trains head.weight, which is complex64; valid are real"),
+        (lambda *_: expanded(), r"trains head.weight, of which several numbers lie in one place .*: make it of a copy"),
         (lambda *_: Head(dtype=torch.float64), r"fails in training mode .*RuntimeError: .*dtype"),
         (lambda *_: sparse(), r"fails in a training step on a batch of 64 samples: \w+Error: .*sparse"),
         (lambda *_: unused_lazy(), "lazy parameter head.lazy.weight that its forward pass does not use"),
