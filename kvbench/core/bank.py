@@ -196,7 +196,8 @@ def _projections(column: Tensor, rows: Tensor) -> list[float]:
     total = np.zeros(PROJECTIONS)
     for first in range(0, len(rows), 4096):
         chosen = slice(first, first + 4096)
-        total += (of_rows[chosen] * (column[rows[chosen]].double().cpu().numpy() @ of_features)).sum(0)
+        # Not every accelerator has float64.
+        total += (of_rows[chosen] * (column[rows[chosen]].cpu().double().numpy() @ of_features)).sum(0)
     return [float(number) for number in total / np.sqrt(max(1, len(rows) * width))]
 
 

@@ -244,9 +244,10 @@ def _deviations(
         compared = compare(reference, fresh, name, rng_fingerprint=stream, by_seed=bool(stream))
         if compared.problems:
             return [], [*compared.problems]
-        found = {one.tolerance.name: one for one in compared.deviations} | {
-            name: one for name, one in found.items() if one.paired
-        }
+        for one in compared.deviations:
+            earlier = found.get(one.tolerance.name)
+            if earlier is None or not earlier.paired or not math.isfinite(one.obtained):  # a seed without a pair, too
+                found[one.tolerance.name] = one
     return [*found.values()], []
 
 

@@ -211,7 +211,8 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 def _lists_of_numbers(columns: object) -> bool:
     lists = list(columns.values()) if isinstance(columns, dict) else [None]
-    return all(isinstance(some, list) and all(type(one) in {int, float} for one in some) for some in lists)
+    numbers: list[list[Any]] = [some if isinstance(some, list) else [None] for some in lists]
+    return all(type(one) in {int, float} and abs(one) < 2**63 for some in numbers for one in some)
 
 
 def _integers(values: object) -> bool:

@@ -84,9 +84,11 @@ def update(
             raise UserError(f"Only some configurations can't be updated, as {'; '.join(clash)}. Update all of them: "
                             "run it without -k.")  # fmt: skip
         costs = {**dict(old.provenance.get(COSTS) or {}), **costs}
+        # of the columns that both have, those recorded first, so that updates cannot add up to another bank
+        columns = {**(facts.get("projections") or {}), **(old.provenance.get("projections") or {})}
         # what is kept was made as the old facts say; the rest is described after them
         parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **facts}]
-        facts = {**old.provenance, "partial_updates": parts}
+        facts = {**old.provenance, "partial_updates": parts} | ({"projections": columns} if columns else {})
         stay = old.replicates[old.replicates["configuration"].isin(kept["configuration"])]
         paired = _merge(history.configurations(old.replicates), stay, paired)
     merged = _merge(history.configurations(old.histories) if old is not None else [], kept, new)

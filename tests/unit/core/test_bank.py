@@ -213,3 +213,18 @@ def test_projections_are_the_same_wherever_a_column_lies_and_of_evenly_spaced_ro
             torch.arange(100),
         ).projections()
     )
+
+
+def test_projections_ask_no_accelerator_for_float64() -> None:
+    class Elsewhere(torch.Tensor):
+        """A column on a device that has no float64, as Apple's."""
+
+        def double(self) -> torch.Tensor:
+            raise TypeError("no float64 here")
+
+        def cpu(self, *_: object) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    made = half_bank(torch.float32)
+    there = FeatureBank(tuple(tap.as_subclass(Elsewhere) for tap in made.taps), made.logits, made.labels)
+    assert there.projections() == made.projections()

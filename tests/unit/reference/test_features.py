@@ -10,7 +10,7 @@ import pytest
 
 from kvbench.reference import features
 from kvbench.reference.features import compare_features
-from kvbench.reference.store import Reference
+from kvbench.reference.store import Reference, load
 from kvbench.reference.update import update
 from kvbench.results import history
 from kvbench.results.saved import Outcome
@@ -83,3 +83,20 @@ def test_some_configurations_are_not_recorded_anew_with_other_features(tmp_path:
     update(tmp_path, "synthetic", DESIGN, some, facts)
     with pytest.raises(UserError, match="as students are not given the recorded features: train first is"):
         update(tmp_path, "synthetic", DESIGN, some, {**facts, "projections": {"train first": [4.0, 3.0]}})
+
+
+def test_what_new_configurations_alone_read_is_recorded_and_what_was_recorded_stays(tmp_path: Path) -> None:
+    runs = synthetic.runs(range(3))
+    facts = {"fingerprints": {"teacher": "one"}, "projections": RECORDED}
+    update(tmp_path, "synthetic", DESIGN, runs, facts, full=True)
+    fresh = {"train first": [3.0, 4.0001], "train second": [1.0, 2.0]}
+    update(tmp_path, "synthetic", DESIGN, history.of(runs, synthetic.ALL[0]), {**facts, "projections": fresh})
+    assert load(tmp_path, "synthetic", DESIGN).provenance["projections"] == {"train second": [1.0, 2.0], **RECORDED}
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1" + 400 * "0", "true", '"1"'])
+def test_projections_that_are_no_numbers_are_a_sentence(tmp_path: Path, number: str) -> None:
+    path = synthetic.reference(tmp_path, projections={"train first": [0.125]}).folder / "provenance.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("0.125", number), encoding="utf-8")
+    with pytest.raises(UserError, match="valid is an object of lists of numbers"):
+        load(tmp_path, "synthetic", DESIGN)

@@ -198,6 +198,15 @@ def test_a_number_that_is_lost_is_worse_and_one_that_is_found_is_better(lost: fl
     assert compared(gone, gone).exit == 3
 
 
+def test_a_seed_without_a_pair_that_diverges_is_worse_though_the_pairs_are_alike() -> None:
+    gone = runs(range(3, 11), MANY[:3])
+    gone.loc[gone["configuration"].eq("abc") & gone["epoch"].eq(3) & gone["seed"].eq(10), "train_loss"] = math.nan
+    found = compared(runs(range(8), MANY[:3]), gone)
+    assert any(move.deviation.paired for move in found.numbers if move.deviation)
+    assert named(found, Way.WORSE) == [("abc", "train_loss, whole curve"), ("abc", "train_loss, last epoch")]
+    assert found.exit == 1
+
+
 def test_missing_seeds_and_epochs_are_not_settled() -> None:
     whole = runs()
     partly = [whole[~(whole["configuration"].eq("mlp") & whole[key].eq(value))] for key, value in
