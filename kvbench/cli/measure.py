@@ -50,7 +50,7 @@ def detect(
     from kvbench.reference.store import load
     from kvbench.results import history
     from kvbench.utils.environment import environment
-    from kvbench.utils.files import atomic_write, need_writable
+    from kvbench.utils.files import need_writable, write_text
 
     faults = [find(name) for name in fault] if fault else list(FAULTS.values())
     chosen = experiment(values, values["project"])
@@ -74,8 +74,7 @@ def detect(
         """Write the page with what there is so far: a run takes long and may be interrupted."""
         text = page(results, counted, injector, facts, command)
         if out:
-            with atomic_write(out) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(out, text)
         return text
 
     try:
@@ -123,7 +122,7 @@ def alarms(
     from kvbench.mutation.replays import count, held_out
     from kvbench.reference.store import load
     from kvbench.utils.environment import environment
-    from kvbench.utils.files import atomic_write, need_writable
+    from kvbench.utils.files import need_writable, write_text
 
     if out:
         need_writable(out.parent)
@@ -138,8 +137,7 @@ def alarms(
     command += f" --splits {splits}" + (f" --expected {expected}" if expected != DEFAULT else "")
     text = page(outcomes, counted, held, environment(torch.device("cpu")), command)
     if out:
-        with atomic_write(out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out, text)
     echo(text)
 
 

@@ -45,10 +45,9 @@ def _contents(values: Mapping[str, Any], saved: Path | None, expected: list[str]
 
 def _write(path: Path, text: str) -> None:
     """Write a page, and say where."""
-    from kvbench.utils.files import atomic_write
+    from kvbench.utils.files import write_text
 
-    with atomic_write(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    write_text(path, text)
     echo(str(path))
 
 
@@ -147,7 +146,7 @@ def compare(
     from kvbench.reference.moves import moves
     from kvbench.reference.sides import find
     from kvbench.reporting.moves import formatted, page
-    from kvbench.utils.files import atomic_write
+    from kvbench.utils.files import write_text
 
     if fail_on_seconds is not None and not 1 <= fail_on_seconds < math.inf:
         raise UserError(f"Got --fail-on-seconds {fail_on_seconds:g}: valid is a ratio from 1, such as 1.25.")
@@ -155,8 +154,7 @@ def compare(
     found = moves(*sides, allow_failed=allow_failed, slower=fail_on_seconds)
     echo(formatted(found, form))
     if html:
-        with atomic_write(html) as tmp:
-            tmp.write_text(page(found), encoding="utf-8")
+        write_text(html, page(found))
         logger.info("Written: %s", html)
     raise typer.Exit(found.exit)
 
@@ -175,14 +173,13 @@ def timeline(
     moved.
     """
     from kvbench.reporting import timeline
-    from kvbench.utils.files import atomic_write
+    from kvbench.utils.files import write_text
 
     found, skipped = timeline.read(folder, functools.cache(functools.partial(folder_and_design, values)))
     echo(timeline.terminal(found, skipped))
     for path, write in ((html, timeline.page), (csv, timeline.csv)):
         if path:
-            with atomic_write(path) as tmp:
-                tmp.write_text(write(found, skipped), encoding="utf-8")
+            write_text(path, write(found, skipped))
             logger.info("Written: %s", path)
 
 

@@ -193,7 +193,7 @@ def sweep(
     from kvbench.harness.sweep import sweep as train
     from kvbench.reporting.heat_maps import heat_maps_chart, need_chart
     from kvbench.studies.grid import Grid, read_grid
-    from kvbench.utils.files import atomic_write, need_writable
+    from kvbench.utils.files import need_writable, write_text
 
     grid = Grid(*chosen(values, values["project"]), read_grid(values["set"]))
     if chart:
@@ -214,8 +214,7 @@ def sweep(
     if html:
         from kvbench.reporting.map_page import map_page
 
-        with atomic_write(html) as tmp:
-            tmp.write_text(map_page(swept), encoding="utf-8")
+        write_text(html, map_page(swept))
         echo(str(html))
 
 

@@ -25,7 +25,7 @@ from kvbench.data.base import Images
 from kvbench.data.loader import in_batches
 from kvbench.data.photos import PhotoImages, UnreadableError, decode
 from kvbench.utils.errors import UserError, shorten
-from kvbench.utils.files import atomic_write, need_writable
+from kvbench.utils.files import need_writable, write_text
 from kvbench.utils.progress import OnProgress, Progress, ignore
 from kvbench.utils.text import shown
 
@@ -65,8 +65,7 @@ def readable(
     listed = cache / f"{name}-{split}-{key[:16]}.unreadable.txt"
     lines = [f"{shown(images.name(i))}: {shown(found[i])}\n" for i in sorted(found)]
     if not (known and listed.exists()):  # beside complete banks nothing has to be writable
-        with atomic_write(listed) as tmp:
-            tmp.write_text("".join(lines), encoding="utf-8")
+        write_text(listed, "".join(lines))
     note = f"{len(found):,} of {len(images):,} {split} images are left out, since they cannot be read"
     logger.warning(
         "%s: %s. All, with reasons: %s", note, shorten([images.name(i) for i in sorted(found)]), shown(listed)
@@ -182,8 +181,7 @@ def _state(images: PhotoImages) -> str:
 
 
 def _write(path: Path, key: str, found: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path) as tmp:
-        tmp.write_text(json.dumps({"key": key, "found": found}) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"key": key, "found": found}) + "\n")
 
 
 def _read(path: Path, key: str, check: Callable[[Iterable[Any]], Any]) -> Any:

@@ -25,7 +25,7 @@ from kvbench.features.architecture import Factory, architecture
 from kvbench.features.teacher import build, check_logits, from_checkpoint, takes
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write, need_writable
+from kvbench.utils.files import atomic_write, need_writable, write_bytes, write_text
 from kvbench.utils.oom import OTHER_PLACE, enough_memory
 from kvbench.utils.progress import OnProgress, Progress, ignore
 
@@ -87,8 +87,7 @@ def train_teacher(
         module = _fit(task, first, data, out.with_suffix(".checkpoint"), device, on_progress)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in module.cpu().state_dict().items()}
     out.with_suffix(".json").unlink(missing_ok=True)  # it names the classes of the weights that were there
-    with atomic_write(out) as path:
-        path.write_bytes(serialized(state))  # into a file itself, safetensors hides what a full disk says
+    write_bytes(out, serialized(state))  # into a file itself, safetensors hides what a full disk says
     # Accuracy is that of the file as it ships, half precision and all.
     teacher = from_checkpoint(out, task.arch, task.train.classes, first.shape[-1]).module.to(device)
     facts = {
@@ -103,8 +102,7 @@ def train_teacher(
         **environment(device),
         "classes": list(task.train.classes),
     }
-    with atomic_write(out.with_suffix(".json")) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_text(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     out.with_suffix(".checkpoint").unlink(missing_ok=True)
     return facts
 

@@ -18,7 +18,7 @@ from kvbench.core.recipe import Configuration
 from kvbench.harness.resume import digest, facts_of, plain
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write, read_json
+from kvbench.utils.files import read_json, write_text
 
 if TYPE_CHECKING:
     from kvbench.studies.study import Study
@@ -84,8 +84,7 @@ class Kept:
         """Keep what a task came to; its file is there whole or not at all. Raises `UserError` if it can't be."""
         seeds = {str(seed): result for seed, result in sorted(results.items())}
         path = self.directory / f"{self._stem}-{digest({'seeds': list(seeds)})[:8]}.json"
-        with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps({"facts": self.facts, "seeds": seeds, "digest": digest(seeds)}), encoding="utf-8")
+        write_text(path, json.dumps({"facts": self.facts, "seeds": seeds, "digest": digest(seeds)}))
 
     def clear(self) -> None:
         """Remove all."""

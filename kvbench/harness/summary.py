@@ -26,7 +26,7 @@ from kvbench.results.saved import Outcome
 from kvbench.utils.environment import FACTS
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import best_effort, shorten
-from kvbench.utils.files import atomic_write
+from kvbench.utils.files import write_text
 from kvbench.utils.text import fold, item, number, plain
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def summarize(
             text = contents().markdown()
             if verbose:
                 lines += [Line(line) for line in plain(text).split("\n")]
-            _write(path, text)
+            write_text(path, text)
             written.append(f"Report, with all tables and clauses: {_near(path)}")
         if html is not None:
             with best_effort(f"write the page to {html}"):
                 from kvbench.reporting.html import page  # a template's engine, which most sessions do without
 
-                _write(html, page(contents()))
+                write_text(html, page(contents()))
                 written.append(f"The same with figures: {_near(html)}")
     remarks: tuple[Callable[[Collector, Result], Iterator[Line]], ...] = (
         _curves, _verdicts, _not_compared, _where_to_look, _not_confirmed, _reused, _notes, _environment, _seconds
@@ -72,11 +72,6 @@ def summarize(
             add_summary(Path(step), "\n".join([contents().markdown(clauses=False), *map(item, listed)]))
     # A path is told whole, in a line of its own.
     return [*lines, *(Line(plain(text)) for text in written)]
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
 
 
 def _near(path: Path) -> Path:

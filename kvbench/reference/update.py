@@ -28,7 +28,7 @@ from kvbench.reference.store import (
 )
 from kvbench.results import history
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write, check_name
+from kvbench.utils.files import check_name, write_text
 from kvbench.utils.text import number
 
 
@@ -105,8 +105,7 @@ def update(
     else:
         (home / REPLICATES).unlink(missing_ok=True)
     verdicts.write(judged, home / VERDICTS)
-    with atomic_write(home / PROVENANCE) as tmp:
-        tmp.write_text(json.dumps({"workload": workload, **facts}, indent=2) + "\n", encoding="utf-8")
+    write_text(home / PROVENANCE, json.dumps({"workload": workload, **facts}, indent=2) + "\n")
     return "\n".join([f"Reference written to {home}:", *(f"  {line}" for line in lines), f"  {_count(judged)}"])
 
 

@@ -24,7 +24,7 @@ from kvbench.reporting.table import Table
 from kvbench.results import history
 from kvbench.stats.intervals import exact_mean
 from kvbench.utils.errors import UserError, describe
-from kvbench.utils.files import atomic_write
+from kvbench.utils.files import atomic_write, write_text
 from kvbench.utils.text import WIDTH, Marked, escape, item, markdown_table, number
 
 if TYPE_CHECKING:
@@ -230,8 +230,7 @@ class Sweep:
             UserError: one cannot be written.
         """
         paths = [folder / name for name in ("sweep.md", "verdicts.csv", "histories.csv")]
-        with atomic_write(paths[0]) as tmp:
-            tmp.write_text(self.markdown(), encoding="utf-8")
+        write_text(paths[0], self.markdown())
         for path, rows in zip(paths[1:], (self.verdicts, self.histories), strict=True):
             with atomic_write(path) as tmp:
                 rows.to_csv(tmp, index=False, float_format=history.DIGITS, lineterminator="\n")

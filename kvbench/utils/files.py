@@ -75,6 +75,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         tmp.write_bytes(content)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; raises `UserError` as `atomic_write`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
 def _create_locked(path: Path) -> tuple[Path, int]:
     """Create a temporary file beside ``path``, locked for as long as it is open."""
     while True:

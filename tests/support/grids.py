@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from kvbench.core.recipe import Configuration, Recipe
@@ -18,12 +19,23 @@ from kvbench.findings.finding import Finding
 from kvbench.findings.vocabulary import below, better
 from kvbench.harness.sweep import sweep
 from kvbench.reporting.maps import Sweep
+from kvbench.studies import registry
 from kvbench.studies.grid import Grid
 from kvbench.studies.study import Study
 from kvbench.workloads import Workload
+from tests.support import tiny
 
 NAMES = ("plain", "momentum")
 TRAINED: list[tuple[str, float, int]] = []  # configuration, lr and seed of each epoch that was trained
+
+
+def register(patch: pytest.MonkeyPatch) -> None:
+    """Make the study and the tiny workload known in this process, with nothing trained, and start no program."""
+    tiny.register(patch)
+    patch.setitem(registry.BUILT_IN, STUDY.name, STUDY)
+    TRAINED.clear()
+    for program in ("plugin.get_tag", "session.get_machine_id"):  # what pytest-benchmark would start
+        patch.setattr(f"pytest_benchmark.{program}", lambda *_: "here")
 
 
 def train(configuration: Configuration, seed: int, _device: torch.device) -> Iterator[dict[str, float]]:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from kvbench.harness import kept, resume, session, tasks
-from kvbench.studies import registry
-from tests.support import ROOT, tiny
+from tests.support import ROOT
 from tests.support.banks import left
 from tests.support.commands import Call
-from tests.support.grids import STUDY, TRAINED
+from tests.support.grids import TRAINED, register
 
 KEPT = (kept, resume, session, tasks)  # imported here: a pytest in this process is to find them
 FORMULAS = ("train", "--study", "formulas", "--device", "cpu", "--seeds", "3")
@@ -20,11 +19,7 @@ FORMULAS = ("train", "--study", "formulas", "--device", "cpu", "--seeds", "3")
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.register(monkeypatch)
-    monkeypatch.setitem(registry.BUILT_IN, STUDY.name, STUDY)
-    TRAINED.clear()
-    for program in ("plugin.get_tag", "session.get_machine_id"):  # what pytest-benchmark would start
-        monkeypatch.setattr(f"pytest_benchmark.{program}", lambda *_: "here")
+    register(monkeypatch)
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pytest
 from kvbench.core.trainer import Training
 from kvbench.features import extract
 from kvbench.harness.stages import prepare
-from kvbench.studies import registry
 from kvbench.utils.errors import UserError
 from kvbench.utils.shares import Share
-from tests.support import ROOT, tiny
+from tests.support import ROOT
 from tests.support.commands import Call
-from tests.support.grids import STUDY, TRAINED
+from tests.support.grids import TRAINED, register
 
 TINY = {"workload": "tiny", "device": "cpu"}
 FORMULAS = {"study": "formulas", "device": "cpu", "seeds": "3"}
@@ -26,11 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_parts")
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.register(monkeypatch)
-    monkeypatch.setitem(registry.BUILT_IN, STUDY.name, STUDY)
-    TRAINED.clear()
-    for program in ("plugin.get_tag", "session.get_machine_id"):  # what pytest-benchmark would start
-        monkeypatch.setattr(f"pytest_benchmark.{program}", lambda *_: "here")
+    register(monkeypatch)
 
 
 def words(texts: dict[str, str]) -> list[str]:
