@@ -30,7 +30,7 @@ def _broken(*_: Any, **__: Any) -> Any:
         ("kvbench.harness.record.environment", "look up versions and hardware"),
         ("kvbench.utils.environment.code", "keep the states of unfinished trainings"),
         ("kvbench.reporting.report.report", "write the report to "),
-        ("kvbench.harness.summary.atomic_write", "write the report to "),
+        ("kvbench.harness.summary.write_text", "write the report to "),
         ("kvbench.reporting.contents.timings", "compare seconds with the reference's"),
         ("kvbench.harness.summary.differences", "complete the summary"),
         ("kvbench.harness.summary.saved.reused", "complete the summary"),
