@@ -15,12 +15,14 @@ import typer
 from benchmarks.performance.cold import cold
 from benchmarks.performance.contest import contest
 from benchmarks.performance.material import CPU, SCALES, Scale
+from benchmarks.performance.opening import opening
 from benchmarks.performance.page import page
 from benchmarks.performance.roofline import roofline, seeds_together
+from benchmarks.performance.sharing import sharing
 from benchmarks.performance.stacked import stacked
 from kvbench.utils.environment import environment
 from kvbench.utils.errors import UserError, unknown
-from kvbench.utils.files import atomic_write
+from kvbench.utils.files import write_text
 
 PARTS: dict[str, Callable[[Scale], Any]] = {
     "contest": contest,
@@ -28,6 +30,8 @@ PARTS: dict[str, Callable[[Scale], Any]] = {
     "roofline": roofline,
     "seeds": seeds_together,
     "stacked": stacked,
+    "sharing": sharing,
+    "opening": opening,
 }
 log = logging.getLogger(__name__)
 
@@ -52,8 +56,7 @@ def measure(names: Sequence[str], scale: Scale, path: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         results["parts"][name] = {"seconds": seconds, "result": result}
         log.info("%s: %.0f s", name, seconds)
-        with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        write_text(path, json.dumps(results, indent=1))
     return results
 
 
@@ -82,8 +85,7 @@ def command(
         raise unknown("scale", scale, SCALES)
     names = parts.split(",") if parts else [*PARTS]
     text = page(read(results) if only_page else measure(names, SCALES[scale], results))
-    with atomic_write(out) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    write_text(out, text)
     typer.echo(text)
 
 

@@ -42,6 +42,10 @@ class Scale:
         cold: options of the cold ``pytest benchmarks/``.
         shrink: images and epochs of the cold run's workload (train, val, epochs); None: as they are.
         matrix: side of the large matrix product.
+        gathered: rows of a bank that are gathered from parts.
+        photos: photographs that are decoded.
+        shared: images of a part, and parts, of a pass that workers share.
+        paths: images of a finished bank that is opened.
     """
 
     name: str
@@ -56,6 +60,10 @@ class Scale:
     cold: tuple[str, ...] = ("--kvbench-seeds", "5")
     shrink: tuple[int, int, int] | None = None
     matrix: int = 2048
+    gathered: int = 131_072
+    photos: int = 1024
+    shared: tuple[int, int] = (2048, 8)
+    paths: int = 1_281_167  # ImageNet's
 
 
 FULL = Scale("full")
@@ -71,6 +79,10 @@ QUICK = Scale(
     cold=("--kvbench-seeds", "1", "-k", "Model1"),
     shrink=(128, 64, 2),
     matrix=256,
+    gathered=8192,
+    photos=64,
+    shared=(64, 4),
+    paths=5000,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK)}
 

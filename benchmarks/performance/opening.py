@@ -1,9 +1,9 @@
-"""How long it takes to open the settings of a finished bank of as many photographs as ImageNet has.
+"""How long what is done already takes to open: as many photographs as ImageNet has, and their bank.
 
-    python -m benchmarks.performance.opening
-
-Nothing is decoded: the folder is listed, every file is asked for its facts (`os.stat`), and digests name the bank. The
-paths are made up: 1,000 classes that are links to one folder of empty files, each path a real call of the system.
+Nothing is decoded or passed. Of photographs, the folder is listed, every file is asked for its facts (`os.stat`), and
+digests name the bank; the paths are made up: 1,000 classes that are links to one folder of empty files, each path a
+real call of the system. Of the bank, checksums are compared at the first opening, and at the next ones size and time of
+change of each part; its features are one number wide, as nothing depends on them but the bytes.
 """
 
 from __future__ import annotations
@@ -12,30 +12,43 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import typer
+import torch
 
+from benchmarks.performance.material import CLASSES, CPU, InMemory, Scale, stopwatch
 from kvbench.data import layouts, photos  # noqa: F401 (imported before the clock starts)
+from kvbench.data.fractals import FractalImages
+from kvbench.features.fill import open_bank
+from kvbench.harness.setup import Settings
 from kvbench.workloads import WORKLOADS
 
-IMAGENET = 1_281_167  # training images
-CLASSES = 1000
+FOLDERS = 1000  # classes of the photographs
+CLASS_NAMES = FractalImages("train", 1, classes=CLASSES).classes
 
 
 def make_up(root: Path, images: int) -> Path:
     """A folder ``train`` with about this many paths."""
     (root / "files").mkdir(parents=True)
-    for i in range(-(-images // CLASSES)):
+    for i in range(-(-images // FOLDERS)):
         (root / "files" / f"n{i:08d}.JPEG").touch()
     (root / "train").mkdir()
-    for k in range(CLASSES):
+    for k in range(FOLDERS):
         (root / "train" / f"n{k:08d}").symlink_to(root / "files")
     return root
 
 
-def measure(images: int) -> dict[str, float]:
+def opening(scale: Scale) -> dict[str, Any]:
+    """Seconds of each step, and how many paths and bytes there are."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"photos": photographs(Path(folder), scale.paths), "bank": bank(Path(folder), scale.paths)}
+
+
+def photographs(folder: Path, count: int) -> dict[str, float]:
     """Processor seconds of each step, which other work on the machine does not lengthen much."""
+    root = make_up(folder, count)
     seconds: dict[str, float] = {}
 
     def timed(step: str, work: Callable[[], object]) -> None:
@@ -43,24 +56,28 @@ def measure(images: int) -> dict[str, float]:
         work()
         seconds[step] = time.process_time() - start
 
-    with tempfile.TemporaryDirectory() as folder:
-        root = make_up(Path(folder), images)
-        start = time.process_time()
-        opened = WORKLOADS["folder"].images("train", root, None)
-        seconds["listing"] = time.process_time() - start
-        timed("fingerprint", lambda: (opened.fingerprint, opened.mtime_digest))
-        timed("fingerprint again", lambda: (opened.fingerprint, opened.mtime_digest))
-        paths = [path for path, _ in opened.samples]  # type: ignore[attr-defined]
-        timed("stat calls alone", lambda: [os.stat(path) for path in paths])  # noqa: PTH116
-        seconds["images"] = len(opened)
-    return seconds
+    start = time.process_time()
+    opened = WORKLOADS["folder"].images("train", root, None)
+    seconds["listing"] = time.process_time() - start
+    timed("fingerprint", lambda: (opened.fingerprint, opened.mtime_digest))
+    timed("fingerprint again", lambda: (opened.fingerprint, opened.mtime_digest))
+    paths = [path for path, _ in opened.samples]  # type: ignore[attr-defined]
+    timed("stat calls alone", lambda: [os.stat(path) for path in paths])  # noqa: PTH116
+    return {**seconds, "images": len(opened)}
 
 
-def main(images: int = IMAGENET) -> None:
-    """Print the seconds of each step."""
-    for step, value in measure(images).items():
-        typer.echo(f"{step}: {value:,.0f}" if step == "images" else f"{step}: {value:.2f} s")
+def bank(folder: Path, rows: int) -> dict[str, float]:
+    """Seconds until a bank of so many rows is open: first, and again."""
+    images = InMemory(torch.zeros(1, 3, 64, 64).expand(rows, 3, 64, 64), torch.zeros(rows).long(), CLASS_NAMES)
+    row = replace(WORKLOADS["fractals"], opener=lambda *_: images)
+    store = Settings(row, CPU, folder).stores()[0]["train"]
+    for number, part in enumerate(store.parts):
+        columns = {f"tap{i}": torch.rand(len(part), 1) for i in range(len(store.settings.taps))}
+        columns |= {"logits": torch.rand(len(part), CLASSES), "labels": images.labels[part.start : part.stop]}
+        store.write(number, columns, {"torch": "none: drawn"})
+    files = [store.file(number).stat().st_size for number in range(len(store.parts))]
 
+    def timed() -> float:
+        return stopwatch(lambda: open_bank(replace(store), CPU))
 
-if __name__ == "__main__":
-    typer.run(main)
+    return {"first": timed(), "again": timed(), "parts": len(files), "bytes": sum(files)}

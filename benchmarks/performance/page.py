@@ -38,6 +38,7 @@ def targets(parts: Mapping[str, Mapping[str, Any]]) -> list[Target]:
         ("seeds", lambda result: _seeds_targets(result, parts.get("roofline"))),
         ("roofline", _roofline_targets),
         ("cold", _cold_targets),
+        ("sharing", _sharing_targets),
     ):
         if name in parts:
             rows += make(parts[name])
@@ -121,6 +122,20 @@ def _cold_targets(result: Mapping[str, Any]) -> list[Target]:
             f"Training is {parts['training'] / 60:.1f} of the {wall / 60:.1f} minutes.",
         ),
     ]
+
+
+def _sharing_targets(result: Mapping[str, Any]) -> list[Target]:
+    gather = result["gather"]["seconds"]
+    ratio = median(gather["parts"]) / median(gather["one file"])
+    reason = "The rows of a batch lie in many parts: each that has some is asked, and its rows are put in place."
+    rows = [Target("rows of a bank in parts / in one file", 1.1, ratio, False, reason)]
+    for workers, each in (result["workers"] or {"seconds": {}})["seconds"].items():
+        what = f"the teacher's pass by {workers} of Ray's workers / by one process, threads alike"
+        reason = (
+            "A worker opens the banks' settings and writes a file for each task, while its processor passes nothing."
+        )
+        rows.append(Target(what, 1.05, median(each["ray"]) / median(each["alone"]), False, reason))
+    return rows
 
 
 Section = tuple[str, str, list[str], list[list[str]]]  # title, text, headers, rows
@@ -253,12 +268,73 @@ def _stacked(result: Mapping[str, Any]) -> Section:
     return "Seeds stacked", text, ["", "stacked", ways[0], "ratio", ways[1], "ratio"], rows
 
 
+def _sharing(result: Mapping[str, Any]) -> Section:
+    gather, decode, workers = result["gather"], result["decode"], result["workers"]
+    rows = []
+
+    def row(what: str, seconds: Sequence[float], against: Sequence[float], each: str) -> None:
+        ratios = sorted(one / other for one, other in zip(seconds, against, strict=True))
+        rows.append([what, f"{median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})", each])
+
+    for name, other in (("parts", "one file"), ("parts", "memory"), ("one file", "memory")):
+        batch = 1e3 * median(gather["seconds"][name]) / gather["batches"]
+        row(f"gathering from {name} / from {other}", gather["seconds"][name], gather["seconds"][other],
+            f"{batch:.3f} ms a batch of 64")  # fmt: skip
+    for name, other in (("threads", "processes"), ("one", "processes")):
+        rate = decode["photos"] / median(decode["seconds"][name])
+        what = "2 threads" if name == "threads" else "one process"
+        row(f"decoding by {what} / by 2 {other}", decode["seconds"][name], decode["seconds"][other],
+            f"{rate:.0f} images a second")  # fmt: skip
+    for count, each in (workers or {"seconds": {}})["seconds"].items():
+        row(f"the teacher's pass by {count} of Ray's workers / by one process, {count} threads", each["ray"],
+            each["alone"], f"{workers['rows'] / median(each['ray']):.0f} images a second")  # fmt: skip
+    text = (
+        "Ratios of seconds, medians and ranges of turns. *Gathering*: an epoch's rows in drawn batches of 64, of a"
+        f" bank of {gather['bytes'] / 1e6:,.0f} MB in {gather['parts']} mapped parts, in one mapped file, or in memory;"
+        f" all epochs together added {gather['anonymous'] / 1e6:.0f} MB to the process's own memory. *Decoding*:"
+        f" {decode['photos']:,} JPEG files of 500 x 375 pixels and {decode['bytes'] / 1e3:.0f} kB, cropped to 224; by"
+        " two processes as the loader does."
+    )
+    if workers:
+        text += (
+            f" *The teacher's pass*: {workers['parts']} parts of {workers['rows']} images of 64 pixels, in steady"
+            " state, by a Ray cluster on this machine."
+        )
+    else:
+        text += " Ray was not installed."
+    return "Sharing work", text, ["", "ratio", "of the first"], rows
+
+
+def _opening(result: Mapping[str, Any]) -> Section:
+    photos, bank = result["photos"], result["bank"]
+    steps = {
+        "listing": "list the files",
+        "fingerprint": "ask each for its facts, and name the bank",
+        "stat calls alone": "of which the system's `stat` calls",
+        "fingerprint again": "the same again",
+    }
+    rows = [[f"{photos['images']:,} photographs: {what}", f"{photos[step]:.2f}"] for step, what in steps.items()]
+    rows += [
+        [f"their bank, {bank['parts']} parts: for the first time", f"{bank['first']:.2f}"],
+        ["their bank: again", f"{bank['again']:.2f}"],
+    ]
+    text = (
+        "What a run needs before it can take what earlier ones left. Photographs: processor seconds; the files are"
+        " empty, on a local disk and in the system's cache. The bank: seconds; for the first time all checksums are"
+        f" compared ({bank['bytes'] / 1e9:.2f} GB, {bank['bytes'] / 1e9 / bank['first']:.1f} GB a second, from the"
+        " system's cache), then each part's size and time of change."
+    )
+    return "Opening what is done", text, ["", "seconds"], rows
+
+
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "contest": _contest,
     "cold": _cold,
     "roofline": _roofline,
     "seeds": _seeds,
     "stacked": _stacked,
+    "sharing": _sharing,
+    "opening": _opening,
 }
 
 

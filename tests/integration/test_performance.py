@@ -132,9 +132,9 @@ def test_a_cold_runs_seconds_are_divided_without_rest() -> None:
 def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     measure(["roofline"], QUICK, path)
-    results = measure(["seeds", "stacked"], QUICK, path)
+    results = measure(["seeds", "stacked", "sharing", "opening"], QUICK, path)
     assert json.loads(path.read_text()) == json.loads(json.dumps(results))
-    assert [*results["parts"]] == ["roofline", "seeds", "stacked"]
+    assert [*results["parts"]] == ["roofline", "seeds", "stacked", "sharing", "opening"]
     assert {*results["parts"]["stacked"]["result"]["students"]["Model3"]} == {
         "stacked", "side by side", "one after another",
     }  # fmt: skip
@@ -145,6 +145,12 @@ def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path) -> None:
         "## Seeds together",
         "## Seeds stacked",
         "## The roofline",
+        "## Sharing work",
+        "| gathering from parts / from one file ",
+        "| decoding by 2 threads / by 2 processes ",
+        "## Opening what is done",
+        "5,000 photographs: list the files",
+        "| their bank: again ",
         "| lone runs on one thread / 10 seeds together, Model3 ",
         "Not measured: contest, cold.",
     ):

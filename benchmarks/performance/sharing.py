@@ -1,18 +1,15 @@
-"""What sharing work costs, as ratios of one run: ``python -m benchmarks.workers``.
+"""What sharing work costs, as ratios of one run.
 
-- A bank in parts against one file: gathering the rows of an epoch in random batches.
+- A bank in parts against one file, and against memory: gathering the rows of an epoch in random batches.
 - Workers of a Ray cluster on this machine against one process with as many threads: the teacher's pass, in steady
   state, without the seconds until the first parts are done.
-- Decoding photographs by processes, as the loader does, against threads.
-
-Whatever is compared takes turns. ``--quick`` takes a minute and its numbers say nothing.
+- Decoding photographs by processes, as the loader does, against threads, and by one process.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,15 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from benchmarks.performance.material import CPU, WIDTHS, median, round_robin, threads
+from benchmarks.performance.material import CPU, WIDTHS, Scale, median, round_robin, threads
 from kvbench.core.bank import Parts
 from kvbench.data.loader import in_batches
 from kvbench.data.photos import PhotoImages
@@ -39,52 +35,62 @@ from kvbench.harness.projects import experiment
 from kvbench.harness.setup import Settings, fill_banks
 from kvbench.utils.progress import Progress
 from kvbench.utils.shares import Share
-from kvbench.utils.text import markdown_table
 
 PHOTO = (500, 375)  # pixels of ImageNet's average photograph
-Row = list[str]
 
 
-def ratio(seconds: list[float], against: list[float]) -> str:
-    """The median of the ratios of each round, and their range."""
-    found = sorted(one / other for one, other in zip(seconds, against, strict=True))
-    return f"{median(found):.3f} ({found[0]:.3f} to {found[-1]:.3f})"
+def sharing(scale: Scale) -> dict[str, Any]:
+    """Gather rows, decode photographs and pass images in ways that take turns; returns the seconds of each."""
+    with tempfile.TemporaryDirectory() as name:
+        result: dict[str, Any] = {"gather": gathering(Path(name), scale.gathered, scale.rounds)}
+    with tempfile.TemporaryDirectory() as name:
+        result["decode"] = decoding(Path(name), scale.photos, scale.rounds)
+    result["workers"] = passes(*scale.shared, min(3, scale.rounds))
+    return result
 
 
-def parts(folder: Path, rows: int, rounds: int) -> Iterator[Row]:
-    """Rows of mapped files, in batches of 64: of one file, and of parts."""
-    whole = {f"tap{i}": torch.rand(rows, width) for i, width in enumerate(WIDTHS)}
-    files = {"one file": [folder / "whole.safetensors"]}
-    save_file(whole, files["one file"][0])
-    files["parts"] = []
+def gathering(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """An epoch's rows in batches of 64, drawn from memory, from one mapped file, and from mapped parts."""
+    memory = {f"tap{i}": torch.rand(rows, width) for i, width in enumerate(WIDTHS)}
+    save_file(memory, folder / "whole.safetensors")
+    parts = []
     for first in range(0, rows, store.ROWS):
-        files["parts"].append(folder / f"part-{first}.safetensors")
-        some = {name: column[first : first + store.ROWS].clone() for name, column in whole.items()}
-        save_file(some, files["parts"][-1])
+        parts.append(folder / f"part-{first}.safetensors")
+        save_file({name: column[first : first + store.ROWS].clone() for name, column in memory.items()}, parts[-1])
     drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     order = [drawn[first : first + 64] for first in range(0, rows, 64)]
 
     def mapped(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in whole}
+            return {name: file.get_tensor(name) for name in memory}
 
     def epoch(columns: list[torch.Tensor]) -> None:
         for batch in order:
             for column in columns:
                 column[batch]
 
-    acts = {}
-    for name, paths in files.items():
-        opened = [mapped(path) for path in paths]
-        columns = [Parts([one[tap] for one in opened], tap) if len(opened) > 1 else opened[0][tap] for tap in whole]
-        acts[name] = functools.partial(epoch, columns)
-    seconds = round_robin(acts, rounds)
-    batch = median(seconds["parts"]) / len(order) * 1000
-    yield [
-        f"{len(files['parts'])} parts against one file",
-        ratio(*reversed(seconds.values())),
-        f"{batch:.3f} ms a batch",
-    ]
+    whole, several = mapped(folder / "whole.safetensors"), [mapped(path) for path in parts]
+    acts = {
+        "memory": functools.partial(epoch, [*memory.values()]),
+        "one file": functools.partial(epoch, [*whole.values()]),
+        "parts": functools.partial(epoch, [Parts([one[tap] for one in several], tap) for tap in memory]),
+    }
+    before = anonymous()
+    with threads(1):
+        seconds = round_robin(acts, rounds)
+    return {
+        "seconds": seconds,
+        "parts": len(parts),
+        "batches": len(order),
+        "bytes": sum(column.nbytes for column in memory.values()),
+        "anonymous": anonymous() - before,
+    }
+
+
+def anonymous() -> int:
+    """Bytes of this process that are no pages of files."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 @contextmanager
@@ -121,11 +127,10 @@ class Pace:
         return (self._times[done[-1]] - self._times[done[0]]) / (done[-1] - done[0])
 
 
-def passes(rows: int, count: int, rounds: int) -> Iterator[Row]:
-    """The teacher's pass over ``count`` parts of generated images."""
+def passes(rows: int, count: int, rounds: int) -> dict[str, Any] | None:
+    """Seconds of each of ``count`` parts of ``rows`` generated images, by the number of workers; None without Ray."""
     if find_spec("ray") is None:
-        yield ["workers of a Ray cluster", "not measured", "Ray is not installed"]
-        return
+        return None
     import ray
 
     for name, value in LOCAL.items():
@@ -152,17 +157,16 @@ def passes(rows: int, count: int, rounds: int) -> Iterator[Row]:
         run("extract", [texts()], on_progress=pace)
         return pace.seconds
 
+    seconds: dict[str, dict[str, list[float]]] = {}
     with project(rows):
         for workers in (1, 2):
-            seconds = [(on_ray(workers), alone(workers)) for _ in range(rounds)]
-            found, plain = map(list, zip(*seconds, strict=True))
-            many = "1 worker" if workers == 1 else f"{workers} workers"
-            yield [f"{many} of Ray against one process, threads alike", ratio(found, plain),
-                   f"{rows / median(found):.1f} images a second"]  # fmt: skip
+            each = [(on_ray(workers), alone(workers)) for _ in range(rounds)]
+            seconds[str(workers)] = {"ray": [one for one, _ in each], "alone": [one for _, one in each]}
+    return {"rows": rows, "parts": count, "seconds": seconds}
 
 
-def decoding(folder: Path, count: int, rounds: int) -> Iterator[Row]:
-    """Photographs, decoded and cropped to 224 pixels by two at once."""
+def decoding(folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Photographs, decoded and cropped to 224 pixels by two at once, and by one."""
     noise = torch.randint(256, (PHOTO[1] // 8, PHOTO[0] // 8, 3), dtype=torch.uint8).numpy()
     for number in range(count):
         Image.fromarray(noise).rotate(number).resize(PHOTO, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
@@ -178,29 +182,10 @@ def decoding(folder: Path, count: int, rounds: int) -> Iterator[Row]:
         for _ in in_batches(images.decode, range(count), 32, workers=2):
             pass
 
+    def by_one() -> None:
+        for batch in batches:
+            images.decode(batch)
+
     with threads(1):
-        seconds = round_robin({"threads": by_threads, "processes": by_processes}, rounds)
-    rate = count / median(seconds["processes"])
-    yield ["2 threads against 2 processes, decoding", ratio(seconds["threads"], seconds["processes"]),
-           f"{rate:.0f} images a second by processes"]  # fmt: skip
-
-
-def main(
-    quick: Annotated[bool, typer.Option(help="A minute, to see that it works.")] = False,
-    rounds: Annotated[int, typer.Option(help="Of every comparison.")] = 5,
-) -> None:
-    """Print a table of ratios: seconds of the first over those of the second."""
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        for number, (what, sizes) in enumerate(
-            {parts: (8192, 2) if quick else (131_072, rounds), decoding: (64, 2) if quick else (1024, rounds)}.items()
-        ):
-            folder = Path(name, str(number))
-            folder.mkdir()
-            rows += what(folder, *sizes)
-        rows += passes(*((64, 4, 1) if quick else (2048, 8, rounds)))
-    sys.stdout.write(markdown_table(["", "ratio of seconds: median and range", ""], rows) + "\n")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+        seconds = round_robin({"threads": by_threads, "processes": by_processes, "one": by_one}, rounds)
+    return {"seconds": seconds, "photos": count, "bytes": median([path.stat().st_size for path in folder.iterdir()])}
