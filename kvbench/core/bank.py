@@ -177,7 +177,7 @@ class FeatureBank:
             [4, 4, 4]
         """
         rows = torch.linspace(0, len(self) - 1, min(len(self), CHUNK), dtype=torch.float64).round().long()
-        return [_projections(column, rows) for column in (*self.taps, self.logits)]
+        return [project(column, rows) for column in (*self.taps, self.logits)]
 
     def batch(self, rows: Tensor | slice) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gather rows: tap features (B, D) each and teacher logits (B, K), in float32, labels (B,).
@@ -189,7 +189,9 @@ class FeatureBank:
         return taps, self.logits[rows].to(torch.float32, copy=view), self.labels[rows]
 
 
-def _projections(column: Tensor, rows: Tensor) -> list[float]:
+def project(column: Tensor, rows: Tensor | None = None) -> list[float]:
+    """`PROJECTIONS` sums of the numbers of a matrix (N, D), or of some rows, as `FeatureBank.projections` says."""
+    rows = torch.arange(len(column)) if rows is None else rows
     draws = np.random.RandomState(0)
     width = column.shape[1]
     of_rows, of_features = (draws.choice((-1.0, 1.0), (n, PROJECTIONS)) for n in (len(rows), width))

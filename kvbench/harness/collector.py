@@ -19,8 +19,11 @@ from kvbench.harness.result import Check, Result
 from kvbench.reference import store
 from kvbench.reference.changes import Change, verdict_changes
 from kvbench.reference.compare import compare
-from kvbench.reference.features import FeatureDrift, compare_features
+from kvbench.reference.drift import Drift
+from kvbench.reference.features import compare_features
 from kvbench.reference.features import describe as describe_features
+from kvbench.reference.probes import compare_probes
+from kvbench.reference.probes import describe as describe_probes
 from kvbench.reference.together import compare_together
 from kvbench.reference.update import update as update_reference
 from kvbench.results import history, saved
@@ -249,7 +252,7 @@ class Collector:
             trained = [record["configuration"] for record in self.records]
             absent = [f"FAILED: {text}" for text in self.reference.absent(trained)]
             reasons += absent or self._together()
-        reasons += self._features()
+        reasons += self._whatever_seeds()
         compared = {name for name, check in checks.items() if check.outcome is not Outcome.INCOMPLETE}
         not_compared = tuple(name for name in everything if name not in compared)
         good = Outcome.INCOMPLETE if not_compared else Outcome.PASSED
@@ -289,15 +292,16 @@ class Collector:
             return []  # what is wrong, each configuration says itself
         return [f"FAILED: {one.describe()}." for one in compared if one.failed]
 
-    def _features(self) -> list[str]:
-        """That the students were given other features than the reference's."""
+    def _whatever_seeds(self) -> list[str]:
+        """That students were given other features than the reference's, or compute or learn something else."""
         if self.update or self.lacking:
             return []
-        drifts: list[FeatureDrift] = []
+        features: list[Drift] = []
+        probes: list[Drift] = []
         for record in self.records:
-            drifts += compare_features(self.reference, record.get("projections", {}), record["fingerprints"])
-        sentence = describe_features(drifts)
-        return [f"FAILED: {sentence}"] if sentence else []
+            features += compare_features(self.reference, record.get("projections", {}), record["fingerprints"])
+            probes += compare_probes(self.reference, record.get("probes", {}), record["fingerprints"])
+        return [f"FAILED: {said}" for said in (describe_features(features), describe_probes(probes)) if said]
 
     def _update(self, *, full: bool) -> tuple[bool, str]:
         """Write the references; returns whether they were written, and what changed, or why not."""
@@ -308,7 +312,10 @@ class Collector:
         provenance = {
             "command": f"{self.recorded_run} --kvbench-seeds {seeds} {store.UPDATE}",
             **{key: first[key] for key in ("fingerprints", *FACTS) if key in first},
-            "projections": {name: one for record in records for name, one in record.get("projections", {}).items()},
+            **{
+                kind: {name: one for record in records for name, one in record.get(kind, {}).items()}
+                for kind in ("projections", "probes")
+            },
             "flops_per_sample": self.costs,
         }
         replicates = history.frame(row for record in records for row in record["replicate_history"])

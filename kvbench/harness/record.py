@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvbench.core.cost import Cost, cost
 from kvbench.core.numerics import default_numerics
+from kvbench.core.probe import probe
 from kvbench.utils.environment import environment, rng_fingerprint
 from kvbench.utils.errors import best_effort
 
@@ -65,6 +66,13 @@ def projections(run: Run, fingerprints: Mapping[str, Any]) -> dict[str, list[flo
     }
 
 
+def probes(run: Run) -> dict[str, list[float]]:
+    """What a student computes and learns from fixed numbers: `kvbench.core.probe.probe`, as ``Model3 outputs``."""
+    bank, name = run.banks[0], run.configuration.id
+    found = probe(run.configuration, bank.widths, bank.classes, run.device)
+    return {f"{name} {what}": numbers for what, numbers in found.items()}
+
+
 @default_numerics()
 def record(training: Training, experiment: Experiment, banks: Banks | None, seeds: Sequence[int]) -> dict[str, Any]:
     """Describe a training, finished or not, as plain data; facts that cannot be had are left out."""
@@ -76,6 +84,8 @@ def record(training: Training, experiment: Experiment, banks: Banks | None, seed
             described |= {name: count for name, count in counted.items() if count is not None}
         with best_effort(f"project what {configuration.id} is given"):
             described["projections"] = projections(training.runs[0], banks.fingerprints)
+        with best_effort(f"probe {configuration.id}"):
+            described["probes"] = probes(training.runs[0])
     with best_effort("look up versions and hardware"):
         described |= environment(training.device)
     return {

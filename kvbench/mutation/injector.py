@@ -24,14 +24,16 @@ from kvbench.core.trainer import Training
 from kvbench.findings.judge import judge
 from kvbench.harness.kept import Kept, Rows
 from kvbench.harness.projects import FOLDER
-from kvbench.harness.record import made_from, projections, surroundings
+from kvbench.harness.record import made_from, probes, projections, surroundings
 from kvbench.harness.resume import plain
 from kvbench.harness.setup import Banks, Settings
 from kvbench.harness.sweep import duration
 from kvbench.mutation.faults import CannotActError, Fault
 from kvbench.reference.changes import verdict_changes
 from kvbench.reference.compare import Comparison, compare
-from kvbench.reference.features import FeatureDrift, compare_features
+from kvbench.reference.drift import Drift
+from kvbench.reference.features import compare_features
+from kvbench.reference.probes import compare_probes
 from kvbench.reference.store import Reference
 from kvbench.reference.together import Together, compare_together
 from kvbench.reference.tolerances import Deviation
@@ -55,6 +57,7 @@ class FaultResult:
         cannot: why it has nothing to act on here; empty if it acts.
         error: the sentence with which the run stopped or was refused; empty if it ran.
         features: how far what students are given is from what they were given when the reference was recorded.
+        probes: how far what students compute and learn from fixed numbers is from what they did then.
         paired: comparisons of the trained configurations, each seed with its own recorded run.
         unpaired: the same with a reference that lacks these seeds.
         together: all configurations as one with that reference, where all were trained.
@@ -66,7 +69,8 @@ class FaultResult:
     changed: bool
     cannot: str = ""
     error: str = ""
-    features: tuple[FeatureDrift, ...] = ()
+    features: tuple[Drift, ...] = ()
+    probes: tuple[Drift, ...] = ()
     paired: tuple[Comparison, ...] = ()
     unpaired: tuple[Comparison, ...] = ()
     together: tuple[Together, ...] = ()
@@ -96,7 +100,7 @@ class FaultResult:
 
     @property
     def _whatever_seeds(self) -> bool:
-        return bool(self.error or self.verdicts) or any(drift.failed for drift in self.features)
+        return bool(self.error or self.verdicts) or any(drift.failed for drift in (*self.features, *self.probes))
 
     def largest_deviation(self, comparisons: Sequence[Comparison]) -> tuple[str, Deviation] | None:
         """The configuration and the tolerance with the largest excess; above 1 it lies outside what is allowed.
@@ -218,8 +222,8 @@ class FaultInjector:
     def test(self, fault: Fault, on_training: Callable[[str], object] = lambda _: None) -> FaultResult:
         """Train what a fault should change, then what it may change, until it is detected by recorded and new seeds.
 
-        What a student is given may show it before anything is trained. Its controls come last. ``on_training`` is
-        told which configuration is trained with what.
+        What a student is given, computes or learns may show it before anything is trained. Its controls come last.
+        ``on_training`` is told which configuration is trained with what.
         """
         self.on_training = on_training
         probes = fault.probed(self.experiment.configurations)
@@ -231,9 +235,10 @@ class FaultInjector:
         result = FaultResult(fault, changed=False)
         faulty = _Faulty(self, fault)
         try:
-            drifts = tuple(drift for name in probes for drift in faulty.drifts(name))
-            if any(drift.failed for drift in drifts):
-                return FaultResult(fault, changed=True, features=drifts)
+            drifts = [faulty.drifts(name) for name in probes]
+            given, learned = (tuple(drift for pair in drifts for drift in pair[kind]) for kind in (0, 1))
+            if any(drift.failed for drift in (*given, *learned)):
+                return FaultResult(fault, changed=True, features=given, probes=learned)
             for name in (*probes, *(others if not fault.equivalent else ())):
                 frames[name] = faulty.train(name)
                 result = self._compare(fault, frames)
@@ -289,14 +294,16 @@ class _Faulty:
             banks = (lambda: self.banks) if self.fault.teacher else None
             return self.injector.train(name, banks, what=f"{self.fault.id}: {self.fault.description}")
 
-    def drifts(self, name: str) -> tuple[FeatureDrift, ...]:
-        """How far what a student is given is from what it was given when the reference was recorded."""
+    def drifts(self, name: str) -> tuple[tuple[Drift, ...], tuple[Drift, ...]]:
+        """How far what a student is given, and what it computes and learns, is from what is recorded."""
         injector = self.injector
         facts = made_from(injector.experiment, injector.banks)
         with self.fault.inject():
             opened = self.banks if self.fault.teacher else injector.banks
-            given = projections(Run(injector.rows[name], opened.train, opened.val, injector.seeds[0]), facts)
-        return compare_features(injector.reference, given, facts)
+            run = Run(injector.rows[name], opened.train, opened.val, injector.seeds[0])
+            given, found = projections(run, facts), probes(run)
+        reference = injector.reference
+        return compare_features(reference, given, facts), compare_probes(reference, found, facts)
 
     @cached_property
     def banks(self) -> Banks:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kvbench.mutation.injector import FaultInjector, FaultResult
 from kvbench.mutation.replays import FalseAlarms, seed_range
+from kvbench.reference.drift import by_excess
 from kvbench.results import history
 from kvbench.utils.text import Marked, escape, item, markdown_table, number
 
@@ -28,7 +29,8 @@ ABOUT_VERDICTS = (
 ABOUT_FAULTS = (
     "Each fault is a small patch of kvbench or torch in a run with the default seeds. The reference has these seeds,"
     " too, so each is compared with its own recorded run; and once more, as if they were new, with a reference that"
-    " lacks them. First what a student is given is compared with the recorded features, which no seed decides; then"
+    " lacks them. First what no seed decides is compared with what is recorded: the features that a student is given,"
+    " what it computes from fixed numbers (*outputs*) and how it learns from them (*learning*). Where that is the same,"
     " configurations are trained one after another until both detect the fault, or all that it can touch are trained."
 )
 ABOUT_DETECTION = (
@@ -74,10 +76,10 @@ def detection_table(results: Sequence[FaultResult]) -> str:
         if result.error:
             rows.append([result.fault.id, "the run stops", "-", "-", "-"])
             continue
-        if drifted := [drift for drift in result.features if drift.failed]:
-            far = max(drifted, key=lambda drift: math.inf if math.isnan(drift.excess) else drift.excess)
-            excess = _times(far.excess, ".3g")
-            rows.append([result.fault.id, f"given {far.column}", f"{far.cells[0]} away", excess, excess])
+        if drifted := [one for one in by_excess((*result.features, *result.probes)) if one.failed]:
+            far = drifted[-1]
+            what, excess = ("given " if far in result.features else "") + far.column, _times(far.excess, ".3g")
+            rows.append([result.fault.id, what, f"{far.cells[0]} away", excess, excess])
             continue
         paired, unpaired = result.largest_deviation(result.paired), result.largest_deviation(result.unpaired)
         assert paired is not None

@@ -36,7 +36,8 @@ class Reference:
         recorded: verdicts, with `kvbench.reference.verdicts.COLUMNS`.
         provenance: where the numbers come from. kvbench reads ``seeds`` (a list, or one for each configuration) and,
             where they exist, ``epochs``, ``epochs_reported`` (of a published table), ``fingerprints``,
-            ``flops_per_sample``, ``projections`` (of features: `kvbench.reference.features`) and ``random_numbers``.
+            ``flops_per_sample``, ``projections`` (of features: `kvbench.reference.features`), ``probes`` (of students:
+            `kvbench.reference.probes`) and ``random_numbers``.
         replicates: histories of some of its seeds on banks rounded otherwise; empty if there are none.
         command: the one that runs the workload as it was run, for messages.
         repeated: the histories that the replicates repeat; None: its own.
@@ -200,6 +201,7 @@ def _provenance(path: Path) -> dict[str, Any]:
         ("fingerprints", "an object", isinstance(facts.get("fingerprints", {}), dict)),
         (COSTS, "an object", isinstance(costs, dict)),
         ("projections", "an object of lists of numbers", _lists_of_numbers(facts.get("projections", {}))),
+        ("probes", "an object of lists of numbers", _lists_of_numbers(facts.get("probes", {}))),
         ("partial_updates", "a list", isinstance(facts.get("partial_updates", []), list)),
     ):
         if not fits:

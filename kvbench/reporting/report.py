@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from kvbench.reference.timing import Timing
 
 EPOCHS = (1, 2, 3, 5, 10)  # columns of the tables, where there are too many for all of them
-HIDDEN = (*OWN, "workload", "seeds", "epochs", "fingerprints", "projections", "random_numbers")  # facts for programs
+HIDDEN = (  # facts for programs
+    *OWN, "workload", "seeds", "epochs", "fingerprints", "projections", "probes", "random_numbers",
+)  # fmt: skip
 TITLES = {
     "train_loss": "Training loss (nat, mean over the epoch)",
     "val_loss": "Validation loss (nat)",
