@@ -53,7 +53,8 @@ def probe(
 
     def work() -> Iterator[None]:
         for seed, steps in ((0, STEPS), (1, 0)):
-            yield found.append(_steps(configuration, widths, classes, device, seed, steps))
+            found.append(_steps(configuration, widths, classes, device, seed, steps))
+            yield
 
     interleave([work()], 1)  # of many threads, most would wait for the others at every small matrix
     (outputs, learning), (others, _) = found
@@ -87,6 +88,5 @@ def _steps(
         for _ in range(steps):
             run.step(torch.arange(len(run.train), device=device))
     changes = [parameter.detach() - numbers for parameter, numbers in zip(parameters, before, strict=True)]
-    return project(outputs), [
-        x for change in changes for x in project((change if change.ndim > 1 else change.reshape(1, -1)).flatten(1))
-    ]
+    matrices = [change.flatten(1) if change.ndim > 1 else change.reshape(1, -1) for change in changes]
+    return project(outputs), [number for matrix in matrices for number in project(matrix)]

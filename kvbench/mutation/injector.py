@@ -226,20 +226,20 @@ class FaultInjector:
         ``on_training`` is told which configuration is trained with what.
         """
         self.on_training = on_training
-        probes = fault.probed(self.experiment.configurations)
-        if not probes:
+        first = fault.probed(self.experiment.configurations)
+        if not first:
             return FaultResult(fault, False, f"{self.experiment.study.name} has no student that it is about")
         touched = fault.touched(self.experiment.configurations)
-        others = [name for name in self.cheapest_first if name in touched and name not in probes]
+        others = [name for name in self.cheapest_first if name in touched and name not in first]
         frames: dict[str, pd.DataFrame] = {}
         result = FaultResult(fault, changed=False)
         faulty = _Faulty(self, fault)
         try:
-            drifts = [faulty.drifts(name) for name in probes]
+            drifts = [faulty.drifts(name) for name in first]
             given, learned = (tuple(drift for pair in drifts for drift in pair[kind]) for kind in (0, 1))
             if any(drift.failed for drift in (*given, *learned)):
                 return FaultResult(fault, changed=True, features=given, probes=learned)
-            for name in (*probes, *(others if not fault.equivalent else ())):
+            for name in (*first, *(others if not fault.equivalent else ())):
                 frames[name] = faulty.train(name)
                 result = self._compare(fault, frames)
                 if result.detected and result.detected_unpaired:

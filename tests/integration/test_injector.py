@@ -11,7 +11,7 @@ import torch
 
 from kvbench.core.run import Run
 from kvbench.core.trainer import Training
-from kvbench.harness.record import made_from, projections
+from kvbench.harness.record import made_from, probes, projections
 from kvbench.harness.setup import Settings
 from kvbench.mutation.faults import FAULTS, Fault
 from kvbench.mutation.injector import FaultInjector, FaultResult
@@ -112,6 +112,34 @@ def test_other_features_are_noticed_before_anything_is_trained(
     assert result.paired == ()
     assert f"| {name}" in detection_table([result])
     assert "% away" in detection_table([result])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("gelu-tanh", "Model3 outputs"),
+        ("memory-transposed", "Model7 outputs"),
+        ("scores-in-bf16", "Model3 outputs"),
+        ("eps-1e-6", "Model1 learning"),
+        ("weight-decay-skips-biases", "Model1 learning"),
+        ("bias-missing", "Model1 learning"),
+    ],
+)
+def test_another_student_is_noticed_before_anything_is_trained(
+    injector: FaultInjector, monkeypatch: pytest.MonkeyPatch, name: str, what: str
+) -> None:
+    runs = [Run(row, injector.banks.train, injector.banks.val, 0) for row in EXPERIMENT.configurations]
+    recorded = {column: numbers for run in runs for column, numbers in probes(run).items()}
+    provenance = {**injector.reference.provenance, "probes": recorded}
+    known = replace(injector, reference=replace(injector.reference, provenance=provenance))
+    clean = known.test(Fault("none", "nothing goes wrong", nullcontext, FAULTS[name].probes, touches=("none",)))
+    assert not clean.detected
+    monkeypatch.delattr(Training, "finish")
+    result = known.test(FAULTS[name])
+    assert result.detected
+    assert result.detected_unpaired
+    assert what in {drift.column for drift in result.probes if drift.failed}
+    assert what.partition(" ")[0] in detection_table([result])
 
 
 def test_a_run_that_is_refused_is_noticed_by_its_sentence(injector: FaultInjector) -> None:
