@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.performance.material import Scale, once, round_robin, synthetic
 from benchmarks.performance.roofline import TOGETHER
+from kvbench.core.numerics import accelerator
 from kvbench.core.trainer import Training
 from kvbench.utils.environment import hardware
 
@@ -21,8 +22,7 @@ STUDENTS = ("Model1", "Model3", "Model7")
 
 def stacked(scale: Scale, seeds: int = TOGETHER) -> dict[str, Any]:
     """Seconds of an epoch of all seeds of each student, each way, in turn; on an accelerator where there is one."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = device or torch.device("cpu")
+    device = accelerator() or torch.device("cpu")
     bank = synthetic(scale.rows).to(device)
     result: dict[str, Any] = {"seeds": seeds, "rows": scale.rows, "hardware": hardware(device), "students": {}}
     for name in [n for n in STUDENTS if n in scale.students]:

@@ -28,6 +28,11 @@ PRODUCTS = [getattr(getattr(torch.backends, library), operation)
 NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}  # numpy's own defaults
 
 
+def accelerator() -> torch.device | None:
+    """The accelerator that torch would choose; None where there is none, of which torch 2.6 makes an error."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
 @contextmanager
 def default_numerics() -> Iterator[None]:
     """A block, or a decorated function, whose numbers depend on no global switch; all are as before afterwards.
@@ -55,7 +60,7 @@ def default_numerics() -> Iterator[None]:
         stack.enter_context(torch.autograd.set_detect_anomaly(False))
         if torch.get_default_device() != torch.device("cpu"):  # a device context slows every call down
             stack.enter_context(torch.device("cpu"))
-        for kind in {"cpu", *([here.type] if (here := torch.accelerator.current_accelerator()) else [])}:
+        for kind in {"cpu", *([here.type] if (here := accelerator()) else [])}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
 

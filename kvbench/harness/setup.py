@@ -16,7 +16,7 @@ import torch
 
 from kvbench.core.bank import FeatureBank
 from kvbench.core.custom import CustomTraining
-from kvbench.core.numerics import default_numerics
+from kvbench.core.numerics import accelerator, default_numerics
 from kvbench.core.recipe import Configuration
 from kvbench.core.run import Run
 from kvbench.core.trainer import Training
@@ -53,7 +53,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: the name is not known, or this machine or this build of torch has no such device.
     """
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = accelerator()
     if name == "auto":
         return here or torch.device("cpu")
     kind, _, index = name.partition(":")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kvbench.core.cost import cost
-from kvbench.core.numerics import RandomState, default_numerics
+from kvbench.core.numerics import RandomState, accelerator, default_numerics
 from kvbench.core.run import Run
 from kvbench.core.trainer import Training
 from kvbench.studies import kv_memory
@@ -174,3 +174,14 @@ def test_random_states_of_all_generators_are_told_apart_and_restored() -> None:
     again = RandomState.from_tuple(CPU, first.as_tuple())
     assert again == first
     assert first != 3
+
+
+def test_nobody_asks_for_an_accelerator_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Cannot access accelerator device when none is available.")  # torch 2.6, built for CUDA
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", refuse)
+    assert accelerator() is None
+    with default_numerics():
+        pass
