@@ -30,7 +30,7 @@ ABOUT_FAULTS = (
     "Each fault is a small patch of kvbench or torch in a run with the default seeds. The reference has these seeds,"
     " too, so each is compared with its own recorded run; and once more, as if they were new, with a reference that"
     " lacks them. First what no seed decides is compared with what is recorded: the features that a student is given,"
-    " what it computes from fixed numbers (*outputs*) and how it learns from them (*learning*). Where that is the same,"
+    " and for fixed numbers its outputs, its gradients and its optimiser's steps. Where all of that is the same,"
     " configurations are trained one after another until both detect the fault, or all that it can touch are trained."
 )
 ABOUT_DETECTION = (

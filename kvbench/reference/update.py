@@ -88,7 +88,9 @@ def update(
         columns = {**(facts.get("projections") or {}), **(old.provenance.get("projections") or {})}
         # what is kept was made as the old facts say; the rest is described after them
         parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **facts}]
-        probes = {**(old.provenance.get("probes") or {}), **(facts.get("probes") or {})}
+        known = dict(old.provenance.get("probes") or {})
+        others = {column: numbers for column, numbers in known.items() if column.rpartition(" ")[0] not in names}
+        probes = {**others, **(facts.get("probes") or {})}
         facts = {**old.provenance, "partial_updates": parts}
         facts |= {name: some for name, some in (("projections", columns), ("probes", probes)) if some}
         stay = old.replicates[old.replicates["configuration"].isin(kept["configuration"])]

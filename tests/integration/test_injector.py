@@ -120,8 +120,9 @@ def test_other_features_are_noticed_before_anything_is_trained(
         ("gelu-tanh", "Model3 outputs"),
         ("memory-transposed", "Model7 outputs"),
         ("scores-in-bf16", "Model3 outputs"),
-        ("eps-1e-6", "Model1 learning"),
-        ("bias-missing", "Model1 learning"),
+        ("eps-1e-6", "Model1 steps"),
+        ("weight-decay-skips-biases", "Model1 steps"),
+        ("bias-missing", "Model1 gradients"),
     ],
 )
 def test_another_student_is_noticed_before_anything_is_trained(
