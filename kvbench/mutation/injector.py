@@ -172,12 +172,13 @@ class FaultInjector:
         row, wanted = self.rows[name], seeds or self.seeds
         kept = Kept(self.directory, row, {**self.facts, "what": what})
         results = kept.read()
-        if not {*wanted} <= {*results}:
+        if missing := [seed for seed in wanted if seed not in results]:
             self.on_training(f"{name}, {what.partition(':')[0] or 'without a fault'}")
             opened = banks() if banks else self.banks
-            results = self._train(row, opened, wanted)
+            trained = self._train(row, opened, missing)
+            results |= trained
             with best_effort(f"keep the results of {name}"):
-                kept.write(results)
+                kept.write(trained)
         rows: Rows = []
         for result in (results[seed] for seed in wanted):
             if isinstance(result, str):

@@ -188,6 +188,22 @@ def test_what_is_trained_is_kept_and_an_interrupted_measurement_goes_on(
     assert len(trained) == before, "all is kept"
 
 
+def test_of_more_seeds_the_new_ones_alone_are_trained(injector: FaultInjector, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, finish = injector.train("Model1", seeds=(20, 22)), Training.finish
+    trained: list[tuple[int, ...]] = []
+
+    def watched(training: Training) -> None:
+        trained.append(tuple(run.seed for run in training.runs))
+        finish(training)
+
+    monkeypatch.setattr(Training, "finish", watched)
+    more = injector.train("Model1", seeds=(20, 21, 22))
+    assert trained == [(21,)]
+    assert history.seeds(more) == [20, 21, 22]
+    assert more[more["seed"] != 21].reset_index(drop=True).equals(few)
+    assert injector.train("Model1", seeds=(20, 21, 22)).equals(more)
+
+
 def test_a_fault_with_nothing_to_act_on_is_left_out_with_its_reason(injector: FaultInjector) -> None:
     nothing = Fault("no-such-students", "it is about others", nullcontext, ("convolutions",))
     assert "has no student that it is about" in injector.test(nothing).cannot
