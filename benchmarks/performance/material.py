@@ -113,6 +113,11 @@ def median(seconds: Sequence[float]) -> float:
     return float(statistics.median(seconds))
 
 
+def ratios(seconds: Sequence[float], against: Sequence[float]) -> list[float]:
+    """Of what took turns, in each round; sorted."""
+    return sorted(one / other for one, other in zip(seconds, against, strict=True))
+
+
 def quartiles(seconds: Sequence[float]) -> tuple[float, float]:
     """The lower and the upper quartile; of fewer than four measurements, the least and the largest."""
     if len(seconds) < 4:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from benchmarks.performance.cold import shares
 from benchmarks.performance.contest import ABSENT, standing
-from benchmarks.performance.material import CLASSES, median, quartiles
+from benchmarks.performance.material import CLASSES, median, quartiles, ratios
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,13 @@ def _cold_targets(result: Mapping[str, Any]) -> list[Target]:
 
 def _sharing_targets(result: Mapping[str, Any]) -> list[Target]:
     gather = result["gather"]["seconds"]
-    ratio = median(gather["parts"]) / median(gather["one file"])
+    times = median(ratios(gather["parts"], gather["one file"]))
     reason = "The rows of a batch lie in many parts: each that has some is asked, and its rows are put in place."
-    rows = [Target("rows of a bank in parts / in one file", 1.1, ratio, False, reason)]
+    rows = [Target("rows of a bank in parts / in one file", 1.1, times, False, reason)]
     for workers, each in (result["workers"] or {"seconds": {}})["seconds"].items():
         what = f"the teacher's pass by {workers} of Ray's workers / by one process, threads alike"
-        reason = (
-            "A worker opens the banks' settings and writes a file for each task, while its processor passes nothing."
-        )
-        rows.append(Target(what, 1.05, median(each["ray"]) / median(each["alone"]), False, reason))
+        reason = "A worker looks a part up and writes it for each task, while its processor passes nothing."
+        rows.append(Target(what, 1.05, median(ratios(each["ray"], each["alone"])), False, reason))
     return rows
 
 
@@ -273,8 +271,8 @@ def _sharing(result: Mapping[str, Any]) -> Section:
     rows = []
 
     def row(what: str, seconds: Sequence[float], against: Sequence[float], each: str) -> None:
-        ratios = sorted(one / other for one, other in zip(seconds, against, strict=True))
-        rows.append([what, f"{median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})", each])
+        times = ratios(seconds, against)
+        rows.append([what, f"{median(times):.3f} ({times[0]:.3f} to {times[-1]:.3f})", each])
 
     for name, other in (("parts", "one file"), ("parts", "memory"), ("one file", "memory")):
         batch = 1e3 * median(gather["seconds"][name]) / gather["batches"]
@@ -286,7 +284,7 @@ def _sharing(result: Mapping[str, Any]) -> Section:
         row(f"decoding by {what} / by 2 {other}", decode["seconds"][name], decode["seconds"][other],
             f"{rate:.0f} images a second")  # fmt: skip
     for count, each in (workers or {"seconds": {}})["seconds"].items():
-        row(f"the teacher's pass by {count} of Ray's workers / by one process, {count} threads", each["ray"],
+        row(f"the teacher's pass by {count} of Ray's workers / by one process, threads alike", each["ray"],
             each["alone"], f"{workers['rows'] / median(each['ray']):.0f} images a second")  # fmt: skip
     text = (
         "Ratios of seconds, medians and ranges of turns. *Gathering*: an epoch's rows in drawn batches of 64, of a"
