@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 app = typer.Typer()
 
 
-@app.command(**example("detect --fault wrong-tap --out detection.md"))
+@app.command(**example("detect --fault taps-swapped --out detection.md"))
 @takes(("study", "workload", "set", "root", "device", "cache", "expected"))
 def detect(
     values: dict[str, Any],
@@ -30,7 +30,9 @@ def detect(
         Optional[list[str]],
         typer.Option(help="Inject this fault alone; may be repeated.", autocompletion=complete.faults),
     ] = None,
-    clean_seeds: Annotated[str, typer.Option(help="Seeds of clean runs, none of the reference's.")] = "100:104",
+    clean_seeds: Annotated[
+        str, typer.Option(help="Seeds of clean runs, none of the reference's; empty: those of one run, from 100.")
+    ] = "",
     rounded: Annotated[int, typer.Option(min=0, help="Clean runs of the default seeds on other rounding.")] = 1,
     out: Annotated[Optional[Path], typer.Option(help="File for the page in markdown.")] = None,
 ) -> None:
@@ -54,11 +56,12 @@ def detect(
 
     faults = [find(name) for name in fault] if fault else list(FAULTS.values())
     chosen = experiment(values, values["project"])
+    clean_seeds = clean_seeds or f"100:{100 + chosen.images.seeds}"
     seeds = parse_seeds(clean_seeds)
     settings = Settings.of(values, chosen.images)
     reference = load(values["expected"] / chosen.study.references, chosen.name, chosen.design)
     if again := sorted({*seeds} & {*history.seeds(reference.histories)}):
-        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose --clean-seeds 100:104.")
+        raise UserError(f"Seed {again[0]} is the reference's; clean seeds must be new: choose others by --clean-seeds.")
     if out:
         need_writable(out.parent)
     injector = FaultInjector(chosen, settings, reference, tuple(range(chosen.images.seeds)))

@@ -85,6 +85,9 @@ def test_detect_replays_clean_runs_and_writes_a_page(
     ):
         assert expected in text, expected
     assert max(len(line) for line in page.read_text().splitlines() if "|" not in line) <= 120
+    again = call("detect", *options(recorded), "--rounded", 0, "--out", page)
+    assert again.code == 0, again.err
+    assert "--clean-seeds 100:102 --rounded 0`" in page.read_text(), "by default those of one run"
 
 
 @pytest.mark.parametrize(

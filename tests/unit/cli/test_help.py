@@ -12,6 +12,7 @@ import typer
 
 from kvbench.cli import app
 from kvbench.harness.options import OPTIONS
+from kvbench.mutation.faults import FAULTS
 from tests.support.commands import Call
 
 
@@ -69,7 +70,9 @@ def test_every_command_has_an_example_that_it_takes(path: tuple[str, ...]) -> No
     arguments = shlex.split(rest)
     assert (head, tuple(arguments[: len(path)])) == ("Example: ", path)
     shown = max((one for one in COMMANDS if tuple(arguments[: len(one)]) == one), key=len)
-    assert COMMANDS[shown].make_context("kvbench", arguments[len(shown) :]).args == []
+    context = COMMANDS[shown].make_context("kvbench", arguments[len(shown) :])
+    assert context.args == []
+    assert {*(context.params.get("fault") or ())} <= {*FAULTS}
 
 
 def test_help_of_pytests_options_goes_through_argparse() -> None:
