@@ -54,14 +54,10 @@ def _alarms(a: FalseAlarms) -> str:
     )
 
 
-def verdicts_table(counted: Sequence[FalseAlarms]) -> str:
-    """How many runs of each kind judge a finding as it is recorded, from their own seeds alone."""
-    rows = [
-        [kind.kind, finding, recipe, verdict, f"{times} of {kind.runs}"]
-        for kind in counted
-        for finding, recipe, verdict, times in kind.as_recorded
-    ]
-    return markdown_table(["runs", "finding", "recipe", "recorded", "judged so"], rows)
+def verdicts_table(counted: FalseAlarms) -> str:
+    """How many runs of a kind judge a finding as it is recorded, from their own seeds alone."""
+    rows = [[*finding, f"{times} of {counted.runs}"] for *finding, times in counted.as_recorded]
+    return markdown_table(["finding", "recipe", "recorded", "judged so"], rows)
 
 
 def faults_table(results: Sequence[FaultResult]) -> str:
@@ -163,7 +159,9 @@ def page(
     if counted:
         parts += ["## False alarms", ABOUT_ALARMS, alarms_list(counted)]
     if apart := [one for one in counted if one.independent and one.runs]:
-        parts += ["## Verdicts of clean runs", ABOUT_VERDICTS, verdicts_table(apart)]
+        parts += ["## Verdicts of clean runs", ABOUT_VERDICTS]
+        for one in apart:
+            parts += [f"{one.kind[0].upper()}{one.kind[1:]}:", verdicts_table(one)]
     acting = [result for result in results if not result.cannot]
     seen = [result for result in acting if not result.fault.equivalent]
     if seen:
