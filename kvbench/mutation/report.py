@@ -47,8 +47,9 @@ def alarms_list(counted: Sequence[FalseAlarms]) -> str:
 
 def _alarms(a: FalseAlarms) -> str:
     bound = f"{a.bound:.1%}" if a.independent and a.runs else "none: runs share seeds"
+    runs, alarms = ("run" if a.runs == 1 else "runs"), ("alarm" if a.any == 1 else "alarms")
     return item(
-        f"{a.runs} {'run' if a.runs == 1 else 'runs'}, {a.kind}: {a.any} false alarms ({a.drifted} by a tolerance,"
+        f"{a.runs} {runs}, {a.kind}: {a.any} false {alarms} ({a.drifted} by a tolerance,"
         f" {a.together} by all configurations together, {a.verdicts} by a verdict); upper 95% bound of the rate"
         f" {bound}; largest excess {a.largest_excess:.2f}; {a.unconfirmed:.1f} clauses per run not confirmed"
     )
