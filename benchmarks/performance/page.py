@@ -130,7 +130,7 @@ def _sharing_targets(result: Mapping[str, Any]) -> list[Target]:
     reason = "The rows of a batch lie in many parts: each that has some is asked, and its rows are put in place."
     rows = [Target("rows of a bank in parts / in one file", 1.1, times, False, reason)]
     for workers, each in (result["workers"] or {"seconds": {}})["seconds"].items():
-        what = f"the teacher's pass by {workers} of Ray's workers / by one process, threads alike"
+        what = f"the pass by {workers} of Ray's workers / by one process"
         reason = "A worker looks a part up and writes it for each task, while its processor passes nothing."
         rows.append(Target(what, 1.05, median(ratios(each["ray"], each["alone"])), False, reason))
     return rows
@@ -284,7 +284,7 @@ def _sharing(result: Mapping[str, Any]) -> Section:
         row(f"decoding by {what} / by 2 {other}", decode["seconds"][name], decode["seconds"][other],
             f"{rate:.0f} images a second")  # fmt: skip
     for count, each in (workers or {"seconds": {}})["seconds"].items():
-        row(f"the teacher's pass by {count} of Ray's workers / by one process, threads alike", each["ray"],
+        row(f"the pass by {count} of Ray's workers / by one process", each["ray"],
             each["alone"], f"{workers['rows'] / median(each['ray']):.0f} images a second")  # fmt: skip
     text = (
         "Ratios of seconds, medians and ranges of turns. *Gathering*: an epoch's rows in drawn batches of 64, of a"
@@ -296,7 +296,7 @@ def _sharing(result: Mapping[str, Any]) -> Section:
     if workers:
         text += (
             f" *The teacher's pass*: {workers['parts']} parts of {workers['rows']} images of 64 pixels, in steady"
-            " state, by a Ray cluster on this machine."
+            " state, by a Ray cluster on this machine, and by one process with as many threads."
         )
     else:
         text += " Ray was not installed."

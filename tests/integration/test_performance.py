@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.performance import cold, contest, material, roofline
+from benchmarks.performance import cold, contest, material, roofline, sharing
 from benchmarks.performance.__main__ import measure
 from benchmarks.performance.contest import HeadsLoop, PeerLoop, SourceLoop, Tapped, standing
 from benchmarks.performance.material import QUICK, quartiles, round_robin, scaled
@@ -129,7 +129,8 @@ def test_a_cold_runs_seconds_are_divided_without_rest() -> None:
     assert cold.shares({"a": {"x": 1.0, "y": 3.0}, "b": {"x": 4.0, "y": 2.0}}) == {"x": 0.5, "y": 0.5}
 
 
-def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path) -> None:
+def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "find_spec", lambda _: None)  # tests/slow/test_ray.py measures with it
     path = tmp_path / "results.json"
     measure(["roofline"], QUICK, path)
     results = measure(["seeds", "stacked", "sharing", "opening"], QUICK, path)
@@ -156,6 +157,16 @@ def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path) -> None:
     ):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 120
+    assert "Ray was not installed." in " ".join(text.split())
+    seconds = {"1": {"ray": [2.25, 2.0], "alone": [2.0, 2.0]}, "2": {"ray": [1.0, 1.0], "alone": [1.0, 1.0]}}
+    results["parts"]["sharing"]["result"]["workers"] = {"rows": 64, "parts": 4, "seconds": seconds}
+    text = page(results)
+    assert "| the pass by 1 of Ray's workers / by one process | 1.062 (1.000 to 1.125) | 30 images a" in " ".join(
+        text.split()
+    )
+    assert max(map(len, text.splitlines())) <= 120
+    rows = {row.what: row.hit for row in targets({"sharing": results["parts"]["sharing"]["result"]})}
+    assert [rows[f"the pass by {count} of Ray's workers / by one process"] for count in (1, 2)] == [False, True]
 
 
 def test_unknown_parts_and_mixed_scales_are_refused(tmp_path: Path) -> None:

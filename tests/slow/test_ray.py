@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.performance.sharing import passes
+from kvbench.harness.engine import LOCAL
 from tests.support.banks import tmpfs
 from tests.support.cluster import NEEDED, Nodes, jobs_on, same_banks, two_nodes, wait
 from tests.support.jobs import ALL, PATIENCE, Jobs, ends
@@ -66,3 +68,14 @@ def test_a_disk_that_is_full_is_a_sentence_and_what_is_whole_stays(jobs: Jobs) -
         ends(jobs.kvbench("extract", "--cache", "full", "--engine", "ray"))
         ends(jobs.kvbench("extract", "--cache", "plain"))
         assert same_banks(jobs, "plain", "full")
+
+
+def test_passes_on_a_cluster_of_this_machine_take_turns_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LOCAL:
+        monkeypatch.setenv(name, LOCAL[name])
+    measured = passes(64, 4, 1)
+    assert measured is not None
+    assert {workers: [*each] for workers, each in measured["seconds"].items()} == {
+        "1": ["ray", "alone"], "2": ["ray", "alone"],
+    }  # fmt: skip
+    assert all(seconds > 0 for each in measured["seconds"].values() for some in each.values() for seconds in some)
