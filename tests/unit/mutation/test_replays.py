@@ -63,7 +63,7 @@ def test_runs_that_share_seeds_get_no_bound() -> None:
     assert math.isnan(shared.bound)
     assert "none: runs share seeds" in " ".join(alarms_list([shared]).split())
     ways = "1 by a tolerance, 0 by all configurations together, 0 by a verdict"
-    assert f"1 false alarms ({ways})" in " ".join(alarms_list([shared]).split())
+    assert f"1 false alarm ({ways})" in " ".join(alarms_list([shared]).split())
 
 
 def test_no_runs_are_no_evidence(recorded: Reference) -> None:
