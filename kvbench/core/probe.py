@@ -32,7 +32,7 @@ def probe(configuration: Configuration, widths: Sequence[int], classes: int, dev
 
     Numbers are drawn by numpy's `RandomState`, whose stream is frozen, a parameter's by its name. So a probe is the
     same with any seed and version of torch, up to rounding. It says what data and seeds hide: an activation that is a
-    little different, a term that the loss lacks, an optimiser's argument.
+    little different, a term missing from the loss, an optimiser's argument.
 
     Args:
         configuration: student and recipe.

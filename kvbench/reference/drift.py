@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kvbench.utils.text import number
 
@@ -40,6 +39,17 @@ class Drift:
         return f"{number(100 * self.difference, '.2g')}%", f"{number(100 * self.allowed, '.1g')}%"
 
 
+def drifts(
+    fresh: Mapping[str, Sequence[float]], recorded: Mapping[str, Sequence[float]], allowed: float
+) -> tuple[Drift, ...]:
+    """How far each recorded column is from the fresh one; columns that one of both has alone are not compared."""
+    return tuple(
+        Drift(column, relative(fresh[column], numbers), allowed)
+        for column, numbers in recorded.items()
+        if column in fresh
+    )
+
+
 def relative(fresh: Sequence[float], recorded: Sequence[float]) -> float:
     """The norm of the difference over that of the recorded numbers; NaN where a number is missing."""
     if len(fresh) != len(recorded):
@@ -54,11 +64,6 @@ def by_excess(drifts: Iterable[Drift]) -> list[Drift]:
     for drift in sorted(drifts, key=_farness):
         farthest[drift.column] = drift
     return sorted(farthest.values(), key=_farness)
-
-
-def differ(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, recipes: bool) -> bool:
-    """Whether what runs were made from differs, so that their projections say nothing; of recipes where asked."""
-    return any(mine.get(name) != theirs[name] for name in theirs if recipes or not name.startswith("recipe"))
 
 
 def _farness(drift: Drift) -> float:

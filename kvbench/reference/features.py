@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kvbench.reference.drift import Drift, by_excess, differ, relative
+from kvbench.reference.drift import Drift, by_excess, drifts
 from kvbench.reference.store import Reference
 
 # Relative: what platforms' passes may differ by, and several times more (`kvbench.core.bank.ROUNDING`).
@@ -31,19 +31,16 @@ def compare_features(
         >>> describe(compare_features(reference, recorded, reference.fingerprints))  # doctest: +SKIP
         ''
     """
-    if differ(fingerprints, reference.fingerprints, recipes=False):
+    mine, theirs = dict(fingerprints), dict(reference.fingerprints)
+    if any(mine.get(name) != theirs[name] for name in theirs if not name.startswith("recipe")):
         return ()
-    allowed = ALLOWED.get(str(reference.fingerprints.get("precision")), ALLOWED["float32"])
-    return tuple(
-        Drift(column, relative(projections[column], numbers), allowed)
-        for column, numbers in (reference.provenance.get("projections") or {}).items()
-        if column in projections
-    )
+    allowed = ALLOWED.get(str(theirs.get("precision")), ALLOWED["float32"])
+    return drifts(projections, reference.provenance.get("projections") or {}, allowed)
 
 
-def describe(drifts: Iterable[Drift]) -> str:
+def describe(found: Iterable[Drift]) -> str:
     """One sentence about those that failed, with the farthest; empty if none did. Of a column the farthest counts."""
-    ordered = by_excess(drifts)
+    ordered = by_excess(found)
     failed = [drift for drift in ordered if drift.failed]
     if not failed:
         return ""

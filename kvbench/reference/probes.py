@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kvbench.reference.drift import Drift, by_excess, differ, relative
+from kvbench.reference.compare import differing
+from kvbench.reference.drift import Drift, by_excess, drifts
 from kvbench.reference.store import Reference
 
-# Relative: 80 times what other instruction sets moved the shipped students' by.
+# Relative: 80 times what other instruction sets changed those of the shipped students by.
 ALLOWED = 2.0**-14
 SAID = {  # of each kind: what is not as it was, by what that is seen, and where to look
     "outputs": (
@@ -29,7 +30,7 @@ def compare_probes(
 
     Args:
         reference: what `kvbench.reference.store.load` returns. One without probes says nothing.
-        probes: `kvbench.harness.record.probes` of the run; a student that a side lacks is not compared.
+        probes: `kvbench.harness.record.probes` of the run; a student that one of both has alone is not compared.
         fingerprints: what the run was made from. If anything is another, nothing is compared.
 
     Example:
@@ -37,18 +38,15 @@ def compare_probes(
         >>> describe(compare_probes(reference, recorded, reference.fingerprints))  # doctest: +SKIP
         ''
     """
-    if differ(fingerprints, reference.fingerprints, recipes=True):
+    if differing(reference.fingerprints, fingerprints):
         return ()
-    return tuple(
-        Drift(column, relative(probes[column], numbers), ALLOWED)
-        for column, numbers in (reference.provenance.get("probes") or {}).items()
-        if column in probes and _kind(column) in SAID
-    )
+    recorded = dict(reference.provenance.get("probes") or {})
+    return drifts(probes, {column: recorded[column] for column in recorded if _kind(column) in SAID}, ALLOWED)
 
 
-def describe(drifts: Iterable[Drift]) -> str:
+def describe(found: Iterable[Drift]) -> str:
     """One sentence about the farthest that failed, of the first kind of which one did; empty if none did."""
-    failed = [drift for drift in by_excess(drifts) if drift.failed]
+    failed = [drift for drift in by_excess(found) if drift.failed]
     if not failed:
         return ""
     kind = next(kind for kind in SAID if any(_kind(drift.column) == kind for drift in failed))
@@ -61,14 +59,16 @@ def describe(drifts: Iterable[Drift]) -> str:
         how = "are others altogether"
     else:
         how = f"are {off} of their size away, allowed are {allowed}"
-    others = len({_name(drift) for drift in failed} - {_name(worst)})
+    name = configuration_of(worst.column)
+    others = len({configuration_of(drift.column) for drift in failed} - {name})
     more = f"; so are those of {others} more" if others else ""
-    return f"{_name(worst)} {does} when the reference was recorded: its {what} {how}{more}. Look first at {look}."
+    return f"{name} {does} when the reference was recorded: its {what} {how}{more}. Look first at {look}."
+
+
+def configuration_of(column: str) -> str:
+    """Whose a probe is: ``Model3`` of ``Model3 outputs``."""
+    return column.rpartition(" ")[0]
 
 
 def _kind(column: str) -> str:
     return column.rpartition(" ")[2]
-
-
-def _name(drift: Drift) -> str:
-    return drift.column.rpartition(" ")[0]

@@ -15,6 +15,7 @@ from kvbench.findings.judge import judge
 from kvbench.reference import verdicts
 from kvbench.reference.compare import differing
 from kvbench.reference.features import compare_features, describe
+from kvbench.reference.probes import configuration_of
 from kvbench.reference.store import (
     COSTS,
     HISTORIES,
@@ -89,7 +90,7 @@ def update(
         # what is kept was made as the old facts say; the rest is described after them
         parts = [*old.provenance.get("partial_updates", []), {"configurations": names, **facts}]
         known = dict(old.provenance.get("probes") or {})
-        others = {column: numbers for column, numbers in known.items() if column.rpartition(" ")[0] not in names}
+        others = {column: numbers for column, numbers in known.items() if configuration_of(column) not in names}
         probes = {**others, **(facts.get("probes") or {})}
         facts = {**old.provenance, "partial_updates": parts}
         facts |= {name: some for name, some in (("projections", columns), ("probes", probes)) if some}

@@ -47,7 +47,7 @@ def test_no_seed_or_state_of_any_generator_is_in_a_probe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "moved"),
+    ("kind", "changes", "least"),
     [
         ("steps", {"lr": 1.05e-2}, 0.04),
         ("steps", {"weight_decay": 0.0}, 1e-3),
@@ -57,10 +57,10 @@ def test_no_seed_or_state_of_any_generator_is_in_a_probe() -> None:
         ("gradients", {"temperature": 2.0}, 0.1),
     ],
 )
-def test_a_recipe_shows_in_gradients_or_steps(kind: str, changes: dict[str, Any], moved: float) -> None:
+def test_a_recipe_shows_in_gradients_or_steps(kind: str, changes: dict[str, Any], least: float) -> None:
     plain, other = (probe(configuration(**some), WIDTHS, 10, CPU) for some in ({}, changes))
     assert other["outputs"] == plain["outputs"]
-    assert away(plain[kind], other[kind]) > moved
+    assert away(plain[kind], other[kind]) > least
 
 
 def test_a_layer_that_is_a_little_different_shows_in_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_a_student_that_draws_random_numbers_now_or_no_longer_is_another(recorde
     assert said(recorded, memory_outputs=[1.0, 1.0]).startswith("memory does not compute what it did")
 
 
-def test_nothing_is_said_of_what_a_side_lacks_or_was_made_from_something_else(recorded: Reference) -> None:
+def test_nothing_is_compared_that_one_side_has_alone_or_that_was_made_from_something_else(recorded: Reference) -> None:
     mine = {"linear outputs": [0.0, 4.0], "other outputs": [1.0]}
     assert [one.column for one in compare_probes(recorded, mine, recorded.fingerprints)] == ["linear outputs"]
     prints = {**recorded.fingerprints, "recipe constant": "other"}
