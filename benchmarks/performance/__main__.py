@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.performance.cold import cold
 from benchmarks.performance.contest import contest
+from benchmarks.performance.extraction import extraction
 from benchmarks.performance.material import CPU, SCALES, Scale
 from benchmarks.performance.opening import opening
 from benchmarks.performance.page import page
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[Scale], Any]] = {
     "contest": contest,
     "cold": cold,
     "roofline": roofline,
+    "extraction": extraction,
     "seeds": seeds_together,
     "stacked": stacked,
     "sharing": sharing,

@@ -1,7 +1,8 @@
 """A cold ``pytest benchmarks/`` on the generated images, and where its time goes.
 
-In that run this module is a plugin (``-p benchmarks.performance.cold``): it writes seconds by name to the file that
-``KVBENCH_PROBE`` names. ``KVBENCH_PROBE_SHRINK`` (train, val, epochs) makes the workload small, for a quick look.
+In that run this module is a plugin (``-p benchmarks.performance.cold``): it writes seconds by name, and the most bytes
+of memory that the process had, to the file that ``KVBENCH_PROBE`` names. ``KVBENCH_PROBE_SHRINK`` (train, val, epochs)
+makes the workload small, for a quick look.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,8 +22,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.performance.material import Scale
+from benchmarks.performance.material import CPU, Scale
 from benchmarks.performance.roofline import step_phases
+from kvbench.core.numerics import accelerator
 from kvbench.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,8 @@ def cold(scale: Scale) -> dict[str, Any]:
         "options": list(scale.cold),
         "passed": done.returncode == 0,
         "wall": wall,
+        "device": (accelerator() or CPU).type,
+        "memory": measured["memory"],
         "parts": divided(wall, measured),
         "phases": step_phases(scale),
         "epochs": scale.epochs,
@@ -128,5 +133,6 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Leave the seconds."""
-    Path(os.environ["KVBENCH_PROBE"]).write_text(json.dumps(SECONDS), encoding="utf-8")
+    """Leave the seconds, and the most bytes of memory that the process had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    Path(os.environ["KVBENCH_PROBE"]).write_text(json.dumps({**SECONDS, "memory": peak}), encoding="utf-8")

@@ -46,6 +46,7 @@ class Scale:
         photos: photographs that are decoded.
         shared: images of a part, and parts, of a pass that workers share.
         paths: images of a finished bank that is opened.
+        large: bytes of a large one.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Scale:
     photos: int = 1024
     shared: tuple[int, int] = (2048, 8)
     paths: int = 1_281_167  # ImageNet's
+    large: float = 100e9
 
 
 FULL = Scale("full")
@@ -83,6 +85,7 @@ QUICK = Scale(
     photos=64,
     shared=(64, 4),
     paths=5000,
+    large=50e6,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK)}
 

@@ -1,4 +1,4 @@
-"""What share of the machine's own speed extraction and a training step reach, and seeds that are trained together."""
+"""What share of the processor's own speed a training step reaches, and seeds that are trained together."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.performance.contest import teacher_pass
 from benchmarks.performance.material import (
     CLASSES,
-    WIDTHS,
     Scale,
     Seconds,
-    fractals,
     median,
     once,
-    passed,
     round_robin,
     synthetic,
-    teacher,
     threads,
 )
 from kvbench.core.losses import distillation_loss
@@ -79,7 +74,7 @@ def _copy(numbers: int, repeats: int) -> Callable[[], object]:
 
 
 def roofline(scale: Scale) -> dict[str, Any]:
-    """Measure products, copies, Model3's step and the extraction in turn; returns seconds, FLOPs and bytes."""
+    """Measure products, copies and Model3's step in turn, on one thread; returns seconds, FLOPs and bytes."""
     bank = synthetic(scale.rows)
     run = Run(once("Model3"), bank, bank, 0)
     flops, moved = step_flops(run), step_bytes(run)
@@ -87,42 +82,23 @@ def roofline(scale: Scale) -> dict[str, Any]:
     side = scale.matrix
     numbers = moved // OPTIMISER_TRAFFIC // FLOAT * 2  # a copy of as much as p, g, m and v hold
     far = max(1 << 16, scale.matrix**2 * 16)  # 256 MiB at the full scale
-    alone: dict[str, Callable[[], object]] = {
+    acts: dict[str, Callable[[], object]] = {
         "product": _product(side, side, side, 1),
         **{name: _product(*sizes, REPEATS) for name, sizes in PRODUCTS.items()},
         "copy near": _copy(numbers, REPEATS),
         "copy far": _copy(far, 1),
         "step": run.epoch,
     }
-    images = fractals(128 if scale.name == "full" else scale.chunk, scale.pixels)
-    module = teacher()
-    whole: dict[str, Callable[[], object]] = {
-        "product, all threads": _product(side, side, side, 1),
-        "extraction": lambda: passed(images),
-        "plain pass": lambda: [teacher_pass(module, part) for part in torch.split(images.pixels, scale.batch)],
-    }
-
-    def on_one(act: Callable[[], object]) -> Callable[[], None]:
-        def timed() -> None:
-            with threads(1):
-                act()
-
-        return timed
-
-    seconds = round_robin({**{k: on_one(v) for k, v in alone.items()}, **whole}, scale.rounds)
-    with FlopCounterMode(display=False) as counter:
-        teacher_pass(module, images.pixels[:1])
+    with threads(1):
+        seconds = round_robin(acts, scale.rounds)
     steps = -(-scale.rows // 64)
     per = {"step": steps, "copy near": REPEATS, **dict.fromkeys(PRODUCTS, REPEATS)}
     work = {
         "product": 2 * side**3,
-        "product, all threads": 2 * side**3,
         **{name: 2 * m * k * n for name, (m, k, n) in PRODUCTS.items()},
         "copy near": 2 * numbers * FLOAT,
         "copy far": 2 * far * FLOAT,
         "step": flops,
-        "extraction": counter.get_total_flops() * len(images),
-        "plain pass": counter.get_total_flops() * len(images),
     }
     speeds = {name: work[name] * per.get(name, 1) / median(values) for name, values in seconds.items()}
     least = limits(flops, moved, speeds["product"], speeds["copy near"])
@@ -131,11 +107,9 @@ def roofline(scale: Scale) -> dict[str, Any]:
         "speeds": speeds,  # FLOP/s, bytes/s
         "side": side,
         "bytes": {"copy near": numbers * FLOAT, "copy far": far * FLOAT, "optimiser": moved},
-        "flops": {"step": flops, "image": counter.get_total_flops()},
+        "flops": {"step": flops},
         "limits": least,
         "share": {name: value / (median(seconds["step"]) / steps) for name, value in least.items()},
-        "extraction share": speeds["extraction"] / speeds["product, all threads"],
-        "widths": WIDTHS,
         "threads": torch.get_num_threads(),
     }
 

@@ -37,6 +37,7 @@ from kvbench.utils.progress import Progress
 from kvbench.utils.shares import Share
 
 PHOTO = (500, 375)  # pixels of ImageNet's average photograph
+GRAIN, QUALITY = 3, 90  # of noise, in pixels, and of the file: then it has ImageNet's average size, 110 kB
 
 
 def sharing(scale: Scale) -> dict[str, Any]:
@@ -167,9 +168,10 @@ def passes(rows: int, count: int, rounds: int) -> dict[str, Any] | None:
 
 def decoding(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     """Photographs, decoded and cropped to 224 pixels by two at once, and by one."""
-    noise = torch.randint(256, (PHOTO[1] // 8, PHOTO[0] // 8, 3), dtype=torch.uint8).numpy()
+    noise = torch.randint(256, (PHOTO[1] // GRAIN, PHOTO[0] // GRAIN, 3), dtype=torch.uint8).numpy()
     for number in range(count):
-        Image.fromarray(noise).rotate(number).resize(PHOTO, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+        photo = Image.fromarray(noise).rotate(number).resize(PHOTO, Image.Resampling.BICUBIC)
+        photo.save(folder / f"{number}.jpg", quality=QUALITY)
     images = PhotoImages([(str(folder / f"{k}.jpg"), 0) for k in range(count)], ("one",), 224, folder)
     batches = [list(range(first, min(first + 32, count))) for first in range(0, count, 32)]
 

@@ -57,7 +57,7 @@ class Stack:
     and evaluation, and back after an epoch. So states are kept and restored as those of any run. A run that is ahead of
     the others takes part, without effect: what kernels compute may depend on how many runs there are.
 
-    On a CUDA GPU a whole step is one graph, captured once.
+    On a CUDA GPU a whole step is one graph, captured once, and so is the evaluation of a batch.
 
     Args:
         runs: of one configuration and on the same banks; they are not begun, and stay as they are.
@@ -90,7 +90,12 @@ class Stack:
                 group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=self.device)
                 group["capturable"] = True
             self._compare(rows)
-            self.step = graphed(self._step, rows) if self.device.type == "cuda" else self._step
+            self.step: Callable[[Tensor], Tensor] = self._step
+            self.score: Callable[[Tensor], Tensor] = self._score
+            if self.device.type == "cuda":
+                self.step = graphed(self._step, rows)
+                self.module.eval()
+                self.score = graphed(self._score, self._val_rows()[0])
         except Exception as error:
             if isinstance(error, NotStackedError) or out_of_memory(error):
                 raise
@@ -134,16 +139,11 @@ class Stack:
             return
         self._load(trained)
         self.module.eval()
-        sums = torch.zeros(3, len(self.runs), dtype=torch.float64)
-        for start in range(0, len(self.val), EVALUATION_BATCH):
-            with torch.inference_mode():
-                xs, teacher_logits, labels = self.val.batch(slice(start, start + EVALUATION_BATCH))
-                logits = self._logits(xs, shared=True)
-                losses = objectives(self.recipe, logits, *_for_each(len(self.runs), teacher_logits, labels))
-                top = logits.argmax(2)
-                right = [(top == wanted).sum(1) for wanted in (labels, teacher_logits.argmax(1))]
-                sums += torch.stack([losses * len(labels), *right]).cpu()
+        scores: list[Tensor] = []
+        for rows in self._val_rows():
+            scores.append(self.score(rows))
             yield
+        sums = torch.stack(scores).cpu().double().sum(0)
         for run, (loss, correct, agreeing) in zip(self.runs, sums.T.tolist(), strict=True):
             if run in trained:
                 run.end_evaluation(loss, int(correct), int(agreeing))
@@ -158,6 +158,20 @@ class Stack:
             losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return losses.detach()
+
+    @torch.inference_mode()
+    def _score(self, rows: Tensor) -> Tensor:
+        """What validation rows (B,) add to each run's loss, right answers and agreements (3, S), on the device."""
+        xs, teacher_logits, labels = self.val.batch(rows)
+        logits = self._logits(xs, shared=True)
+        losses = objectives(self.recipe, logits, *_for_each(len(self.runs), teacher_logits, labels))
+        top = logits.argmax(2)
+        right = [(top == wanted).sum(1) for wanted in (labels, teacher_logits.argmax(1))]
+        return torch.stack([losses * len(labels), *right])
+
+    def _val_rows(self) -> Sequence[Tensor]:
+        """The rows of each batch of the validation bank."""
+        return torch.split(torch.arange(len(self.val), device=self.device), EVALUATION_BATCH)
 
     def _logits(self, xs: Sequence[Tensor], *, shared: bool = False) -> Tensor:
         """Logits (S, B, K) of all runs, from taps (S, B, D) each, or (B, D) that they share."""
@@ -200,7 +214,7 @@ class Stack:
 
         Memory that training needs is asked for here. Parameters are others afterwards, until runs are loaded.
         """
-        shared = self.val.batch(slice(0, EVALUATION_BATCH))[0]
+        shared = self.val.batch(self._val_rows()[0])[0]
         self.module.eval()
         with torch.inference_mode():
             evaluated = self._logits(shared, shared=True)

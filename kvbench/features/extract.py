@@ -117,7 +117,7 @@ def passing(settings: BankSettings, device: torch.device) -> Iterator[Callable[[
                     raise UserError(f"The taps give {found} features for some images and {widths} for others.")
                 widths[:] = found
                 done.append([logits, *features])
-            logits, *taps = (torch.cat(parts).to(settings.dtype) for parts in zip(*done, strict=True))
+            logits, *taps = (torch.cat(parts) for parts in zip(*done, strict=True))
             return {"labels": labels, **{f"tap{i}": tap for i, tap in enumerate(taps)}, "logits": logits}
 
         yield passed
@@ -144,6 +144,7 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
     half = torch.autocast(x.device.type, settings.dtype) if settings.dtype != torch.float32 else nullcontext()
     with half:
         logits = check_logits(teacher.name, module(x), len(x))
+    logits = logits.to(settings.dtype)
     if settings.outputs is not None:
         logits = logits[:, list(settings.outputs)]
     if logits.shape[1] != len(classes):
@@ -151,7 +152,8 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
             f"The data has {len(classes)} classes, the teacher {teacher.name} {logits.shape[1]} outputs: {MEND}."
         )
     if not torch.isfinite(logits).all():
-        raise UserError(f"The teacher {teacher.name} gives logits that are not finite: is its checkpoint damaged?")
+        advice = _if_finite_in_float32(settings, "is its checkpoint damaged?")
+        raise UserError(f"The teacher {teacher.name} gives logits that are not finite: {advice}")
     return logits
 
 
@@ -164,8 +166,16 @@ def _pooled(settings: BankSettings, captured: dict[str, Tensor], images: int) ->
         if output.ndim <= max(layout) or output.shape[layout.batch] != images:
             raise UserError(f"Tap {tap!r} gives {tuple(output.shape)} for {images} images: choose another module.")
     outputs = [channels_second(output, layout) for output, layout in zip(outputs, settings.layouts, strict=True)]
-    features = pool(outputs, settings.pooling)
+    features = [feature.to(settings.dtype) for feature in pool(outputs, settings.pooling)]
     for tap, feature in zip(settings.taps, features, strict=True):
         if not torch.isfinite(feature).all():
-            raise UserError(f"Tap {tap!r} gives numbers that are not finite: choose another module or teacher.")
+            advice = _if_finite_in_float32(settings, "choose another module or teacher.")
+            raise UserError(f"Tap {tap!r} gives numbers that are not finite: {advice}")
     return features
+
+
+def _if_finite_in_float32(settings: BankSettings, usual: str) -> str:
+    """What to do about numbers that are not finite."""
+    if settings.dtype != torch.float16:
+        return usual
+    return "those of float16 end at 65,504; try --kvbench-precision bfloat16."

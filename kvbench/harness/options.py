@@ -195,7 +195,7 @@ OPTIONS = [
     Option(
         "precision",
         "float32",
-        "of the teacher's pass and the banks: float32, or bfloat16, half as large",
+        "of the teacher's pass and the banks: float32, or bfloat16 or float16, half as large",
         one_of("precision", PRECISIONS),
     ),
     Option(

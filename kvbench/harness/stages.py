@@ -34,7 +34,7 @@ def prepare(command: str, folder: str, each: Sequence[Mapping[str, str]], names:
     """
     from kvbench.harness.setup import Settings, fill_banks
     from kvbench.harness.sweep import plan
-    from kvbench.harness.tasks import train_share
+    from kvbench.harness.tasks import train_share, units
     from kvbench.studies.grid import Grid, read_grid
 
     def filling(*every: Settings) -> Stage:
@@ -52,7 +52,7 @@ def prepare(command: str, folder: str, each: Sequence[Mapping[str, str]], names:
                 raise UserError(" ".join(problems))
 
         passes = [filling(session.settings)] if session.experiment.study.train is None else []
-        return [*passes, Stage("trainings", len(rows) * len(session.seeds), train)]
+        return [*passes, Stage("trainings", len(units(session, rows)), train)]
     project = of_this_project()
     values = [{row.name: row.parse(texts.get(row.name, row.default)) for row in OPTIONS} for texts in each]
     if command == "extract":

@@ -89,6 +89,12 @@ class Done(NamedTuple):
     problems: list[str]  # a sentence for each training that has no result, each once
 
 
+def units(session: Session, rows: Sequence[Configuration]) -> list[tuple[Configuration, list[int]]]:
+    """What is trained in one place: a seed of a configuration, or all of its seeds where they are one model."""
+    together = [list(session.seeds)] if session.stacked else [[seed] for seed in session.seeds]
+    return [(row, seeds) for row in rows for seeds in together]
+
+
 def train_share(session: Session, rows: Sequence[Configuration], share: Share, on_progress: OnProgress) -> Done:
     """Train a share of the configurations and seeds of a session, which then finds them.
 
@@ -105,14 +111,14 @@ def train_share(session: Session, rows: Sequence[Configuration], share: Share, o
     if not keeps(study):
         raise UserError(f"The code of {study.name} is in no file, so nothing can be kept: write it into a module.")
     suite = Suite(session.values["cache"], session.title, session.surroundings)
-    mine = share.of([(row, seed) for row in rows for seed in session.seeds])
+    mine = share.of(units(session, rows))
     problems: dict[str, None] = {}
     trained = found = ahead = 0
-    epochs = Epochs(sum(row.recipe.epochs for row, _ in mine), on_progress)
+    epochs = Epochs(sum(row.recipe.epochs * len(seeds) for row, seeds in mine), on_progress)
     for row in dict.fromkeys(row for row, _ in mine):
         kept = session.kept(row)
         results = kept.read()
-        seeds = [seed for one, seed in mine if one is row]
+        seeds = [seed for one, some in mine if one is row for seed in some]
         missing = [seed for seed in seeds if seed not in results]
         ahead += len(seeds) * row.recipe.epochs
         epochs.done = ahead - len(missing) * row.recipe.epochs

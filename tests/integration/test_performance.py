@@ -91,6 +91,17 @@ def test_samples_are_scaled_up_by_the_steps_that_each_contestant_makes() -> None
     }
 
 
+def test_an_accelerator_has_targets_of_its_own() -> None:
+    seconds = {"stacked": [1.0, 1.0], "side by side": [4.0, 4.0], "one after another": [30.0, 30.0]}
+    for device, wanted in (("cpu, x86_64, 2 processors", []), ("cuda, NVIDIA H100", [(20, 30.0, True)])):
+        result = {"hardware": device, "seeds": 10, "students": {"Model3": seconds}}
+        assert [(row.bound, row.measured, row.hit) for row in targets({"stacked": result})] == wanted
+    parts = dict.fromkeys(["teacher", "training", "render", "evaluation", "bank files", "harness"], 1.0)
+    for device, hit in (("cpu", True), ("cuda", False)):
+        result = {"wall": 90.0, "device": device, "parts": parts, "options": ["--kvbench-seeds", "5"]}
+        assert targets({"cold": result})[1].hit == hit
+
+
 def test_a_target_is_hit_on_its_own_side() -> None:
     assert Target("", 2, 2, True, "").hit
     assert not Target("", 2, 1.9, True, "").hit
@@ -133,9 +144,9 @@ def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sharing, "find_spec", lambda _: None)  # tests/slow/test_ray.py measures with it
     path = tmp_path / "results.json"
     measure(["roofline"], QUICK, path)
-    results = measure(["seeds", "stacked", "sharing", "opening"], QUICK, path)
+    results = measure(["extraction", "seeds", "stacked", "sharing", "opening"], QUICK, path)
     assert json.loads(path.read_text()) == json.loads(json.dumps(results))
-    assert [*results["parts"]] == ["roofline", "seeds", "stacked", "sharing", "opening"]
+    assert [*results["parts"]] == ["roofline", "extraction", "seeds", "stacked", "sharing", "opening"]
     assert {*results["parts"]["stacked"]["result"]["students"]["Model3"]} == {
         "stacked", "side by side", "one after another",
     }  # fmt: skip
@@ -146,12 +157,17 @@ def test_parts_are_measured_kept_and_shown_on_a_page(tmp_path: Path, monkeypatch
         "## Seeds together",
         "## Seeds stacked",
         "## The roofline",
+        "## The teacher's pass",
+        "| bfloat16 ",
+        "| the teacher's pass in float32, share of the products' speed ",
+        "| opening a bank of 0.0486 GB in 4 parts again, seconds ",
         "## Sharing work",
         "| gathering from parts / from one file ",
         "| decoding by 2 threads / by 2 processes ",
         "## Opening what is done",
         "5,000 photographs: list the files",
         "| their bank: again ",
+        "| a bank of 0.0486 GB, 4 parts: again ",
         "| lone runs on one thread / 10 seeds together, Model3 ",
         "Not measured: contest, cold.",
     ):

@@ -101,7 +101,7 @@ def test_the_teachers_accuracy_needs_no_copy_of_the_logits() -> None:
 
 
 def test_an_unknown_precision_names_the_valid_ones() -> None:
-    with pytest.raises(UserError, match=r"Unknown precision 'float61'\. .*Valid: float32, bfloat16\."):
+    with pytest.raises(UserError, match=r"Unknown precision 'float61'\. .*Valid: float32, bfloat16, float16\."):
         tiny_settings(precision="float61")
 
 

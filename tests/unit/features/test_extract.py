@@ -118,18 +118,19 @@ def test_some_rows_come_out_as_in_a_whole_pass() -> None:
     assert torch.equal(torch.cat([one["labels"] for one in some]), whole.labels[rows])
 
 
-def test_a_pass_in_bfloat16_computes_in_it_and_leaves_it() -> None:
-    settings = tiny_settings(precision="bfloat16")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_pass_in_half_precision_computes_in_it_and_leaves_it(precision: str) -> None:
+    settings, dtype = tiny_settings(precision=precision), getattr(torch, precision)
     check(settings)
     seen: list[torch.dtype] = []
     settings.teacher.module.get_submodule("second").register_forward_hook(lambda _m, _x, out: seen.append(out.dtype))
     half, full = in_memory(settings), in_memory(tiny_settings())
-    assert set(seen) == {torch.bfloat16}
-    assert {t.dtype for t in (*half.taps, half.logits)} == {torch.bfloat16}
+    assert set(seen) == {dtype}
+    assert {t.dtype for t in (*half.taps, half.logits)} == {dtype}
     assert half.labels.dtype == torch.int64
     for one, other in zip((*half.taps, half.logits), (*full.taps, full.logits), strict=True):
         assert float((one.float() - other).abs().max()) < 0.02
-        assert not torch.equal(one, other.bfloat16()), "it was computed in float32 and rounded"
+        assert not torch.equal(one, other.to(dtype)), "it was computed in float32 and rounded"
 
 
 def test_gradients_stay_on_for_whoever_asks_for_batches() -> None:
@@ -232,6 +233,30 @@ def test_features_that_are_not_finite_name_the_tap() -> None:
     teacher.module.get_submodule("fc").register_forward_pre_hook(lambda _, x: (x[0].nan_to_num(0, 0, 0),))
     with pytest.raises(UserError, match=r"Tap 'second' gives numbers that are not finite"):
         in_memory(tiny_settings(count=5, teacher=teacher))
+
+
+@pytest.mark.parametrize("layer", ["second", "fc"])
+def test_numbers_that_float16_does_not_have_are_told_with_a_way_out(layer: str) -> None:
+    teacher = tiny_teacher()
+    with torch.no_grad():
+        teacher.module.get_parameter(f"{layer}.bias")[3] = 1e5
+        if layer == "second":
+            teacher.module.get_parameter("fc.weight").zero_()
+    teacher.module.get_submodule("fc").register_forward_pre_hook(lambda _, x: (x[0].nan_to_num(0, 0, 0),))
+    settings = tiny_settings(count=5, teacher=teacher)
+    in_memory(replace(settings, precision="bfloat16"))
+    with pytest.raises(UserError, match=r"not finite: those of float16 end at 65,504; try .*precision bfloat16"):
+        in_memory(replace(settings, precision="float16"))
+
+
+def test_images_reach_the_teacher_with_channels_last() -> None:
+    seen: list[bool] = []
+    settings = tiny_settings(count=5)
+    settings.teacher.module.register_forward_pre_hook(
+        lambda _, x: seen.append(x[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    in_memory(settings)
+    assert seen[-1]
 
 
 def test_taps_whose_width_changes_from_batch_to_batch_are_a_sentence() -> None:

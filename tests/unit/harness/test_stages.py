@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kvbench.core.run import Run
+from kvbench.core.stacked import Stack
 from kvbench.core.trainer import Training
 from kvbench.features import extract
 from kvbench.harness.stages import prepare
@@ -86,6 +88,25 @@ def test_trainings_need_banks_which_are_filled_first(call: Call, tmp_path: Path)
     found = do_all("train", [{**TINY, "set": "epochs=1", "seeds": "1"}], ["Model1", "Model2"])
     assert found == [("teacher pass", 2), ("trainings", 2)]
     assert len(list(Path(".kvbench").glob("trainings/*/*.json"))) == 2
+
+
+@pytest.mark.parametrize(("strategy", "tasks"), [("interleaved", 4), ("stacked", 2)])
+def test_seeds_that_are_one_model_are_one_task(strategy: str, tasks: int, call: Call, tmp_path: Path) -> None:
+    Path("benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "test_ablation.py", f"benchmarks/{tmp_path.name}_test.py")
+    sizes: list[int] = []
+    stacking = Stack.__init__
+
+    def counted(self: Stack, runs: Sequence[Run]) -> None:
+        sizes.append(len(runs))
+        stacking(self, runs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stack, "__init__", counted)
+        found = do_all("train", [{**TINY, "set": "epochs=1", "seeds": "2", "strategy": strategy}], ["Model1", "Model2"])
+    assert found == [("teacher pass", 2), ("trainings", tasks)]
+    assert sizes == ([2, 2] if strategy == "stacked" else [])
+    assert len(list(Path(".kvbench").glob("trainings/*/*.json"))) == tasks
 
 
 @pytest.mark.parametrize(
