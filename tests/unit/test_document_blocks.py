@@ -1,6 +1,7 @@
 """Blocks and commands of documents: each command is one that there is, each block is run or says why not.
 
-A block without a language, or ``console``, holds commands; ``text`` holds what is printed or drawn; ``python`` is run.
+A block without a language, or ``console``, holds commands; ``text`` holds what is printed or drawn, ``diff`` what is to
+be changed; ``python`` is run, and ``yaml`` cannot be.
 Above a block that is not run stands ``<!-- not run: why -->``, or ``<!-- run by ... -->`` where a test of its own runs
 it. Commands in sentences are read, too.
 """
@@ -120,6 +121,7 @@ def test_marks_lead_to_tests() -> None:
 
 def test_the_workflow_is_one_and_runs_what_there_is(pytestconfig: pytest.Config) -> None:
     (block,) = [block for block in BLOCKS if block.language == "yaml"]
+    assert block.mark.startswith("not run: ")
     workflow: dict[Any, Any] = yaml.safe_load(block.text)
     assert workflow.keys() == {"name", True, "permissions", "concurrency", "jobs"}  # YAML 1.1 reads on as true
     assert {*workflow[True]} == {"pull_request", "push", "workflow_dispatch"}
