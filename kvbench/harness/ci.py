@@ -41,7 +41,10 @@ def of_record(record: Record) -> Properties:
 
 
 def of_judgements(judgements: Iterable[Judgement], *, named: bool = False) -> Properties:
-    """Verdicts by recipe, and how many clauses hold; ``named`` puts the finding's id before the recipe."""
+    """Verdicts by recipe, how many clauses hold, and each clause's margin with its 95% interval and number of seeds.
+
+    ``named`` puts the finding's id before the recipe.
+    """
     found = []
     for judgement in judgements:
         where = f"{judgement.finding.id}.{judgement.recipe}" if named else judgement.recipe
@@ -49,6 +52,11 @@ def of_judgements(judgements: Iterable[Judgement], *, named: bool = False) -> Pr
             (f"{PREFIX}verdict.{where}", str(judgement.verdict)),
             (f"{PREFIX}clauses held.{where}", judgement.held),
         ]
+        for clause in judgement.clauses:
+            numbers = {"margin": clause.margin, "low": clause.low, "high": clause.high}
+            known = {name: history.DIGITS % value for name, value in numbers.items() if math.isfinite(value)}
+            known["n"] = str(clause.n)
+            found += [(f"{PREFIX}{name}.{where}.{clause.id}", text) for name, text in known.items()]
     return found
 
 

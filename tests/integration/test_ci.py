@@ -35,8 +35,21 @@ def test_junit_has_the_numbers(project: TinyProject, workers: int) -> None:
             assert float(mine[f"kvbench.{metric}"]) == pytest.approx(last[metric].mean(), rel=1e-5)
         assert float(mine["kvbench.seconds"]) > 0
     judged = {name: text for name, text in properties(suite).items() if FINDING in name}
-    assert {*judged} == {f"kvbench.{what}.{FINDING}.{recipe}" for what in ("verdict", "clauses held")
-                         for recipe in ("StepLR", "constant lr")}  # fmt: skip
+    clauses = {clause for name in judged if ".margin." in name for clause in [name.rpartition(".")[2]]}
+    assert len(clauses) == 4
+    each = ["verdict", "clauses held"], ["margin", "low", "high", "n"]
+    recipes = ("StepLR", "constant lr")
+    assert {*judged} == {
+        *(f"kvbench.{what}.{FINDING}.{recipe}" for what in each[0] for recipe in recipes),
+        *(f"kvbench.{what}.{FINDING}.{recipe}.{one}" for what in each[1] for recipe in recipes for one in clauses),
+    }
+    for recipe in recipes:
+        for one in clauses:
+            low, margin, high = (
+                float(judged[f"kvbench.{k}.{FINDING}.{recipe}.{one}"]) for k in ("low", "margin", "high")
+            )
+            assert low <= margin <= high
+            assert judged[f"kvbench.n.{FINDING}.{recipe}.{one}"] == "2"
     assert properties(suite)["kvbench.outcome"] == "incomplete"
     alone = {name.replace(f".{FINDING}", ""): text for name, text in judged.items()}
     assert tests[f"test_finding[{FINDING}]"] == ({} if workers else alone), "workers know their own share alone"
