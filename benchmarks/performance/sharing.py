@@ -152,8 +152,8 @@ def passes(rows: int, count: int, rounds: int) -> dict[str, Any] | None:
         return pace.seconds
 
     def on_ray(workers: int) -> float:
-        ray.init(num_cpus=workers, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False,
-                 logging_level="ERROR")  # fmt: skip
+        ray.init("local", num_cpus=workers, include_dashboard=False, _node_ip_address="127.0.0.1",
+                 log_to_driver=False, logging_level="ERROR")  # fmt: skip
         pace = Pace(workers, 1)
         run("extract", [texts()], on_progress=pace)
         return pace.seconds

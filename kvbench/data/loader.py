@@ -66,7 +66,7 @@ def in_batches(
 ) -> Iterator[Any]:
     """Yield what ``read`` makes of each batch of indices, in ``order``, read by ``workers`` processes.
 
-    Default: the processors that there are for this process, up to 16. Raises the `UserError` that ``read`` raises.
+    Default: the `processors` that there are for this process, up to 16. Raises the `UserError` that ``read`` raises.
     """
     if workers is None:
         workers = min(MAX_WORKERS, processors())

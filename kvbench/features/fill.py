@@ -119,7 +119,7 @@ def _check(store: Store, wrong: Mapping[int, str]) -> None:
         raise UserError(f"{store.path} cannot be used: {damage}. {error}" if damage else str(error)) from error
     if damage:
         logger.warning("%s: %s: %s; computed again.", store.name, store.path, damage)
-    extraction.check(store.settings)
+    _ = store.checked
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kvbench.core.bank import FeatureBank, Parts
 from kvbench.features.bucket import Bucket
+from kvbench.features.extract import check
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
@@ -88,6 +89,11 @@ class Store:
         return Bucket(f"{self.url.rstrip('/')}/{self.path.name}") if self.url else None
 
     @cached_property
+    def checked(self) -> None:
+        """Raises `UserError` where no pass can be made (`kvbench.features.extract.check`); looked for once."""
+        check(self.settings)
+
+    @cached_property
     def parts(self) -> list[range]:
         """The rows of each part."""
         rows = len(self.settings.images)
@@ -115,7 +121,7 @@ class Store:
         return dict(enumerate(parts[: len(self.parts)]))
 
     def record(self) -> None:
-        """Write the manifest of a bank that is whole, where it is another now and that can be done."""
+        """Write a whole bank's manifest, where it is another now or the bucket has none, and that can be done."""
         known = [self.known[part] for part in range(len(self.parts))]
         made = list(dict.fromkeys(part.built_with for part in known))
         parts = [[part.sha256, made.index(part.built_with), part.size, part.mtime] for part in known]
@@ -124,6 +130,8 @@ class Store:
             if self.known != self.recorded:
                 write_bytes(self.path / MANIFEST, json.dumps(facts).encode())
             os.utime(self.path / MANIFEST)  # from which `kvbench cache` knows when the bank was last used
+            if self.bucket and MANIFEST not in self.bucket.listed:
+                self.bucket.put(MANIFEST, json.dumps(facts).encode())
 
     def look(self, parts: Iterable[int]) -> dict[int, str]:
         """Those of ``parts`` that are not in order, with what is wrong: an empty text where one is missing.

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from kvbench.utils.progress import OnProgress, Progress, ignore
 from kvbench.utils.shares import Share
 
 TRIES = 3  # of a task
-COPIES = 2  # of a task at once: the second where a worker has nothing else to do, since the first may be slow
+MOST = 32  # tasks for each worker: every one starts processes that read images, and one program deals out all of them
 PATIENCE = 600.0  # seconds without a worker
 LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+HERE = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
 
 
 class Worker:
@@ -36,21 +37,14 @@ class Worker:
     def stages(self) -> list[Stage]:
         return prepare(*self.arguments)
 
-    def look(self) -> tuple[list[tuple[str, int]], str]:
-        """What there is to do, in stages, and what is wrong."""
-        found: list[tuple[str, int]] = []
-        return found, self._problem(lambda: found.extend((stage.what, stage.count) for stage in self.stages))
-
-    def do(self, stage: int, share: Share) -> tuple[None, str]:
-        """Do a task; returns what is wrong."""
-        return None, self._problem(lambda: self.stages[stage].do(share))
-
-    def _problem(self, act: Callable[[], object]) -> str:
+    def do(self, stage: int = 0, share: Share | None = None) -> tuple[list[tuple[str, int]], str]:
+        """Do a task, or only prepare; returns what there is to do, in stages, and what is wrong."""
         try:
-            act()
+            if share is not None:
+                self.stages[stage].do(share)
+            return [(one.what, one.count) for one in self.stages], ""
         except Exception as error:
-            return str(error) if isinstance(error, UserError) else describe(error)
-        return ""
+            return [], str(error) if isinstance(error, UserError) else describe(error)
 
 
 def run(
@@ -71,16 +65,13 @@ def run(
         import ray
     except ImportError as error:
         raise UserError("--engine ray needs Ray: pip install 'kvbench[ray]'.") from error
-    address = os.environ.get("RAY_ADDRESS", "")
-    local = not (ray.is_initialized() or address)
-    if local:
-        for name, value in LOCAL.items():
-            os.environ.setdefault(name, value)
     if not ray.is_initialized():
-        here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if local else {}
+        address = os.environ.get("RAY_ADDRESS", "")
+        if not address:
+            os.environ.update({**LOCAL, **os.environ})
         try:
             _need_answer(address)
-            ray.init(log_to_driver=False, logging_level="ERROR", **here)
+            ray.init(log_to_driver=False, logging_level="ERROR", **({} if address else HERE))
         except (Exception, SystemExit) as error:
             raise UserError(f"Ray cannot be reached: {describe(error)}. Is RAY_ADDRESS right?") from error
     try:
@@ -96,27 +87,34 @@ def _need_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), 30).close()
 
 
-class Tasks:
-    """The tasks of a command, and who does them.
+def share_of(nodes: Sequence[Mapping[str, Any]], device: str) -> tuple[int, dict[str, int]]:
+    """How many workers a cluster's nodes, as Ray lists them, have a place for, and what each needs of its node."""
+    every = [Counter(node["Resources"]) for node in nodes if node["Alive"]]
+    if device != "cpu" and (have := [node for node in every if node["GPU"] >= 1]):
+        # Ray gives a worker that asks for no processors one thread, and decoding would keep its GPU waiting.
+        processors = min(int(node["CPU"] // node["GPU"]) for node in have)
+        return sum(int(node["GPU"]) for node in have), {"num_gpus": 1, "num_cpus": processors}
+    return max(1, sum(int(node["CPU"]) for node in every)), {"num_cpus": 1}
 
-    Args:
-        ray: the package, connected.
-        arguments: of `prepare`.
-        on_progress: is told of tasks that are done.
+
+class Tasks:
+    """The tasks of a command, and who does them: Ray starts workers and says who is lost, all else is decided here.
+
+    With Ray's own retries a lost worker's task waits for that worker's successor, and there is no second copy of a slow
+    one. ``ray`` is the package, connected; ``arguments`` are those of `prepare`.
     """
 
     def __init__(self, ray: Any, arguments: tuple[str, str, list[dict[str, str]], list[str]], on_progress: OnProgress):
         self.ray, self.arguments, self.on_progress = ray, arguments, on_progress
-        has = ray.cluster_resources()
-        gpus = int(has.get("GPU", 0)) if arguments[2][0].get("device", "auto") != "cpu" else 0
-        self.workers = gpus or max(1, int(has.get("CPU", 1)))
-        self.actor = ray.remote(**({"num_gpus": 1} if gpus else {"num_cpus": 1}))(Worker)
+        self.workers, needs = share_of(ray.nodes(), arguments[2][0].get("device", "auto"))
+        self.actor = ray.remote(**needs)(Worker)
         self.promised: dict[Any, tuple[Any, tuple[int, int] | None]] = {}  # promise -> worker; its stage and task
         self.idle: list[Any] = []
         self.stages: list[tuple[str, int]] = []  # known once a worker has looked
         self.stage = 0
         self.left: set[int] = set()  # its tasks that are not done
         self.waiting: deque[int] = deque()  # those that nobody does
+        self.begun: deque[int] = deque()  # those that nobody does a second time
         self.failures: Counter[int] = Counter()
         self.problems: dict[int, str] = {}
         self.lost = 0  # workers, before they had looked, one after the other
@@ -132,6 +130,7 @@ class Tasks:
             if self.problems:
                 break
             self.stage, self.left, self.waiting = stage, {*range(count)}, deque(range(count))
+            self.begun.clear()
             self.failures.clear()
             while self.left:
                 while self.idle and (number := self._next()) is not None:
@@ -144,7 +143,7 @@ class Tasks:
 
     def _hire(self) -> None:
         worker = self.actor.remote(*self.arguments)
-        self.promised[worker.look.remote()] = worker, None
+        self.promised[worker.do.remote()] = worker, None
 
     def _wait(self) -> None:
         """Until a promise is kept or broken."""
@@ -170,7 +169,8 @@ class Tasks:
             if task:
                 self._done(*task, problem)
             elif not problem:
-                self.lost, self.stages = 0, self.stages or found
+                self.lost = 0
+                self.stages = self.stages or [(what, min(count, MOST * self.workers)) for what, count in found]
             elif not (self.promised or self.idle):
                 raise UserError(problem)
 
@@ -187,9 +187,11 @@ class Tasks:
         self.on_progress(Progress(f"{what} on Ray", count - len(self.left), count, "task"))
 
     def _next(self) -> int | None:
-        """The next task; when all are being done, the one that was begun first, a second time."""
-        while self.waiting:
-            if (number := self.waiting.popleft()) in self.left:
-                return number
-        copies = Counter(task[1] for _, task in self.promised.values() if task and task[0] == self.stage)
-        return next((number for number, count in copies.items() if number in self.left and count < COPIES), None)
+        """The next task; when all are being done, the one that was begun first, a second time: it may be slow."""
+        for some in (self.waiting, self.begun):
+            while some:
+                if (number := some.popleft()) in self.left:
+                    if some is self.waiting:
+                        self.begun.append(number)
+                    return number
+        return None

@@ -27,8 +27,13 @@ OF_FEATURES = ("torch", "torchvision", "numpy", "pillow")  # packages that decid
 
 
 def processors() -> int:
-    """How many processors this process may use: in a container often fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processors this process may use: in a container often fewer than the machine has.
+
+    ``OMP_NUM_THREADS``, which torch's threads follow and Ray sets to a worker's share, makes them fewer.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(here, int(asked)) if asked.isdecimal() and int(asked) else here
 
 
 def environment(device: torch.device) -> dict[str, Any]:

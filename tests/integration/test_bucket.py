@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from kvbench.features.fill import fill, open_bank
 from kvbench.features.spec import BankSettings
 from kvbench.features.store import Store
 from kvbench.utils.errors import UserError
+from kvbench.utils.files import MANIFEST
 from tests.support.banks import CPU, assert_equal, content, flip, in_memory, part_of, passes, tiny_settings
 from tests.support.logs import logged
 
@@ -116,14 +118,47 @@ def test_a_bank_is_shared_by_a_bucket_byte_for_byte(tmp_path: Path, url: str) ->
     second = tiny_settings(COUNT)
     fill([store(tmp_path / "two", url, second)], [0, 1, 2], CPU)
     assert passes(second) == 2, "one part came from the bucket"
-    assert list(objects(url)) == PARTS, "whole parts and nothing else"
+    assert list(objects(url)) == PARTS, "whole parts and nothing else, until the bank is opened"
     third = tiny_settings(COUNT)
     third_bank = opened(tmp_path / "three", url, third)
     assert passes(third) == 0
     assert_equal(third_bank, in_memory(tiny_settings(COUNT)))
     assert content(tmp_path / "three") == content(tmp_path / "plain")
     (folder,) = (tmp_path / "plain").iterdir()
-    assert objects(url) == {name: (folder / name).read_bytes() for name in PARTS}
+    found = objects(url)
+    assert list(found) == [MANIFEST, *PARTS], "a whole folder"
+    assert {name: found[name] for name in PARTS} == {name: (folder / name).read_bytes() for name in PARTS}
+    assert json.loads(found[MANIFEST])["bank"] == third.fingerprint
+    (copy := tmp_path / "four" / folder.name).mkdir(parents=True)
+    for name, data in found.items():
+        (copy / name).write_bytes(data)
+    fourth = tiny_settings(COUNT)
+    with logged() as messages:
+        opened(tmp_path / "four", "", fourth)
+    assert (passes(fourth), messages) == (0, [])
+
+
+def test_a_manifest_that_is_there_stays_and_one_that_cannot_be_put_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://banks/manifest"
+    fsspec.filesystem("memory").store.clear()
+    opened(tmp_path / "one", url)
+    before = objects(url)
+    opened(tmp_path / "two", url)
+    assert objects(url) == before, "that of another machine has other times of files"
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.rm_file(next(name for name in fs.find(path) if name.endswith(MANIFEST)))
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "pipe_file", refused)
+        assert len(opened(tmp_path / "two", url)) == COUNT
+    assert list(objects(url)) == PARTS
+    opened(tmp_path / "two", url)
+    assert list(objects(url)) == [MANIFEST, *PARTS], "a bank that was filled without one gets it"
 
 
 @both
@@ -169,7 +204,7 @@ def test_a_damaged_copy_that_is_not_in_the_bucket_is_not_put_there(tmp_path: Pat
     assert store(tmp_path, url).look(range(3)) == {1: "it does not have its checksum"}
     assert list(objects(url)) == PARTS[::2], "what is in order is"
     opened(tmp_path, url)
-    assert list(objects(url)) == PARTS
+    assert list(objects(url)) == [MANIFEST, *PARTS]
     assert content(tmp_path) == whole
 
 

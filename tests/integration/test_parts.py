@@ -46,5 +46,6 @@ def test_parts_at_once_in_any_order_twice_and_one_killed_leave_what_one_process_
 
     assert jobs.session("cut") == plain
     assert jobs.epochs == [], "a session trains nothing"
+    assert jobs.tables("cut") == jobs.tables("plain")
     saved = [json.loads((jobs.path / f"{cache}.json").read_text())["kvbench"]["reasons"] for cache in ("plain", "cut")]
     assert saved[0] == saved[1]

@@ -1,6 +1,6 @@
 """The tasks on a Ray cluster of two nodes: what they leave is what one process leaves, though a node is killed.
 
-More disturbances: tests/slow/test_ray.py.
+Other disturbances: tests/slow/test_ray.py.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def test_a_session_whose_node_is_killed_in_the_pass_and_in_training_is_that_of_o
         nodes.tell("add")
     (jobs.path / "slow").unlink()
     assert jobs.end_session("there", session) == plain
+    assert jobs.tables("there") == jobs.tables("plain")
     assert not (jobs.path / "raises").exists()
     assert same_banks(jobs, "plain", "there"), "byte for byte"
 

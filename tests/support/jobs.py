@@ -97,6 +97,14 @@ class Jobs:
         assert one.returncode == 1, f"there is no reference\n{told}"
         return timeless(self.path / f"{cache}.json")
 
+    def tables(self, cache: str) -> list[str]:
+        """The tables and verdicts of a session's report, without its seconds."""
+        _, _, tables = (self.path / cache / f"report-{TINY.name}.md").read_text().partition("\n## Tables\n")
+        found, _, _ = tables.partition("\n## Seconds")
+        assert "| Model1 " in found
+        lines = [line for line in found.splitlines() if " seconds " not in line and not line.startswith("|:-")]
+        return [" ".join(line.split()) for line in lines]  # seconds make columns wider
+
     @property
     def epochs(self) -> list[str]:
         """What has been trained since this was last asked."""

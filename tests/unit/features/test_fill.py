@@ -63,6 +63,17 @@ def test_each_image_is_read_once_and_every_bank_is_that_of_a_pass_of_its_own(
     assert not fill(together, range(3), CPU)
 
 
+def test_whoever_fills_a_bank_part_by_part_checks_teacher_and_images_once(tmp_path: Path) -> None:
+    images = Counted(COUNT)
+    (one, *_) = stores(tmp_path, images)
+    read = []
+    for part in range(3):
+        fill([one], [part], CPU)
+        read.append(images.read)
+    assert read[0] > 128
+    assert [read[1] - read[0], read[2] - read[1]] == [128, 44]
+
+
 def test_what_some_banks_have_is_passed_for_the_others_alone(tmp_path: Path) -> None:
     whole = stores(tmp_path / "whole", Dots(COUNT))
     fill(whole, range(3), CPU)

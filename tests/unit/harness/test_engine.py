@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.scale import SimulatedRay, Trouble, simulated
-from kvbench.harness.engine import TRIES, Tasks, run
+from kvbench.harness.engine import LOCAL, MOST, TRIES, Tasks, run, share_of
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress, ignore
 
@@ -55,11 +57,13 @@ def test_what_always_fails_is_told_once_all_else_is_done() -> None:
         worker = work()
         do = worker.do.remote
 
-        def failing(stage: int, share: Any) -> int:
+        def failing(stage: int = 0, share: Any = None) -> int:
             promise: int = do(stage, share)
+            if share is None:
+                return promise
             begun.append(share.number)
             if share.number in {4, 5}:
-                ray._results[promise] = None, "the disk is full"
+                ray._results[promise] = [], "the disk is full"
             return promise
 
         worker.do.remote = failing
@@ -71,6 +75,55 @@ def test_what_always_fails_is_told_once_all_else_is_done() -> None:
     assert {*begun} == {*range(1, 21)}
     assert TRIES <= begun.count(4) <= TRIES + 1
     assert (told[-1].done, told[-1].total) == (20, 20)
+
+
+def test_many_tasks_are_dealt_out_as_some_for_each_worker() -> None:
+    ray = simulated(5, 1000, 1.0, Trouble())
+    assert {*ray.finished} == {*range(1, 1001)}
+    assert 5 * MOST <= ray.begun <= 5 * MOST + 5
+    assert 200 <= ray.now <= 200 + 2 * 1000 / (5 * MOST)
+
+
+def test_who_waits_for_a_lost_worker_waits_for_its_successor_to_begin() -> None:
+    assert simulated(10, 100, 1.0, Trouble(), begins=30.0).now == 40.0
+    lone = simulated(1, 3, 100.0, Trouble(lost=1 / 200, absent=10.0), begins=50.0, seed=3)
+    assert lone.begun > 3
+    assert lone.now > 3 * 100 + 50 + (lone.begun - 3) * (10 + 50)
+
+
+@pytest.mark.parametrize(
+    ("device", "nodes", "workers", "needs"),
+    [
+        ("auto", [{"CPU": 16.0}, {"CPU": 2.0}, {}], 18, {"num_cpus": 1}),
+        ("auto", [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}], 4, {"num_gpus": 1, "num_cpus": 4}),
+        ("cuda", [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 6.0, "GPU": 1.0}], 9, {"num_gpus": 1, "num_cpus": 6}),
+        ("auto", [{"CPU": 2.0, "GPU": 4.0}], 4, {"num_gpus": 1, "num_cpus": 0}),
+        ("cpu", [{"CPU": 16.0, "GPU": 4.0}], 16, {"num_cpus": 1}),
+        ("auto", [{"GPU": 0.0}], 1, {"num_cpus": 1}),
+    ],
+)
+def test_a_worker_has_a_processor_or_a_gpu_with_its_share_of_the_processors(
+    device: str, nodes: list[dict[str, float]], workers: int, needs: dict[str, int]
+) -> None:
+    lost = {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}}
+    assert share_of([lost, *({"Alive": True, "Resources": one} for one in nodes)], device) == (workers, needs)
+
+
+@pytest.mark.parametrize(("address", "given"), [("", "local"), ("auto", None)])
+def test_ray_is_started_here_unless_an_address_is_given(
+    address: str, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, Ray would take any cluster that somebody started on this machine."""
+
+    def init(**options: Any) -> None:
+        raise RuntimeError(f"address: {options.get('address')}")
+
+    for name in LOCAL:
+        monkeypatch.setenv(name, LOCAL[name])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError, match=f"Ray cannot be reached: RuntimeError: address: {given}"):
+        run("extract", [{}])
 
 
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,20 @@ def test_versions_of_all_that_decides_a_bank_are_told() -> None:
     assert made["versions"].items() <= here["versions"].items()
     assert {"torch", "torchvision", "numpy", "pillow"} == made["versions"].keys()
     assert (made["hardware"], made["numerics"]) == (here["hardware"], here["numerics"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [(None, 6), ("4", 4), (" 2 ", 2), ("3,2", 3), ("64", 6), ("0", 6), ("", 6), ("-1", 6), ("many", 6)],
+)
+def test_there_are_as_many_processors_as_torch_has_threads(
+    asked: str | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(6)}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert environment.processors() == found
 
 
 def test_changed_code_of_kvbench_changes_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
