@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -83,3 +84,19 @@ def test_gates_of_a_first_run_are_where_it_begins() -> None:
     assert listed(drifted, drifted) == []
     assert listed(drifted, within) == ["2 mlp, gate: DRIFTED: train_loss -> within"]
     assert listed(run(1), replace(drifted, name="2")) == ["2 mlp, gate: not compared -> DRIFTED: train_loss"]
+
+
+def test_a_verdict_of_one_seed_gives_way_to_one_of_more() -> None:
+    told = listed(run(1, seeds=1), run(2, 3.0), run(3, 3.0), run(4))
+    assert [text for text in told if "mlp-lower" in text] == [
+        "2 mlp-lower (Adam), mlp-linear-loss: holds -> fails (not settled)",
+        "4 mlp-lower (Adam), mlp-linear-loss: fails -> holds",
+    ]
+
+
+def test_a_run_that_was_not_timed_is_no_baseline_of_seconds() -> None:
+    rows = runs(range(5))
+    untimed, slow = rows.assign(seconds=math.nan), changed(rows, "mlp", seconds=3.0)
+    told = listed(side("1", untimed), side("2", rows), side("3", slow), side("4", slow))
+    assert told
+    assert all(text.startswith("3 ") and "seconds over the run's mean" in text for text in told)
