@@ -165,12 +165,12 @@ def timeline(
     values: dict[str, Any],
     folder: Annotated[Path, typer.Argument(help="Where --benchmark-save saves runs.")] = Path(".benchmarks"),
     html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
-    csv: Annotated[Optional[Path], typer.Option(help="Write every number to this file, too.")] = None,
+    csv: Annotated[Optional[Path], typer.Option(help="Write every number and what moved to this file, too.")] = None,
 ) -> None:
     """List the saved runs of a machine, and when what moved.
 
-    Numbers, verdicts and seconds, by the statistics of kvbench compare: each run against the last before which nothing
-    moved.
+    Outcomes, configurations, gates, numbers, verdicts and seconds, by the statistics of kvbench compare: each
+    configuration and clause against the run in which it last moved, at first the first good run that has it.
     """
     from kvbench.reporting import timeline
     from kvbench.utils.files import write_text

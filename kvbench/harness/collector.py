@@ -344,7 +344,7 @@ class Collector:
         left = {}
         for record in self.records:
             check = checks.get(record["configuration"], Check(Outcome.INCOMPLETE))
-            compared = check.outcome is not Outcome.INCOMPLETE
+            compared = check.outcome is Outcome.PASSED or bool(check.metrics)  # what else fails had nothing to compare
             left[record["configuration"]] = {**record, "compared": compared, "drifted": list(check.metrics)}
         for benchmark in benchmarks:
             name = next((name for name in left if benchmark["fullname"] in self.selected[name]), None)

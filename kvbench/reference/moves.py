@@ -167,11 +167,11 @@ def moves(a: Side, b: Side, *, allow_failed: bool = False, slower: float | None 
         raise UserError(f"{a.name} and {b.name} have no configuration in common: {shorten(names)}; {shorten(others)}.")
     if new.epochs_reported:  # as far as both are published tables, their epochs must be the same
         old = replace(old, provenance={**old.provenance, "epochs_reported": []})
-    numbers = _numbers(replace(a, reference=old), b, both)
+    numbers = number_moves(replace(a, reference=old), b, both)
     if all(move.deviation is None for move in numbers):
         raise UserError(f"{a.name} and {b.name} cannot be compared: {numbers[0].configuration}: {numbers[0].why}.")
     numbers += [NumberMove(name, Way.UNSETTLED, why=f"{b.name} does not have it") for name in names if name not in both]
-    verdicts, judged, unrecorded = _verdicts(a, b)
+    verdicts, judged, unrecorded = verdict_moves(a, b)
     notes = [f"{side.name}: {_ending(side)}" for side in (a, b) if not side.good]
     if more := [name for name in others if name not in both]:
         notes.append(f"{a.name} does not have {shorten(more)}, so there is nothing to compare them with")
@@ -198,8 +198,8 @@ def _seeds(side: Side) -> str:
     return f"seed{'s' if len(side.seeds) > 1 else ''} {shorten([str(seed) for seed in side.seeds])}"
 
 
-def _numbers(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
-    """Every number of the configurations that both sides have."""
+def number_moves(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
+    """Every number of configurations that both sides have: of these ``names``, each and all as one."""
     stream = b.reference.rng_fingerprint
     known = bool(stream) and stream == a.reference.rng_fingerprint
     finest = FAMILY_ERROR / (len(TOLERANCES) * len(history.configurations(a.reference.histories)))
@@ -222,7 +222,7 @@ def _numbers(a: Side, b: Side, names: Sequence[str]) -> list[NumberMove]:
             for one in deviations  # what the baseline did not measure, it cannot miss
             if one.status != Status.NOT_MEASURED or theirs[one.tolerance.metric].notna().any()
         ]
-    return found + _together(a, b, found)
+    return found + _together(a, b, names, found)
 
 
 def _deviations(
@@ -264,7 +264,7 @@ def _worth_pairing(pairs: int, before: int, after: int, level: float) -> bool:
     return paired < student(before - 1, level) * math.sqrt(1 / before + 1 / after)
 
 
-def _together(a: Side, b: Side, found: Sequence[NumberMove]) -> list[NumberMove]:
+def _together(a: Side, b: Side, names: Sequence[str], found: Sequence[NumberMove]) -> list[NumberMove]:
     """All configurations as one, where no seed was compared with itself.
 
     It costs no chance of a false alarm: `error_of_one` counts it as one more configuration.
@@ -273,7 +273,7 @@ def _together(a: Side, b: Side, found: Sequence[NumberMove]) -> list[NumberMove]
     if any(one.paired for one in deviations) or len(found) != len(deviations):
         return []
     moved = []
-    for one in compare_together(a.reference, b.reference.histories):
+    for one in compare_together(a.reference, b.reference.histories, names=names):
         spread = any(math.isfinite(each.in_sds) for each in deviations if each.tolerance == one.tolerance)
         worse = Way.WORSE if (one.shift > 0) == one.tolerance.loss else Way.BETTER
         way = Way.SAME if not one.failed else worse if spread else Way.UNSETTLED  # no spread seen is not no spread
@@ -305,7 +305,7 @@ def _way(deviation: Deviation, *, alike: bool) -> Way:
     return Way.UNSETTLED if deviation.status != Status.WITHIN or blind else Way.SAME
 
 
-def _verdicts(a: Side, b: Side) -> tuple[list[VerdictMove], int, int]:
+def verdict_moves(a: Side, b: Side) -> tuple[list[VerdictMove], int, int]:
     """Clauses whose verdicts are not the same; how many were compared; how many only B has."""
     table = a.reference.recorded
     keys = list(zip(table["finding"], table["recipe"], table["clause"], strict=True))

@@ -52,7 +52,9 @@ class Together:
 
 
 @np.errstate(all="ignore")
-def compare_together(reference: Reference, fresh: pd.DataFrame, rng_fingerprint: str = "") -> tuple[Together, ...]:
+def compare_together(
+    reference: Reference, fresh: pd.DataFrame, rng_fingerprint: str = "", names: Sequence[str] = ()
+) -> tuple[Together, ...]:
     """Compare all configurations of a fresh run with the reference as one, where its seeds are new.
 
     Each configuration's numbers are divided by their standard deviation over recorded and fresh seeds together, and a
@@ -63,15 +65,16 @@ def compare_together(reference: Reference, fresh: pd.DataFrame, rng_fingerprint:
 
     Args:
         reference: what `kvbench.reference.store.load` returns.
-        fresh: a history frame; nothing is compared unless it has all configurations of the reference.
+        fresh: a history frame; nothing is compared unless it has all of these configurations.
         rng_fingerprint: as for `kvbench.reference.compare.compare`; seeds that repeat are compared with themselves
             there, and nothing is compared here.
+        names: these configurations instead of all of the reference's.
 
     Example:
         >>> compare_together(reference, reference.histories)  # doctest: +SKIP
         ()
     """
-    names = history.configurations(reference.histories)
+    names = list(names) or history.configurations(reference.histories)
     if (
         len(names) < 2
         or not set(names) <= set(history.configurations(fresh))

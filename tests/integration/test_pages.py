@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,17 @@ def compare(_: Path) -> str:
 def history(_: Path) -> str:
     histories = load(EXPECTED, "fractals", DESIGN).histories
     histories = histories[histories["seed"] < 4]
+    names = histories["configuration"].unique()
     runs = []
     for number in range(1, 6):
         rows = changed(histories, "Model3", train_loss=1.3, seconds=2.0) if number == 4 else histories
+        rows = rows[rows["configuration"] != names[-1]] if number == 5 else rows
         facts = {"date": f"2026-01-0{number}T00:00:00", "commit": f"{number}" * 7}
-        runs.append(
-            side(f"000{number}_nightly", rows, Outcome.FAILED if number == 4 else Outcome.PASSED, DESIGN, **facts)
-        )
+        outcome = Outcome.FAILED if number == 4 else Outcome.PASSED
+        run = side(f"000{number}_nightly", rows, outcome, DESIGN, **facts)
+        left = ("train_loss", "val_accuracy")
+        drifted = {name: left if (name, number) == ("Model3", 4) else () for name in names} if number > 1 else {}
+        runs.append(replace(run, drifted=drifted))
     return timeline.page(
         [timeline.Timeline("Linux-CPython-3.11-64bit", "kv-memory", "fractals", runs)], ["a.json is odd."]
     )
