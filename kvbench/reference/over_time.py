@@ -83,12 +83,12 @@ class _Baselines:
                     affected = names if move.together else [move.configuration]
                     self.numbers.update(dict.fromkeys(affected, run))
             for name in names:
-                told = _unsettled([move for move in found if move.configuration == name])
+                why = _unsettled([move for move in found if move.configuration == name])
                 if self.numbers[name] is run:
                     self.unsettled.pop(name, None)
                     continue
-                said += self._settle(name, name, told)
-                if told and run.good and _tells_more(run, baseline, name, found):
+                said += self._settle(name, name, why)
+                if why and run.good and _tells_more(run, baseline, name, found):
                     self.numbers[name] = run
                     self.unsettled.pop(name)
         return said
@@ -114,15 +114,15 @@ class _Baselines:
                         self.unsettled.pop(key)
         return said
 
-    def _settle(self, key: Union[str, Key], what: str, told: Mapping[str, str]) -> list[tuple[Way, Move]]:
-        """List what is newly not settled, and that nothing is any more; ``told``: each such thing -> in words."""
+    def _settle(self, key: Union[str, Key], what: str, why: Mapping[str, str]) -> list[tuple[Way, Move]]:
+        """List what is newly not settled, and that nothing is any more; ``why``: each such thing -> in words."""
         before = self.unsettled.pop(key, frozenset())
-        if told:
-            self.unsettled[key] = frozenset(told)
-        if not told.keys() <= before:
-            words = dict.fromkeys(told.values())
+        if why:
+            self.unsettled[key] = frozenset(why)
+        if not why.keys() <= before:
+            words = dict.fromkeys(why.values())
             return [(Way.UNSETTLED, Move(what, f"{'; '.join(words)} ({Way.UNSETTLED})"))]
-        return [(Way.UNSETTLED, Move(what, "settled again"))] if before and not told else []
+        return [(Way.UNSETTLED, Move(what, "settled again"))] if before and not why else []
 
     def _seconds(self, run: Side) -> list[Move]:
         said, timed = [], []
