@@ -203,27 +203,19 @@ def plot(
     ] = "curves",
     output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
 ) -> None:
-    """Plot loss and accuracy against epochs, or another chart.
+    """Plot loss and accuracy against epochs, or another chart, the reference behind a saved run.
 
-    Mean and range over seeds; needs kvbench[plot].
+    Mean and range over seeds; needs kvbench[plot]. SVG: grey on a transparent ground, for light and dark pages; PDF and
+    PNG: black on white, fonts embedded as TrueType.
     """
-    from kvbench.reference.store import load
-    from kvbench.reporting import figures
     from kvbench.reporting.charts import draw
-    from kvbench.results.saved import read
+    from kvbench.reporting.figures import chart as figures_of
+    from kvbench.reporting.figures import heading
+    from kvbench.reporting.report import workload_of
 
-    if (saved is None) == (expected is None):
-        raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
-    if expected:
-        folder, design = folder_and_design(values)
-        reference = load(folder, expected, design)
-        numbers, workload = figures.Numbers(reference.histories, design, reference.costs), expected
-    else:
-        run = read(saved or Path())
-        design, workload = folder_and_design(values, run.study)[1], run.workload
-        numbers = figures.Numbers(run.histories, design, run.costs)
-    chosen = figures.chart(numbers, chart)
-    draw(chosen, output, f"{workload}: {numbers.seeds if chosen[0].id in figures.CURVES else chosen[0].title}")
+    contents = _contents(values, saved, [expected] if expected else None)
+    chosen = figures_of(contents.numbers, chart)
+    draw(chosen, output, f"{workload_of(contents.facts)}: {heading(chosen, contents.numbers)}")
     echo(str(output))
 
 

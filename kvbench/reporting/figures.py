@@ -245,6 +245,14 @@ def chart(numbers: Numbers, name: str) -> list[Figure]:
     return [known[name]]
 
 
+def heading(drawn: Sequence[Figure], numbers: Numbers) -> str:
+    """What to write above a chart for a paper, which has no caption: what lines and bands are, or the title."""
+    told = numbers.seeds if drawn[0].id in CURVES else drawn[0].title
+    behind = next((panel for figure in drawn for panel in figure.panels if panel.behind), None)
+    look = "dotted" if isinstance(behind, Lines) else "hollow"
+    return f"{told}; {look}: {numbers.behind}" if behind else told
+
+
 def _filled(panel: Panel) -> bool:
     return bool(panel.lines if isinstance(panel, Lines) else panel.dots)
 
