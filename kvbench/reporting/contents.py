@@ -97,8 +97,11 @@ class Contents:
     @cached_property
     def numbers(self) -> Numbers:
         """What figures are made of."""
-        recorded = None if self.reference is None else self.reference.histories
-        return Numbers(self.histories, self.design, self.costs, recorded)
+        if self.reference is None:
+            return Numbers(self.histories, self.design, self.costs)
+        mine, theirs = (str(facts.get("hardware", "unknown")) for facts in (self.facts, self.reference.provenance))
+        elsewhere = theirs if theirs != mine else ""
+        return Numbers(self.histories, self.design, self.costs, self.reference.histories, elsewhere=elsewhere)
 
     @cached_property
     def figures(self) -> list[Figure]:
@@ -158,5 +161,5 @@ def of_expected(folder: Path, workload: str, design: Design) -> Contents:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """The kind of device: seconds on others say nothing."""
+    """The kind of device: on others a configuration's share of the seconds says nothing."""
     return str(facts.get("hardware", "")).partition(",")[0]

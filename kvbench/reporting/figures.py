@@ -165,6 +165,7 @@ class Numbers:
         costs: FLOPs per sample of each configuration, where they are known.
         reference: the reference's history frame, to stand behind; None: there is none.
         behind: what that one is called.
+        elsewhere: the hardware that the reference's seconds are of, where it is another: they are not drawn.
         students: those that have the first styles, in this order: so several histories can share them.
 
     Example:
@@ -179,6 +180,7 @@ class Numbers:
     costs: Mapping[str, float]
     reference: pd.DataFrame | None = None
     behind: str = "the reference"
+    elsewhere: str = ""
     students: Sequence[str] = ()
 
     @cached_property
@@ -287,7 +289,7 @@ def loss_accuracy(numbers: Numbers) -> Figure:
 
 def time_to_loss(numbers: Numbers, clock: str) -> Figure:
     """When each configuration first has the loss that every one of its recipe ends at or below, on a clock."""
-    panels, missing = [], []
+    panels, missing, left_out = [], [], False
     for recipe, block in numbers.blocks.items():
         targets = _targets(numbers.runs, block)
         target = float(np.mean([*targets.values()])) if targets else np.nan
@@ -296,15 +298,18 @@ def time_to_loss(numbers: Numbers, clock: str) -> Figure:
                     for seed in numbers.recorded[name].seeds}  # fmt: skip
         missing += [name for name in block.values() if name not in {dot.name for dot in dots}]
         label = f"{CLOCKS[clock]}, to {number(target, '.3g')} nat" if dots else CLOCKS[clock]
-        panels.append(Dots(_panel(recipe), Axis(label), dots,
-                           _times(numbers, numbers.recorded, block, clock, recorded)))  # fmt: skip
+        behind = _times(numbers, numbers.recorded, block, clock, recorded)
+        if clock == "seconds" and numbers.elsewhere:
+            behind, left_out = [], left_out or bool(behind)
+        panels.append(Dots(_panel(recipe), Axis(label), dots, behind))
     title = f"Time to target in {clock.replace('flops', 'FLOPs')}"
     caption = (
         f"{CLOCKS[clock][0].upper()}{CLOCKS[clock][1:]} until the training loss is first as low as the highest last one"
         " of the recipe, which all get to: mean over seeds, with the range."
         + (" Hollow: the reference, to the same loss." if any(panel.behind for panel in panels) else "")
     )
-    return Figure(f"time-{clock}", title, caption, panels, _notes(missing), TIME)
+    notes = [f"Of {numbers.behind} no seconds are shown: they are of other hardware ({numbers.elsewhere})."]
+    return Figure(f"time-{clock}", title, caption, panels, [*_notes(missing), *(notes if left_out else [])], TIME)
 
 
 def seconds(numbers: Numbers) -> Figure:

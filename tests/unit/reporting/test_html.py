@@ -187,6 +187,23 @@ def test_the_reference_stands_behind_and_bands_are_of_seeds(html: str) -> None:
     assert "This is the reference itself." in alone
 
 
+def test_seconds_of_other_hardware_do_not_stand_behind_a_run(reference: Reference, parsed: Element) -> None:
+    def section(root: Element) -> Element:
+        (found,) = [one for one in root.all("section") if one.attributes["id"] == "time-seconds"]
+        return found
+
+    def hollow(root: Element) -> int:
+        return sum(one.attributes["fill"] == "none" for one in section(root).all("circle"))
+
+    other = parse(page(run_of(reference, hardware="cpu, x86_64, 96 processors")))
+    assert (hollow(parsed) > 0, hollow(other)) == (True, 0)
+    hardware = reference.provenance["hardware"]
+    said = f"Of the reference no seconds are shown: they are of other hardware ({hardware})."
+    assert said in section(other).text
+    assert said not in section(parsed).text
+    assert "Hollow" not in section(other).text
+
+
 # What it may do
 
 
