@@ -221,6 +221,12 @@ class Numbers:
         return {student: index for index, student in enumerate(students)}
 
     @property
+    def groups(self) -> dict[str, str]:
+        """The group of each student that has one: the first that the study names it in."""
+        named = reversed([*self.design.groups.items()])
+        return {student: group for group, students in named for student in students}
+
+    @property
     def seeds(self) -> str:
         """What a line and its band are."""
         count = len(history.seeds(self.histories))
@@ -269,7 +275,7 @@ def curves(numbers: Numbers, metric: str) -> Figure:
         axis = Axis(CURVES[metric], log=metric in history.LOSSES)
         panels.append(Lines(_panel(recipe), Axis("epoch"), axis, _some(lines), _some(behind)))
     title = CURVES[metric].partition(" (")[0].capitalize()
-    grey = f" Grey and dotted: {numbers.behind}." if any(panel.behind for panel in panels) else ""
+    grey = f" Grey and dotted: the mean of {numbers.behind}." if any(panel.behind for panel in panels) else ""
     return Figure(metric, title, f"{title} after each epoch, {numbers.seeds}.{grey}", panels, _notes(missing),
                   metric)  # fmt: skip
 

@@ -56,6 +56,7 @@ def page(contents: Contents) -> str:
         findings=findings((one.judgement.recipe, one) for one in contents.stood),
         not_judged=_not_judged(contents),
         students=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
+        groups=contents.numbers.groups,
         left_out=contents.numbers.left_out,
         figures=[drawn(figure) for figure in contents.figures],
         tables=contents.tables,

@@ -257,6 +257,7 @@ def page(moves: Moves) -> str:
         moved=moved,
         same=same(moves),
         students=[(student, sample(index)) for student, index in numbers.styles.items()],
+        groups=numbers.groups,
         left_out=numbers.left_out,
         figures=[drawn(figure) for figure in figures],
         numbers=Table(every.headers, every.rows[:MOST_ROWS]),

@@ -60,6 +60,7 @@ def references_page(together: SideBySide) -> str:
              for finding, rows in groupby(together.judgements, key=itemgetter(0))],
         findings=findings(judged),
         students=[(student, sample(index)) for student, index in styles.items()],
+        groups=numbers[0].groups,
         left_out=[f"{name}: {note}" for name, one in zip(workloads, numbers, strict=True) for note in one.left_out],
         figures=[_figure(workloads, [one.get(id_) for one in made])
                  for id_ in SHOWN if any(id_ in one for one in made)],

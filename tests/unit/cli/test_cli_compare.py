@@ -106,7 +106,7 @@ def test_a_page_has_what_moved_and_both_sides_curves(call: Call) -> None:
     (table,) = [one for one in root.everything if one.attributes.get("id") == "table-worse-numbers"]
     assert [row[0] for row in table.all("table")[0].cells[1:]] == ["Model2", "Model2"]
     assert html.count('stroke-dasharray="1 3"') == 2 * 4 * 2, "two configurations, four metrics, two scales"
-    assert "Grey and dotted: main (A)." in root.text
+    assert "Grey and dotted: the mean of main (A)." in root.text
     ids = [one.attributes["id"] for one in root.everything if "id" in one.attributes]
     assert len(ids) == len({*ids})
     assert {one.attributes["href"][1:] for one in root.all("a")} <= {*ids}

@@ -146,6 +146,17 @@ def test_a_run_says_what_left_the_reference_and_how_its_surroundings_differ(pars
     assert "This run FAILED: do not use it as a baseline." in parsed.text
 
 
+def test_the_legend_is_in_the_groups_of_the_study(parsed: Element) -> None:
+    (legend,) = [one for one in parsed.all("section") if one.attributes["id"] == "legend"]
+    assert [item.text for item in legend.all("li")] == [
+        "simple:", "Model1", "Model2", "memory:", "Model3", "Model4", "Model5", "Model6", "Model7",
+    ]  # fmt: skip
+    frame = history.frame([*rows("Model3", [1.0], [0.5]), *rows("Mine", [1.0], [0.5])])
+    items = parse(page(Contents(frame, DESIGN, [], {}))).all("li")
+    groups = [item.text for item in items if item.attributes.get("class") == "group"]
+    assert groups == ["memory:", "others:"]
+
+
 def test_both_scales_are_there_without_a_script(parsed: Element) -> None:
     curves = [one for one in parsed.all("section") if one.attributes["id"] in {"train_loss", "agreement"}]
     for section in curves:
@@ -180,6 +191,9 @@ def test_the_pictures_are_xml_on_their_own(html: str) -> None:
 def test_the_reference_stands_behind_and_bands_are_of_seeds(html: str) -> None:
     # of every student with each recipe, in four metrics on two scales and in loss against accuracy
     assert html.count('stroke-dasharray="1 3"') == 7 * 2 * (4 * 2 + 1)
+    # of the run alone: grey bands behind coloured ones could not be told apart
+    assert html.count("<polygon") == 7 * 2 * 4 * 2
+    assert not re.search(r'<polygon[^>]*fill="currentColor"', html)
     alone = page(of_expected(EXPECTED, "imagenet", DESIGN))
     assert 'stroke-dasharray="1 3"' not in alone
     assert "<polygon" not in alone, "one seed has no band"
