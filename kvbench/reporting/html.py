@@ -12,9 +12,8 @@ from markupsafe import Markup, escape
 
 from kvbench.findings.clauses import Verdict
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
-from kvbench.reference.compare import compare, differing
+from kvbench.reference.compare import differing
 from kvbench.reference.standing import Standing
-from kvbench.reference.tolerances import HEADERS
 from kvbench.reporting import report
 from kvbench.reporting.contents import Contents
 from kvbench.reporting.figures import CURVES, Figure, Lines, on_scale
@@ -169,25 +168,14 @@ def _surroundings(contents: Contents) -> list[str]:
 
 def _compared(contents: Contents) -> tuple[list[str], Table, str]:
     """The run against the reference: a sentence for each configuration that left it, all tolerances, what is left."""
-    table = Table(("configuration", *HEADERS[1:]), [])
-    if contents.reference is None:
-        return [], table, ""
     names = history.configurations(contents.histories)
-    said, within = list[str](), 0
-    rows: list[list[str | Starred]] = []
-    for name in names[:MOST_COMPARED]:
-        found = compare(contents.reference, contents.histories, name, contents.fingerprints, contents.seeds,
-                        str(contents.facts.get("random_numbers", "")))  # fmt: skip
-        within += found.judged and not found.failed
-        if found.failed:
-            said.append(_short(found.describe().partition("\n")[0] + "".join(f"; {text}" for text in found.problems)))
-        for deviation in found.deviations:
-            _, *cells = deviation.row()
-            marked: list[str | Starred] = [*cells[:-1], Starred(cells[-1], BOLD if deviation.status.failed else 0)]
-            rows.append([name, *marked])
+    found = contents.compared(names[:MOST_COMPARED])
+    said = [_short(one.describe().partition("\n")[0] + "".join(f"; {text}" for text in one.problems))
+            for one in found if one.failed]  # fmt: skip
+    within = sum(one.judged and not one.failed for one in found)
     more = f" The first {MOST_COMPARED} were compared." if len(names) > MOST_COMPARED else ""
-    head = f"{within} of {len(names[:MOST_COMPARED])} configurations are within the reference.{more}"
-    return said, Table(table.headers, rows), head
+    head = f"{within} of {len(found)} configurations are within the reference.{more}"
+    return said, report.tolerance_table(found), head
 
 
 def _cut(table: Table) -> Table:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvbench.findings.clauses import Clause
+from kvbench.findings.clauses import Clause, format_margin
 from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
-from kvbench.reporting.table import Starred, Table
+from kvbench.reference.tolerances import HEADERS
+from kvbench.reporting.table import BOLD, Starred, Table
 from kvbench.results import history
 from kvbench.results.saved import OWN, Outcome
 from kvbench.stats.intervals import exact_mean
@@ -137,6 +139,32 @@ def remarks(judgement: Judgement) -> str:
 def clause_table(judgement: Judgement) -> Table:
     """Every clause of a judgement."""
     return Table(("clause", "verdict", "numbers", "margin"), [_clause(clause) for clause in judgement.clauses])
+
+
+def every_clause(judgements: Sequence[Judgement]) -> Table:
+    """Every clause of every judgement, a row each."""
+    rows = []
+    for judgement in judgements:
+        for clause in judgement.clauses:
+            ends = clause.margin, clause.low, clause.high
+            margin, low, high = (format_margin(value, clause.scale) for value in ends)
+            interval = f"{low} to {high}" if math.isfinite(clause.high - clause.low) else "-"
+            counted = "yes" if clause.gating else "no"
+            rows.append([judgement.finding.id, judgement.recipe, clause.id, clause.verdict, margin, interval,
+                         str(clause.n), counted, clause.sentence, clause.numbers])  # fmt: skip
+    headers = ("finding", "recipe", "clause", "verdict", "margin", "95% interval", "seeds", "counts", "sentence",
+               "numbers")  # fmt: skip
+    return Table(headers, rows)
+
+
+def tolerance_table(comparisons: Sequence[Comparison]) -> Table:
+    """Every number that was held against the reference, a row each; statuses that fail are bold."""
+    rows: list[list[str | Starred]] = []
+    for one in comparisons:
+        for deviation in one.deviations:
+            _, *cells, status = deviation.row()
+            rows.append([one.configuration, *cells, Starred(status, BOLD if deviation.status.failed else 0)])
+    return Table(("configuration", *HEADERS[1:]), rows)
 
 
 def report(

@@ -13,6 +13,7 @@ from kvbench.utils.text import Marked, markdown_table, shown
 ITALIC, BOLD = 1, 2  # stars, as markdown has them; both make three
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",  # others in LaTeX's oldest fonts
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }  # fmt: skip
 
