@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kvbench.findings.clauses import Verdict
+from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
 from kvbench.reference.compare import differing
 from kvbench.reference.standing import Standing
@@ -24,6 +25,9 @@ from kvbench.results.saved import Outcome
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import shorten
 from kvbench.utils.text import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_CLAUSES = 40  # of a finding, in a page
 MOST_COMPARED = 60  # configurations that are held against the reference in a page
@@ -59,7 +63,7 @@ def page(contents: Contents) -> str:
         left_out=contents.numbers.left_out,
         figures=[drawn(figure) for figure in contents.figures],
         tables=contents.tables,
-        caption=report.caption(contents.histories, contents.design, "Bold", "italic"),
+        caption=caption(contents.histories, contents.design),
         reference=contents.reference is not None,
         lacking=contents.lacking,
         surroundings=_surroundings(contents),
@@ -70,6 +74,13 @@ def page(contents: Contents) -> str:
         about_reference=report.words(contents.reference.histories, contents.design, contents.reference.provenance)
         if contents.reference else {},
     )  # fmt: skip
+
+
+def caption(histories: pd.DataFrame, design: Design) -> str:
+    """What the numbers of the page's tables are."""
+    several = histories.groupby("configuration")["seed"].nunique().max() > 1
+    ends = " In brackets: the lowest and the highest seed." if several else ""
+    return f"{report.caption(histories, design, 'Bold', 'italic')}{ends} {report.NO_NUMBER}"
 
 
 def render(name: str, title: str, **values: Any) -> str:
@@ -97,10 +108,12 @@ def _safe(value: object) -> object:
 
 
 def _starred(cell: str | Starred) -> Markup:
-    """A cell in bold or italic where it stands out."""
+    """A cell in bold or italic where it stands out, with its seeds' range below it."""
     text, stars = escape(shown(cell)), cell.stars if isinstance(cell, Starred) else 0
     text = Markup("<i>{}</i>").format(text) if stars & ITALIC else text
-    return Markup("<b>{}</b>").format(text) if stars & BOLD else text
+    text = Markup("<b>{}</b>").format(text) if stars & BOLD else text
+    ends = cell.ends if isinstance(cell, Starred) else ""
+    return Markup("{} <small>({})</small>").format(text, ends) if ends else text
 
 
 def _digest(text: str) -> str:

@@ -293,7 +293,11 @@ def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
     """Of one metric: a block of rows for each recipe."""
     epochs = _epochs(histories)
     groups = histories[histories["epoch"].isin(epochs)].groupby(["configuration", "epoch"])[metric]
-    means = {key: number(exact_mean(cells), ".3f", missing="-") for key, cells in groups}
+    means, ends = dict[Any, str](), dict[Any, str]()
+    for key, seeds in groups:
+        means[key] = number(exact_mean(seeds), ".3f", missing="-")
+        if len(seeds) > 1 and np.isfinite(seeds).all():
+            ends[key] = f"{number(float(seeds.min()), '.3f')} to {number(float(seeds.max()), '.3f')}"
     best = min if metric in history.LOSSES else max
     focus = design.groups.get(design.focus, ())
     rows = []
@@ -308,7 +312,8 @@ def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
             for mark, among in ((2, shown), (1, marked)):
                 for student, value in among.items():
                     stars[student] += mark * (value == best(among.values()))
-            columns.append([Starred(cell, stars[student]) for student, cell in cells.items()])
+            columns.append([Starred(cell, stars[student], ends.get((block[student], epoch), ""))
+                            for student, cell in cells.items()])  # fmt: skip
         rows += [[name, *cells] for name, *cells in zip(block.values(), *columns, strict=True)]
     return Table(["configuration", *map(str, epochs)], rows)
 

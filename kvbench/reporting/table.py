@@ -20,10 +20,14 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Starred:
-    """A cell that stands out: the best of its recipe is bold, the best of the design's focus italic."""
+    """A number that may stand out: the best of its recipe is bold, the best of the design's focus italic.
+
+    ``ends`` are the lowest and the highest seed of a mean, which pages show below it.
+    """
 
     text: str
     stars: int = 0
+    ends: str = ""
 
     def __str__(self) -> str:
         return self.text

@@ -63,7 +63,7 @@ def unmarked(markdown: str) -> list[list[str]]:
 
 
 def tables_of(root: Element) -> dict[str, list[list[str]]]:
-    return {one.attributes["id"]: one.all("table")[0].cells for one in root.everything
+    return {one.attributes["id"]: one.all("table")[0].means for one in root.everything
             if one.attributes.get("id", "").startswith(("table-", "clauses-"))}  # fmt: skip
 
 
@@ -93,6 +93,23 @@ def test_text_and_numbers_are_the_markdowns(run: Contents, parsed: Element) -> N
     names, values = ([" ".join(one.text.split()) for one in provenance.all(kind)] for kind in ("dt", "dd"))
     pairs = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
     assert pairs[: len(facts)] == facts
+
+
+def test_a_mean_has_the_lowest_and_the_highest_seed_beside_it(run: Contents, parsed: Element) -> None:
+    for metric in ("train_loss", "val_loss", "val_accuracy", "agreement"):
+        (table,) = [one for one in parsed.everything if one.attributes.get("id") == f"table-{metric}"]
+        epochs = [int(one) for one in table.all("table")[0].cells[0][1:]]
+        shown = {}
+        for row in table.all("tr")[1:]:
+            name, *numbers = (cell for cell in row.inside if cell.name in {"th", "td"})
+            for epoch, cell in zip(epochs, numbers, strict=True):
+                shown[name.text, epoch] = cell.all("small")[0].text
+        seeds = run.histories[run.histories["epoch"].isin(epochs)].groupby(["configuration", "epoch"])[metric]
+        assert shown == {key: f"({cells.min():.3f} to {cells.max():.3f})" for key, cells in seeds}
+    assert "In brackets: the lowest and the highest seed." in parsed.text
+    alone = parse(page(of_expected(EXPECTED, "imagenet", DESIGN)))
+    assert "In brackets" not in alone.text, "one seed has no range"
+    assert not [one for one in alone.all("td") if one.all("small")]
 
 
 def test_findings_come_first_as_sentences_with_verdict_margin_interval_and_n(parsed: Element, run: Contents) -> None:
