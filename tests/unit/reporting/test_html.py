@@ -82,6 +82,8 @@ def test_text_and_numbers_are_the_markdowns(run: Contents, parsed: Element) -> N
     for name, heading in (("verdicts", "## Verdicts"), ("train_loss", "Training loss (nat"),
                           ("val_accuracy", "Validation accuracy"), ("seconds", "## Seconds")):  # fmt: skip
         assert shown[f"table-{name}"] == unmarked(markdown[markdown.index(heading) :]), name
+    for name in ("verdicts", "train_loss", "val_loss", "val_accuracy", "agreement", "time", "seconds", "tolerances"):
+        assert shown[f"table-{name}"] == unmarked(run.table(name).markdown()), name
     parts = markdown.split("\n#### ")[1:]
     assert len(parts) == 15
     for number, part in enumerate(parts, 1):
