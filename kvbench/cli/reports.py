@@ -212,10 +212,10 @@ def plot(
     ] = "curves",
     output: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")] = Path("curves.svg"),
 ) -> None:
-    """Plot loss and accuracy against epochs, or another chart, the reference behind a saved run.
+    """Plot loss and accuracy against epochs, or another chart.
 
-    Mean and range over seeds; needs kvbench[plot]. SVG: grey on a transparent ground, for light and dark pages; PDF and
-    PNG: black on white, fonts embedded as TrueType.
+    Mean and range over seeds, behind a saved run the reference; needs kvbench[plot]. SVG: grey on a transparent ground,
+    for light and dark pages; PDF and PNG: black on white, fonts embedded as TrueType.
     """
     from kvbench.reporting.charts import draw
     from kvbench.reporting.figures import chart as figures_of
