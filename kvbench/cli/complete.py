@@ -116,7 +116,7 @@ def _charts(_: typer.Context) -> Iterable[str]:
 def _tables(_: typer.Context) -> Iterable[str]:
     from kvbench.reporting.report import TITLES
 
-    return ["verdicts", *TITLES, "time", "seconds"]
+    return ["verdicts", *TITLES, "time", "seconds", "clauses", "tolerances"]
 
 
 def _forms(_: typer.Context) -> Iterable[str]:
@@ -134,7 +134,7 @@ def _kinds(_: typer.Context) -> Iterable[str]:
 findings, configurations, students = of(_findings), of(_configurations), of(_students)
 references, sides, files, faults = of(_references), of(_sides), of(_files), of(_faults)
 charts, tables, forms, kinds = of(_charts), of(_tables), of(_forms), of(_kinds)
-reports = of(("text", "markdown", "json"))
+reports = of(("text", "markdown", "json", "csv", "latex"))
 # Of rows of the OPTIONS table, by their names.
 OF_OPTIONS: dict[str, Any] = {
     "study": of(_studies),

@@ -72,7 +72,8 @@ def report(
     table: Annotated[
         Optional[str],
         typer.Option(
-            help="Print one table alone: a metric's, such as train_loss, time, seconds or verdicts.",
+            help="Print one table alone: a metric's, such as train_loss, time, seconds, verdicts (of several --expected"
+            " as well), clauses or tolerances.",
             autocompletion=complete.tables,
         ),
     ] = None,
@@ -87,14 +88,18 @@ def report(
     if saved is None and expected and len(expected) > 1:
         from kvbench.reporting.side_by_side import side_by_side
 
-        if finding or table:
-            raise UserError("--finding and --table show one workload: name one --expected.")
+        if finding or table not in {None, "verdicts"}:
+            raise UserError("--finding and --table show one workload, but for --table verdicts: name one --expected.")
+        if html and table:
+            raise UserError("--html and --table each show something of their own: give one of them.")
         folder, design = folder_and_design(values)
         together = side_by_side(folder, expected, design)
         if html:
             from kvbench.reporting.references_page import references_page
 
             _write(html, references_page(together))
+        elif table:
+            echo(together.verdicts.formatted(form))
         else:
             echo(together.markdown())
         return
@@ -124,7 +129,11 @@ def compare(
     b: Annotated[str, typer.Argument(help="What is compared with it.", autocompletion=complete.sides)],
     form: Annotated[
         str,
-        typer.Option("--format", help="What to print: text, markdown or json.", autocompletion=complete.reports),
+        typer.Option(
+            "--format",
+            help="What to print: text, markdown, json, or every number in one table as csv or latex (booktabs).",
+            autocompletion=complete.reports,
+        ),
     ] = "text",
     html: Annotated[Optional[Path], typer.Option(help="Write it as one page with figures to this file, too.")] = None,
     allow_failed: Annotated[
@@ -205,25 +214,17 @@ def plot(
 ) -> None:
     """Plot loss and accuracy against epochs, or another chart.
 
-    Mean and range over seeds; needs kvbench[plot].
+    Mean and range over seeds, behind a saved run the reference; needs kvbench[plot]. SVG: grey on a transparent ground,
+    for light and dark pages; PDF and PNG: black on white, fonts embedded as TrueType.
     """
-    from kvbench.reference.store import load
-    from kvbench.reporting import figures
     from kvbench.reporting.charts import draw
-    from kvbench.results.saved import read
+    from kvbench.reporting.figures import chart as figures_of
+    from kvbench.reporting.figures import heading
+    from kvbench.reporting.report import workload_of
 
-    if (saved is None) == (expected is None):
-        raise UserError("Name either a saved benchmark (kvbench plot FILE.json) or a workload (--expected WORKLOAD).")
-    if expected:
-        folder, design = folder_and_design(values)
-        reference = load(folder, expected, design)
-        numbers, workload = figures.Numbers(reference.histories, design, reference.costs), expected
-    else:
-        run = read(saved or Path())
-        design, workload = folder_and_design(values, run.study)[1], run.workload
-        numbers = figures.Numbers(run.histories, design, run.costs)
-    chosen = figures.chart(numbers, chart)
-    draw(chosen, output, f"{workload}: {numbers.seeds if chosen[0].id in figures.CURVES else chosen[0].title}")
+    contents = _contents(values, saved, [expected] if expected else None)
+    chosen = figures_of(contents.numbers, chart)
+    draw(chosen, output, f"{workload_of(contents.facts)}: {heading(chosen, contents.numbers)}")
     echo(str(output))
 
 

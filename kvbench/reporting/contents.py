@@ -75,11 +75,15 @@ class Contents:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Each configuration against the reference, in the order of the histories; none where there is none."""
+        return self.compared(history.configurations(self.histories))
+
+    def compared(self, names: Sequence[str]) -> list[Comparison]:
+        """Some configurations against the reference."""
         if self.reference is None:
             return []
-        return [compare(self.reference, self.histories, name, self.fingerprints, self.seeds,
-                        str(self.facts.get("random_numbers", "")))
-                for name in history.configurations(self.histories)]  # fmt: skip
+        drawn_here = str(self.facts.get("random_numbers", ""))
+        return [compare(self.reference, self.histories, name, self.fingerprints, self.seeds, drawn_here)
+                for name in names]  # fmt: skip
 
     @property
     def fingerprints(self) -> Mapping[str, Any]:
@@ -97,8 +101,11 @@ class Contents:
     @cached_property
     def numbers(self) -> Numbers:
         """What figures are made of."""
-        recorded = None if self.reference is None else self.reference.histories
-        return Numbers(self.histories, self.design, self.costs, recorded)
+        if self.reference is None:
+            return Numbers(self.histories, self.design, self.costs)
+        mine, theirs = (str(facts.get("hardware", "unknown")) for facts in (self.facts, self.reference.provenance))
+        elsewhere = theirs if theirs != mine else ""
+        return Numbers(self.histories, self.design, self.costs, self.reference.histories, elsewhere=elsewhere)
 
     @cached_property
     def figures(self) -> list[Figure]:
@@ -107,7 +114,7 @@ class Contents:
 
     @cached_property
     def tables(self) -> dict[str, tuple[str, Table]]:
-        """Title and cells of every table for which there are numbers, by its name."""
+        """Title and cells of every table of the page's section of tables for which there are numbers, by its name."""
         found = {"verdicts": ("Verdicts", report.verdict_table(self.judgements, self.standings))}
         for metric in sorted(report.TITLES, key=lambda name: name not in report.SHOWN):
             if self.histories[metric].notna().any():
@@ -118,10 +125,14 @@ class Contents:
         return {name: (title, table) for name, (title, table) in found.items() if table.rows}
 
     def table(self, name: str) -> Table:
-        """One of `tables`; raises `UserError` naming them."""
-        if name not in self.tables:
-            raise unknown("table", name, self.tables)
-        return self.tables[name][1]
+        """One of `tables`, ``clauses`` or ``tolerances``; raises `UserError` naming them."""
+        found = {known: table for known, (_, table) in self.tables.items()}
+        found["clauses"] = report.every_clause(self.judgements)
+        found["tolerances"] = report.tolerance_table(self.comparisons)
+        known = [one for one, table in found.items() if table.rows]
+        if name not in known:
+            raise unknown("table", name, known)
+        return found[name]
 
     def markdown(self, *, clauses: bool = True) -> str:
         """The report in markdown; ``clauses`` shows every clause of every finding."""
@@ -158,5 +169,5 @@ def of_expected(folder: Path, workload: str, design: Design) -> Contents:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """The kind of device: seconds on others say nothing."""
+    """The kind of device: on others a configuration's share of the seconds says nothing."""
     return str(facts.get("hardware", "")).partition(",")[0]

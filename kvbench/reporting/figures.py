@@ -165,6 +165,7 @@ class Numbers:
         costs: FLOPs per sample of each configuration, where they are known.
         reference: the reference's history frame, to stand behind; None: there is none.
         behind: what that one is called.
+        elsewhere: the hardware that the reference's seconds are of, where it is another: they are not drawn.
         students: those that have the first styles, in this order: so several histories can share them.
 
     Example:
@@ -179,6 +180,7 @@ class Numbers:
     costs: Mapping[str, float]
     reference: pd.DataFrame | None = None
     behind: str = "the reference"
+    elsewhere: str = ""
     students: Sequence[str] = ()
 
     @cached_property
@@ -219,6 +221,12 @@ class Numbers:
         return {student: index for index, student in enumerate(students)}
 
     @property
+    def groups(self) -> dict[str, str]:
+        """The group of each student that has one: the first that the study names it in."""
+        named = reversed([*self.design.groups.items()])
+        return {student: group for group, students in named for student in students}
+
+    @property
     def seeds(self) -> str:
         """What a line and its band are."""
         count = len(history.seeds(self.histories))
@@ -245,6 +253,14 @@ def chart(numbers: Numbers, name: str) -> list[Figure]:
     return [known[name]]
 
 
+def heading(drawn: Sequence[Figure], numbers: Numbers) -> str:
+    """What to write above a chart for a paper, which has no caption: what lines and bands are, or the title."""
+    told = numbers.seeds if drawn[0].id in CURVES else drawn[0].title
+    behind = next((panel for figure in drawn for panel in figure.panels if panel.behind), None)
+    look = "dotted" if isinstance(behind, Lines) else "hollow"
+    return f"{told}; {look}: {numbers.behind}" if behind else told
+
+
 def _filled(panel: Panel) -> bool:
     return bool(panel.lines if isinstance(panel, Lines) else panel.dots)
 
@@ -259,7 +275,7 @@ def curves(numbers: Numbers, metric: str) -> Figure:
         axis = Axis(CURVES[metric], log=metric in history.LOSSES)
         panels.append(Lines(_panel(recipe), Axis("epoch"), axis, _some(lines), _some(behind)))
     title = CURVES[metric].partition(" (")[0].capitalize()
-    grey = f" Grey and dotted: {numbers.behind}." if any(panel.behind for panel in panels) else ""
+    grey = f" Grey and dotted: the mean of {numbers.behind}." if any(panel.behind for panel in panels) else ""
     return Figure(metric, title, f"{title} after each epoch, {numbers.seeds}.{grey}", panels, _notes(missing),
                   metric)  # fmt: skip
 
@@ -279,7 +295,7 @@ def loss_accuracy(numbers: Numbers) -> Figure:
 
 def time_to_loss(numbers: Numbers, clock: str) -> Figure:
     """When each configuration first has the loss that every one of its recipe ends at or below, on a clock."""
-    panels, missing = [], []
+    panels, missing, left_out = [], [], False
     for recipe, block in numbers.blocks.items():
         targets = _targets(numbers.runs, block)
         target = float(np.mean([*targets.values()])) if targets else np.nan
@@ -288,15 +304,18 @@ def time_to_loss(numbers: Numbers, clock: str) -> Figure:
                     for seed in numbers.recorded[name].seeds}  # fmt: skip
         missing += [name for name in block.values() if name not in {dot.name for dot in dots}]
         label = f"{CLOCKS[clock]}, to {number(target, '.3g')} nat" if dots else CLOCKS[clock]
-        panels.append(Dots(_panel(recipe), Axis(label), dots,
-                           _times(numbers, numbers.recorded, block, clock, recorded)))  # fmt: skip
+        behind = _times(numbers, numbers.recorded, block, clock, recorded)
+        if clock == "seconds" and numbers.elsewhere:
+            behind, left_out = [], left_out or bool(behind)
+        panels.append(Dots(_panel(recipe), Axis(label), dots, behind))
     title = f"Time to target in {clock.replace('flops', 'FLOPs')}"
     caption = (
         f"{CLOCKS[clock][0].upper()}{CLOCKS[clock][1:]} until the training loss is first as low as the highest last one"
         " of the recipe, which all get to: mean over seeds, with the range."
         + (" Hollow: the reference, to the same loss." if any(panel.behind for panel in panels) else "")
     )
-    return Figure(f"time-{clock}", title, caption, panels, _notes(missing), TIME)
+    notes = [f"Of {numbers.behind} no seconds are shown: they are of other hardware ({numbers.elsewhere})."]
+    return Figure(f"time-{clock}", title, caption, panels, [*_notes(missing), *(notes if left_out else [])], TIME)
 
 
 def seconds(numbers: Numbers) -> Figure:

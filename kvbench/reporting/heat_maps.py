@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kvbench.findings.clauses import Verdict
-from kvbench.reporting.charts import GREY, METADATA, STYLE
+from kvbench.reporting.charts import GREY, METADATA, ink, save, styled
 from kvbench.reporting.maps import NO_RESULT, Square, Sweep
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import atomic_write
 from kvbench.utils.text import shown
 
 # Colours that colour-blind readers tell apart (Okabe and Ito's), with the text on them, and a letter for each.
@@ -31,8 +30,9 @@ def heat_maps_chart(sweep: Sweep, output: Path) -> None:
     """Draw a panel for each finding and recipe, and for each value of axes beyond the second.
 
     A square is a cell: its colour and letter are the verdict (H holds, F fails, M mixed, ? undecided), below the letter
-    is the margin, or how many clauses hold. A frame marks verdicts that stand where all cells share one error rate. The
-    background is transparent. The same sweep gives the same bytes with the same version of matplotlib.
+    is the margin, or how many clauses hold. A frame marks verdicts that stand where all cells share one error rate. An
+    SVG is transparent, with grey text; PDF and PNG are black on white. The same sweep gives the same bytes with the
+    same version of matplotlib.
 
     Args:
         sweep: what was judged.
@@ -54,7 +54,7 @@ def heat_maps_chart(sweep: Sweep, output: Path) -> None:
     if (squares := sum(len(panels) for _, panels in rows) * len(down) * len(across)) > MOST:
         raise UserError(f"The picture would have {squares:,} squares; at most {MOST:,} are drawn: choose a --finding.")
     width = max(wide * (len(across) * SQUARE[0] + 0.75), 5.0)
-    with rc_context(STYLE):
+    with rc_context(styled(output)):
         figure = Figure(figsize=(width, 0.75 + len(rows) * (len(down) * SQUARE[1] + 1.15)), layout="constrained")
         parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
         for part, (finding, panels) in zip(parts, rows, strict=True):
@@ -64,7 +64,8 @@ def heat_maps_chart(sweep: Sweep, output: Path) -> None:
             for axes, (scope, facet) in zip(axes_of_row, panels, strict=False):
                 caption = [sweep.short(finding, scope)]
                 caption += [f"{name}={value}" for name, value in zip(names[2:], facet, strict=True)]
-                axes.set_title(shown(", ".join(caption)), loc="left", color=GREY, parse_math=False, fontsize="small")
+                axes.set_title(shown(", ".join(caption)), loc="left", color=ink(output), parse_math=False,
+                               fontsize="small")  # fmt: skip
                 squares_of = sweep.squares(finding, scope)
                 for y, first in enumerate(down):
                     for x, second in enumerate(across):
@@ -77,8 +78,7 @@ def heat_maps_chart(sweep: Sweep, output: Path) -> None:
         title = f"{sweep.grid.study.name} on {sweep.grid.workload.name}, {seeds}"
         key = "\n".join(textwrap.wrap(KEY, int(width * 14)))
         figure.suptitle(f"{shown(title)}\n{key}", x=0.01, ha="left", fontsize="small", parse_math=False)
-        with atomic_write(output) as tmp:
-            figure.savefig(tmp, transparent=True, dpi=160, metadata=METADATA[output.suffix])
+        save(figure, output)
 
 
 def need_chart(output: Path) -> None:

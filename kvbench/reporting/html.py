@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kvbench.findings.clauses import Verdict
+from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
-from kvbench.reference.compare import compare, differing
+from kvbench.reference.compare import differing
 from kvbench.reference.standing import Standing
-from kvbench.reference.tolerances import HEADERS
 from kvbench.reporting import report
 from kvbench.reporting.contents import Contents
 from kvbench.reporting.figures import CURVES, Figure, Lines, on_scale
@@ -25,6 +25,9 @@ from kvbench.results.saved import Outcome
 from kvbench.utils.environment_diff import differences
 from kvbench.utils.errors import shorten
 from kvbench.utils.text import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_CLAUSES = 40  # of a finding, in a page
 MOST_COMPARED = 60  # configurations that are held against the reference in a page
@@ -56,10 +59,11 @@ def page(contents: Contents) -> str:
         findings=findings((one.judgement.recipe, one) for one in contents.stood),
         not_judged=_not_judged(contents),
         students=[(student, sample(index)) for student, index in contents.numbers.styles.items()],
+        groups=contents.numbers.groups,
         left_out=contents.numbers.left_out,
         figures=[drawn(figure) for figure in contents.figures],
         tables=contents.tables,
-        caption=report.caption(contents.histories, contents.design, "Bold", "italic"),
+        caption=caption(contents.histories, contents.design),
         reference=contents.reference is not None,
         lacking=contents.lacking,
         surroundings=_surroundings(contents),
@@ -70,6 +74,13 @@ def page(contents: Contents) -> str:
         about_reference=report.words(contents.reference.histories, contents.design, contents.reference.provenance)
         if contents.reference else {},
     )  # fmt: skip
+
+
+def caption(histories: pd.DataFrame, design: Design) -> str:
+    """What the numbers of the page's tables are."""
+    several = histories.groupby("configuration")["seed"].nunique().max() > 1
+    ends = " In brackets: the lowest and the highest seed." if several else ""
+    return f"{report.caption(histories, design, 'Bold', 'italic')}{ends} {report.NO_NUMBER}"
 
 
 def render(name: str, title: str, **values: Any) -> str:
@@ -97,10 +108,12 @@ def _safe(value: object) -> object:
 
 
 def _starred(cell: str | Starred) -> Markup:
-    """A cell in bold or italic where it stands out."""
+    """A cell in bold or italic where it stands out, with its seeds' range below it."""
     text, stars = escape(shown(cell)), cell.stars if isinstance(cell, Starred) else 0
     text = Markup("<i>{}</i>").format(text) if stars & ITALIC else text
-    return Markup("<b>{}</b>").format(text) if stars & BOLD else text
+    text = Markup("<b>{}</b>").format(text) if stars & BOLD else text
+    ends = cell.ends if isinstance(cell, Starred) else ""
+    return Markup("{} <small>({})</small>").format(text, ends) if ends else text
 
 
 def _digest(text: str) -> str:
@@ -168,25 +181,14 @@ def _surroundings(contents: Contents) -> list[str]:
 
 def _compared(contents: Contents) -> tuple[list[str], Table, str]:
     """The run against the reference: a sentence for each configuration that left it, all tolerances, what is left."""
-    table = Table(("configuration", *HEADERS[1:]), [])
-    if contents.reference is None:
-        return [], table, ""
     names = history.configurations(contents.histories)
-    said, within = list[str](), 0
-    rows: list[list[str | Starred]] = []
-    for name in names[:MOST_COMPARED]:
-        found = compare(contents.reference, contents.histories, name, contents.fingerprints, contents.seeds,
-                        str(contents.facts.get("random_numbers", "")))  # fmt: skip
-        within += found.judged and not found.failed
-        if found.failed:
-            said.append(_short(found.describe().partition("\n")[0] + "".join(f"; {text}" for text in found.problems)))
-        for deviation in found.deviations:
-            _, *cells = deviation.row()
-            marked: list[str | Starred] = [*cells[:-1], Starred(cells[-1], BOLD if deviation.status.failed else 0)]
-            rows.append([name, *marked])
+    found = contents.compared(names[:MOST_COMPARED])
+    said = [_short(one.describe().partition("\n")[0] + "".join(f"; {text}" for text in one.problems))
+            for one in found if one.failed]  # fmt: skip
+    within = sum(one.judged and not one.failed for one in found)
     more = f" The first {MOST_COMPARED} were compared." if len(names) > MOST_COMPARED else ""
-    head = f"{within} of {len(names[:MOST_COMPARED])} configurations are within the reference.{more}"
-    return said, Table(table.headers, rows), head
+    head = f"{within} of {len(found)} configurations are within the reference.{more}"
+    return said, report.tolerance_table(found), head
 
 
 def _cut(table: Table) -> Table:

@@ -257,6 +257,7 @@ def page(moves: Moves) -> str:
         moved=moved,
         same=same(moves),
         students=[(student, sample(index)) for student, index in numbers.styles.items()],
+        groups=numbers.groups,
         left_out=numbers.left_out,
         figures=[drawn(figure) for figure in figures],
         numbers=Table(every.headers, every.rows[:MOST_ROWS]),
@@ -272,7 +273,26 @@ def page(moves: Moves) -> str:
     )  # fmt: skip
 
 
-FORMATS: dict[str, Callable[[Moves], str]] = {"text": terminal, "markdown": markdown, "json": as_json}
+def one_table(moves: Moves) -> Table:
+    """All numbers and seconds, and the verdicts that are not the same, with the way that each went."""
+    rows = [[*_cells(move), move.way] for move in moves.numbers]
+    for verdict in moves.verdicts:
+        cells = [verdict.clause, verdict.before, verdict.after, "-", "-", verdict.evidence]
+        rows.append([f"{verdict.finding} ({verdict.recipe})", *cells, verdict.way])
+    for timed in moves.seconds:
+        name, *cells = _times(timed)
+        rows.append([name, "seconds", *cells, "-", timed.way])
+    headers = ("what", "number", "A", "B", "change", "allowed, or 95% interval", "against, or evidence", "way")
+    return Table(headers, rows)
+
+
+FORMATS: dict[str, Callable[[Moves], str]] = {
+    "text": terminal,
+    "markdown": markdown,
+    "json": as_json,
+    "csv": lambda moves: one_table(moves).csv(),
+    "latex": lambda moves: one_table(moves).latex(),
+}
 
 
 def formatted(moves: Moves, form: str) -> str:

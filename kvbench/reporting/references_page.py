@@ -15,7 +15,7 @@ from kvbench.findings.judge import Judgement
 from kvbench.reference.standing import Standing
 from kvbench.reporting import report
 from kvbench.reporting.figures import CURVES, LOSS_ACCURACY, TIME, Figure, Numbers, figures, time_table
-from kvbench.reporting.html import drawn, findings, render
+from kvbench.reporting.html import caption, drawn, findings, render
 from kvbench.reporting.maps import NO_RESULT
 from kvbench.reporting.side_by_side import SideBySide, cell
 from kvbench.reporting.svg import sample
@@ -60,10 +60,11 @@ def references_page(together: SideBySide) -> str:
              for finding, rows in groupby(together.judgements, key=itemgetter(0))],
         findings=findings(judged),
         students=[(student, sample(index)) for student, index in styles.items()],
+        groups=numbers[0].groups,
         left_out=[f"{name}: {note}" for name, one in zip(workloads, numbers, strict=True) for note in one.left_out],
         figures=[_figure(workloads, [one.get(id_) for one in made])
                  for id_ in SHOWN if any(id_ in one for one in made)],
-        tables=[(name, report.caption(one.histories, together.design, "Bold", "italic"), dict(_tables(one, those)))
+        tables=[(name, caption(one.histories, together.design), dict(_tables(one, those)))
                 for name, one, those in zip(workloads, numbers, made, strict=True)],
         provenance=[(one.workload, report.words(one.histories, together.design,
                                                 {**one.provenance, "workload": one.workload}))
@@ -96,11 +97,11 @@ def _figure(workloads: list[str], those: list[Figure | None]) -> dict[str, Any]:
             for recipe, picture in parts[-1][kind]:
                 by_recipe.setdefault(recipe, []).append((f"{workload}, {recipe}", picture))
     first = parts[0]
-    caption = first["caption"]
+    told = first["caption"]
     if first["id"] in CURVES:
-        caption = f"{first['title']} after each epoch, mean over seeds, band from the lowest to the highest."
+        told = f"{first['title']} after each epoch, mean over seeds, band from the lowest to the highest."
     panels = {kind: [panel for row in by_recipe.values() for panel in row] for kind, by_recipe in rows.items()}
-    return {**first, "caption": f"{caption} Each workload has axes of its own.", "notes": notes, **panels,
+    return {**first, "caption": f"{told} Each workload has axes of its own.", "notes": notes, **panels,
             "across": min(len(parts), 3) if len(parts) != 4 else 2}  # fmt: skip
 
 

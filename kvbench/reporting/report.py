@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvbench.findings.clauses import Clause
+from kvbench.findings.clauses import Clause, format_margin
 from kvbench.findings.design import Design
 from kvbench.findings.judge import BY_SIGN, Judgement, missing
-from kvbench.reporting.table import Starred, Table
+from kvbench.reference.tolerances import HEADERS
+from kvbench.reporting.table import BOLD, Starred, Table
 from kvbench.results import history
 from kvbench.results.saved import OWN, Outcome
 from kvbench.stats.intervals import exact_mean
@@ -139,6 +141,32 @@ def clause_table(judgement: Judgement) -> Table:
     return Table(("clause", "verdict", "numbers", "margin"), [_clause(clause) for clause in judgement.clauses])
 
 
+def every_clause(judgements: Sequence[Judgement]) -> Table:
+    """Every clause of every judgement, a row each."""
+    rows = []
+    for judgement in judgements:
+        for clause in judgement.clauses:
+            ends = clause.margin, clause.low, clause.high
+            margin, low, high = (format_margin(value, clause.scale) for value in ends)
+            interval = f"{low} to {high}" if math.isfinite(clause.high - clause.low) else "-"
+            counted = "yes" if clause.gating else "no"
+            rows.append([judgement.finding.id, judgement.recipe, clause.id, clause.verdict, margin, interval,
+                         str(clause.n), counted, clause.sentence, clause.numbers])  # fmt: skip
+    headers = ("finding", "recipe", "clause", "verdict", "margin", "95% interval", "seeds", "counts", "sentence",
+               "numbers")  # fmt: skip
+    return Table(headers, rows)
+
+
+def tolerance_table(comparisons: Sequence[Comparison]) -> Table:
+    """Every number that was held against the reference, a row each; statuses that fail are bold."""
+    rows: list[list[str | Starred]] = []
+    for one in comparisons:
+        for deviation in one.deviations:
+            _, *cells, status = deviation.row()
+            rows.append([one.configuration, *cells, Starred(status, BOLD if deviation.status.failed else 0)])
+    return Table(("configuration", *HEADERS[1:]), rows)
+
+
 def report(
     histories: pd.DataFrame,
     design: Design,
@@ -265,7 +293,11 @@ def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
     """Of one metric: a block of rows for each recipe."""
     epochs = _epochs(histories)
     groups = histories[histories["epoch"].isin(epochs)].groupby(["configuration", "epoch"])[metric]
-    means = {key: number(exact_mean(cells), ".3f", missing="-") for key, cells in groups}
+    means, ends = dict[Any, str](), dict[Any, str]()
+    for key, seeds in groups:
+        means[key] = number(exact_mean(seeds), ".3f", missing="-")
+        if len(seeds) > 1 and np.isfinite(seeds).all():
+            ends[key] = f"{number(float(seeds.min()), '.3f')} to {number(float(seeds.max()), '.3f')}"
     best = min if metric in history.LOSSES else max
     focus = design.groups.get(design.focus, ())
     rows = []
@@ -280,7 +312,8 @@ def metric_table(histories: pd.DataFrame, design: Design, metric: str) -> Table:
             for mark, among in ((2, shown), (1, marked)):
                 for student, value in among.items():
                     stars[student] += mark * (value == best(among.values()))
-            columns.append([Starred(cell, stars[student]) for student, cell in cells.items()])
+            columns.append([Starred(cell, stars[student], ends.get((block[student], epoch), ""))
+                            for student, cell in cells.items()])  # fmt: skip
         rows += [[name, *cells] for name, *cells in zip(block.values(), *columns, strict=True)]
     return Table(["configuration", *map(str, epochs)], rows)
 

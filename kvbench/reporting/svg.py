@@ -130,9 +130,12 @@ def _line(line: Line, x: Scale, y: Scale, panel: Lines, *, behind: bool) -> Mark
     if not len(xs):
         return Markup("")
     colour = "currentColor" if behind else style(line.style)[0]
-    stroke = {"stroke": colour, "stroke_width": 1.2, "stroke_dasharray": "1 3"} if behind else _stroke(line.style)
-    edge = _points(np.concatenate([xs, xs[::-1]]), np.concatenate([high, low[::-1]]), x, y)
-    parts = [tag("polygon", points=edge, fill=colour, fill_opacity=0.12)] if (high > low).any() and len(xs) > 1 else []
+    faint = {"stroke": colour, "stroke_opacity": 0.6, "stroke_width": 1.0, "stroke_dasharray": "1 3"}
+    stroke = faint if behind else _stroke(line.style)
+    parts = []
+    if not behind and (high > low).any() and len(xs) > 1:  # bands behind bands could not be told apart
+        edge = _points(np.concatenate([xs, xs[::-1]]), np.concatenate([high, low[::-1]]), x, y)
+        parts.append(tag("polygon", points=edge, fill=colour, fill_opacity=0.1))
     parts.append(tag("polyline", points=_points(xs, mean, x, y), fill="none", **stroke))
     if len(xs) == 1:
         ends = {"y1": y(float(low[0])), "y2": y(float(high[0]))}

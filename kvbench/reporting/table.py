@@ -13,16 +13,21 @@ from kvbench.utils.text import Marked, markdown_table, shown
 ITALIC, BOLD = 1, 2  # stars, as markdown has them; both make three
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",  # others in LaTeX's oldest fonts
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Starred:
-    """A cell that stands out: the best of its recipe is bold, the best of the design's focus italic."""
+    """A number that may stand out: the best of its recipe is bold, the best of the design's focus italic.
+
+    ``ends`` are the lowest and the highest seed of a mean, which pages show below it.
+    """
 
     text: str
     stars: int = 0
+    ends: str = ""
 
     def __str__(self) -> str:
         return self.text

@@ -95,6 +95,22 @@ def test_a_pointer_shows_the_nearest_value(chromium: Browser, written: Path) -> 
 
 
 @in_a_browser
+def test_a_band_under_the_pointer_stands_out_without_a_script(chromium: Browser, written: Path) -> None:
+    chromium.open(written, width=1400, scripts=False)
+    band = "document.querySelector('#val_accuracy figure svg g[data-c=Model1] polygon')"
+    opacity = f"Number(getComputedStyle({band}).fillOpacity)"
+    faint = chromium.evaluate(opacity)
+    x, y = chromium.evaluate(f"""(() => {{
+      {band}.scrollIntoView({{block: "center", behavior: "instant"}});
+      const [x, y] = {band}.getAttribute("points").split(" ")[1].split(",").map(Number);
+      const place = new DOMPoint(x, y + 1).matrixTransform({band}.getScreenCTM());
+      return [place.x, place.y];
+    }})()""")
+    chromium.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert chromium.evaluate(opacity) > 2 * faint
+
+
+@in_a_browser
 def test_a_screen_reader_finds_names_and_tables(chromium: Browser, written: Path) -> None:
     chromium.open(written, width=1400, scripts=False)
     nodes = chromium.tell("Accessibility.getFullAXTree")["nodes"]

@@ -33,6 +33,12 @@ class Element:
         """Of a table."""
         return [[cell.text.strip() for cell in row.inside if cell.name in {"td", "th"}] for row in self.all("tr")]
 
+    @property
+    def means(self) -> list[list[str]]:
+        """The same without the ranges in small letters behind numbers, which markdown does not have."""
+        return [[cell.text.removesuffix("".join(small.text for small in cell.all("small"))).strip()
+                 for cell in row.inside if cell.name in {"td", "th"}] for row in self.all("tr")]  # fmt: skip
+
 
 class _Parser(HTMLParser):
     def __init__(self) -> None:

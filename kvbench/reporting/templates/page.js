@@ -4,7 +4,7 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";
 const tip = document.getElementById("tip");
 
-for (const item of all(".legend li")) {
+for (const item of all(".legend li[data-c]")) {
   const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
   const label = document.createElement("label");
   label.append(box, ...item.childNodes);

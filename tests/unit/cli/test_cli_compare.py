@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -11,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kvbench.reporting.moves import MOST_ROWS
+from kvbench.reporting.moves import FORMATS, MOST_ROWS
 from kvbench.utils.text import SCREEN
 from tests.support import EXPECTED
 from tests.support.commands import Call, Result
@@ -106,7 +108,7 @@ def test_a_page_has_what_moved_and_both_sides_curves(call: Call) -> None:
     (table,) = [one for one in root.everything if one.attributes.get("id") == "table-worse-numbers"]
     assert [row[0] for row in table.all("table")[0].cells[1:]] == ["Model2", "Model2"]
     assert html.count('stroke-dasharray="1 3"') == 2 * 4 * 2, "two configurations, four metrics, two scales"
-    assert "Grey and dotted: main (A)." in root.text
+    assert "Grey and dotted: the mean of main (A)." in root.text
     ids = [one.attributes["id"] for one in root.everything if "id" in one.attributes]
     assert len(ids) == len({*ids})
     assert {one.attributes["href"][1:] for one in root.all("a")} <= {*ids}
@@ -152,7 +154,7 @@ def test_references_are_sides_by_name_and_by_folder(call: Call) -> None:
         (["main", "short"], "main and short cannot be compared: Model1: in short, Model1 lacks seed 0, epoch 3"),
         (["main", "long"], "main and long cannot be compared: Model1: in long, Model1 has, beyond what is expected"),
         (["main", "others"], "main and others have no configuration in common: Model1, Model2; Model3."),
-        (["main", "main", "--format", "csv"], "Unknown format of a comparison 'csv'."),
+        (["main", "main", "--format", "xml"], "Unknown format of a comparison 'xml'."),
         (["main", "main", "--fail-on-seconds", "0.5"], "Got --fail-on-seconds 0.5: valid is a ratio from 1"),
         (["main", "main", "--fail-on-seconds", "nan"], "Got --fail-on-seconds nan: valid is a ratio from 1"),
         (["main", "\x1b[31m"], "Unknown saved run or reference '\\x1b[31m'."),
@@ -181,11 +183,28 @@ def test_what_cannot_be_compared_is_a_sentence(arguments: list[str], sentence: s
     assert told.err.splitlines()[-1].startswith(f"Error: {sentence}")
 
 
+def test_every_number_is_a_row_of_one_table_for_spreadsheets_and_papers(call: Call) -> None:
+    told = both(call, WORSE, "--format", "csv")
+    assert told.code == 1
+    table = [*csv.DictReader(io.StringIO(told.out))]
+    moved = [row for row in table if row["way"] == "worse"]
+    assert [(row["what"], row["number"], row["change"]) for row in moved] == [
+        ("Model2", "train_loss, whole curve", "+5.00%"), ("Model2", "train_loss, last epoch", "+5.00%"),
+    ]  # fmt: skip
+    _, *markdown = cells(both(call, WORSE, "--format", "markdown").out)
+    assert [list(row.values())[:-1] for row in moved] == markdown[:2]
+    assert [row["what"] for row in table if row["number"] == "seconds"] == [*NAMES]
+    paper = both(call, WORSE, "--format", "latex")
+    assert paper.code == 1
+    assert paper.out.startswith("\\begin{tabular}{llllllll}\n\\toprule\n")
+    assert paper.out.count(r"\\") == len(table) + 1
+
+
 def test_numbers_of_every_size_are_compared(call: Call) -> None:
     for lost in (math.nan, math.inf, 1e300, 0.0):
         after = runs(range(3), NAMES)
         after.loc[after["configuration"] == "Model2", ["train_loss", "seconds"]] = lost
-        for form in ("text", "markdown", "json"):
+        for form in FORMATS:
             told = both(call, after, "--format", form, "--html", "page.html")
             assert told.code in {0, 1, 3}, told.err
             assert "Traceback" not in told.err
@@ -196,7 +215,7 @@ def test_names_of_any_kind_are_shown_and_safe(call: Call) -> None:
     name = "<script>alert(1)</script> | \x1b[31m \u202egnp"
     usual = runs(range(3), ["a", name])
     after = changed(usual, name, train_loss=2.0)
-    for form in ("text", "markdown", "json"):
+    for form in FORMATS:
         save(usual)
         save(after, "0002_patch")
         told = call("compare", "main", "2", "--format", form, "--html", "page.html")

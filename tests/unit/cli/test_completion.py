@@ -54,7 +54,7 @@ def complete(call: Call, monkeypatch: pytest.MonkeyPatch) -> Complete:
         (["detect", "--fault", ""], sorted(FAULTS)),
         (["report", "--table", "val"], ["val_loss", "val_accuracy"]),
         (["report", "--format", ""], ["markdown", "csv", "latex"]),
-        (["compare", "a", "b", "--format", ""], ["text", "markdown", "json"]),
+        (["compare", "a", "b", "--format", ""], ["text", "markdown", "json", "csv", "latex"]),
         (["plot", "--chart", "time"], ["time-epochs", "time-seconds", "time-flops"]),
         (["cache", "list", "--kind", "b"], ["bank"]),
         (["report", "--study", "nothing", "--finding", ""], []),

@@ -6,19 +6,21 @@ import builtins
 import json
 import math
 import re
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvbench.reference.store import load
-from kvbench.reporting.charts import curves_chart
+from kvbench.reporting.charts import GREY, LOWER, curves_chart
 from kvbench.reporting.figures import MAKERS
 from kvbench.results import history
 from kvbench.utils.errors import UserError
 from tests.support import DESIGN, EXPECTED, ROOT
 from tests.support.commands import Call
-from tests.support.saved_runs import benchmark, content
+from tests.support.saved_runs import benchmark, content, run_of
 from tests.support.tables import rows
 
 pytest.importorskip("matplotlib")
@@ -98,16 +100,89 @@ def test_a_saved_run_is_drawn_as_well(call: Call) -> None:
     assert {"Model1", "Model2"} <= {*texts(Path("curves.svg"))}
 
 
-@pytest.mark.parametrize("chart", [*MAKERS])
+@pytest.mark.parametrize("chart", ["curves", *MAKERS])
 def test_every_figure_of_the_page_can_be_drawn_for_a_paper(chart: str, call: Call) -> None:
-    told = call("plot", "--expected", "fractals", "--folder", EXPECTED, "--chart", chart, "--output", "a.svg")
-    assert told.code == 0, told.err
+    for output in ("a.svg", "a.pdf", "a.png"):
+        told = call("plot", "--expected", "fractals", "--folder", EXPECTED, "--chart", chart, "--output", output)
+        assert told.code == 0, told.err
     written = texts(Path("a.svg"))
     assert {"StepLR", "constant lr"} <= {*written}
-    assert written.count("Model7") == 2
-    for output, start in (("a.pdf", b"%PDF"), ("a.png", b"\x89PNG")):
-        assert call("plot", "--expected", "imagenet", "--folder", EXPECTED, "--output", output).code == 0
-        assert Path(output).read_bytes().startswith(start)
+    assert written.count("Model7") == (4 if chart == "curves" else 2)
+    pdf = Path("a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/CIDFontType2" in pdf, "fonts are embedded as TrueType"
+    assert b"/Type3" not in pdf, "which publishers refuse"
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_for_print_is_black_on_white_and_one_for_pages_reads_on_any_ground(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    histories = history.frame(rows("Model1", [2.0, 1.0], [0.1, 0.2]))
+    for name in ("a.svg", "a.pdf", "a.png"):
+        curves_chart(histories, DESIGN, tmp_path / name, "one")
+    pixels = imread(tmp_path / "a.png")
+    assert (pixels[0, 0] == 1).all(), "white, and opaque"
+    assert pixels[:, :, :3].max(axis=2).min() == 0, "black text"
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", (tmp_path / "a.pdf").read_bytes(), flags=re.DOTALL)
+    content = next(text for text in map(zlib.decompress, streams) if b"BT" in text)
+    assert b" 0 g\n" in content
+    assert b"0.4666666667 g\n" not in content, "no grey text"
+    svg = (tmp_path / "a.svg").read_text()
+    assert "fill: #777777" in svg
+    assert "#ffffff" not in svg
+
+
+@pytest.fixture
+def axes(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], list[Any]]:
+    """The axes of a chart of a saved run of fractals, as matplotlib has them."""
+    from matplotlib.figure import Figure
+
+    reference, caught = load(EXPECTED, "fractals", DESIGN), list[Any]()
+    histories = reference.histories[reference.histories["seed"] < 2]
+    (tmp_path / "run.json").write_text(json.dumps(run_of(histories, workload="fractals")))
+    write = Figure.savefig
+
+    def catch(self: Figure, *arguments: Any, **options: Any) -> None:
+        caught.append(self)
+        write(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", catch)
+
+    def axes(chart: str) -> list[Any]:
+        told = call("plot", tmp_path / "run.json", "--folder", EXPECTED, "--chart", chart, "--output", "a.svg")
+        assert told.code == 0, told.err
+        return list(caught.pop().axes)
+
+    return axes
+
+
+@pytest.mark.parametrize("chart", ["curves", "agreement", "loss-accuracy"])
+def test_the_reference_stands_behind_the_curves_of_a_saved_run(chart: str, axes: Callable[[str], list[Any]]) -> None:
+    for panel in axes(chart):
+        behind = [line for line in panel.lines if line.get_color() == GREY and line.get_linestyle() == ":"]
+        assert len(behind) == 7
+        assert panel.lines[:7] == behind, "drawn first"
+        assert sum(text.get_text() == "Model7" for text in panel.texts) == 1, "the reference's are not named"
+    assert any(text.endswith("; dotted: the reference") for text in texts(Path("a.svg")))
+
+
+def test_the_reference_stands_below_the_times_of_a_saved_run(axes: Callable[[str], list[Any]]) -> None:
+    for panel in axes("time-epochs"):
+        hollow = [line for line in panel.lines if line.get_marker() == "o" and line.get_fillstyle() == "none"]
+        filled = [line for line in panel.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
+        assert (len(hollow) > 4, len(filled)) == (True, 7)
+        rows = {float(line.get_ydata()[0]) for line in filled}
+        assert {round(float(line.get_ydata()[0]) - LOWER, 6) for line in hollow} <= rows
+    assert "fractals: Time to target in epochs; hollow: the reference" in texts(Path("a.svg"))
+
+
+def test_loss_against_accuracy_is_drawn_whole_with_a_dot_at_each_end(axes: Callable[[str], list[Any]]) -> None:
+    for panel in axes("loss-accuracy"):
+        low, high = sorted(panel.get_xlim())
+        for line in panel.lines:
+            assert low < min(line.get_xdata()) < max(line.get_xdata()) < high
+        assert [(line.get_marker(), line.get_markevery()) for line in panel.lines[7:]] == [("o", [-1])] * 7
 
 
 def test_a_chart_that_cannot_be_drawn_is_named(call: Call) -> None:

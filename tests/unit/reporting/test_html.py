@@ -63,7 +63,7 @@ def unmarked(markdown: str) -> list[list[str]]:
 
 
 def tables_of(root: Element) -> dict[str, list[list[str]]]:
-    return {one.attributes["id"]: one.all("table")[0].cells for one in root.everything
+    return {one.attributes["id"]: one.all("table")[0].means for one in root.everything
             if one.attributes.get("id", "").startswith(("table-", "clauses-"))}  # fmt: skip
 
 
@@ -82,6 +82,8 @@ def test_text_and_numbers_are_the_markdowns(run: Contents, parsed: Element) -> N
     for name, heading in (("verdicts", "## Verdicts"), ("train_loss", "Training loss (nat"),
                           ("val_accuracy", "Validation accuracy"), ("seconds", "## Seconds")):  # fmt: skip
         assert shown[f"table-{name}"] == unmarked(markdown[markdown.index(heading) :]), name
+    for name in ("verdicts", "train_loss", "val_loss", "val_accuracy", "agreement", "time", "seconds", "tolerances"):
+        assert shown[f"table-{name}"] == unmarked(run.table(name).markdown()), name
     parts = markdown.split("\n#### ")[1:]
     assert len(parts) == 15
     for number, part in enumerate(parts, 1):
@@ -93,6 +95,23 @@ def test_text_and_numbers_are_the_markdowns(run: Contents, parsed: Element) -> N
     names, values = ([" ".join(one.text.split()) for one in provenance.all(kind)] for kind in ("dt", "dd"))
     pairs = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
     assert pairs[: len(facts)] == facts
+
+
+def test_a_mean_has_the_lowest_and_the_highest_seed_beside_it(run: Contents, parsed: Element) -> None:
+    for metric in ("train_loss", "val_loss", "val_accuracy", "agreement"):
+        (table,) = [one for one in parsed.everything if one.attributes.get("id") == f"table-{metric}"]
+        epochs = [int(one) for one in table.all("table")[0].cells[0][1:]]
+        shown = {}
+        for row in table.all("tr")[1:]:
+            name, *numbers = (cell for cell in row.inside if cell.name in {"th", "td"})
+            for epoch, cell in zip(epochs, numbers, strict=True):
+                shown[name.text, epoch] = cell.all("small")[0].text
+        seeds = run.histories[run.histories["epoch"].isin(epochs)].groupby(["configuration", "epoch"])[metric]
+        assert shown == {key: f"({cells.min():.3f} to {cells.max():.3f})" for key, cells in seeds}
+    assert "In brackets: the lowest and the highest seed." in parsed.text
+    alone = parse(page(of_expected(EXPECTED, "imagenet", DESIGN)))
+    assert "In brackets" not in alone.text, "one seed has no range"
+    assert not [one for one in alone.all("td") if one.all("small")]
 
 
 def test_findings_come_first_as_sentences_with_verdict_margin_interval_and_n(parsed: Element, run: Contents) -> None:
@@ -146,6 +165,17 @@ def test_a_run_says_what_left_the_reference_and_how_its_surroundings_differ(pars
     assert "This run FAILED: do not use it as a baseline." in parsed.text
 
 
+def test_the_legend_is_in_the_groups_of_the_study(parsed: Element) -> None:
+    (legend,) = [one for one in parsed.all("section") if one.attributes["id"] == "legend"]
+    assert [item.text for item in legend.all("li")] == [
+        "simple:", "Model1", "Model2", "memory:", "Model3", "Model4", "Model5", "Model6", "Model7",
+    ]  # fmt: skip
+    frame = history.frame([*rows("Model3", [1.0], [0.5]), *rows("Mine", [1.0], [0.5])])
+    items = parse(page(Contents(frame, DESIGN, [], {}))).all("li")
+    groups = [item.text for item in items if item.attributes.get("class") == "group"]
+    assert groups == ["memory:", "others:"]
+
+
 def test_both_scales_are_there_without_a_script(parsed: Element) -> None:
     curves = [one for one in parsed.all("section") if one.attributes["id"] in {"train_loss", "agreement"}]
     for section in curves:
@@ -180,11 +210,31 @@ def test_the_pictures_are_xml_on_their_own(html: str) -> None:
 def test_the_reference_stands_behind_and_bands_are_of_seeds(html: str) -> None:
     # of every student with each recipe, in four metrics on two scales and in loss against accuracy
     assert html.count('stroke-dasharray="1 3"') == 7 * 2 * (4 * 2 + 1)
+    # of the run alone: grey bands behind coloured ones could not be told apart
+    assert html.count("<polygon") == 7 * 2 * 4 * 2
+    assert not re.search(r'<polygon[^>]*fill="currentColor"', html)
     alone = page(of_expected(EXPECTED, "imagenet", DESIGN))
     assert 'stroke-dasharray="1 3"' not in alone
     assert "<polygon" not in alone, "one seed has no band"
     assert "<polygon" in html
     assert "This is the reference itself." in alone
+
+
+def test_seconds_of_other_hardware_do_not_stand_behind_a_run(reference: Reference, parsed: Element) -> None:
+    def section(root: Element) -> Element:
+        (found,) = [one for one in root.all("section") if one.attributes["id"] == "time-seconds"]
+        return found
+
+    def hollow(root: Element) -> int:
+        return sum(one.attributes["fill"] == "none" for one in section(root).all("circle"))
+
+    other = parse(page(run_of(reference, hardware="cpu, x86_64, 96 processors")))
+    assert (hollow(parsed) > 0, hollow(other)) == (True, 0)
+    hardware = reference.provenance["hardware"]
+    said = f"Of the reference no seconds are shown: they are of other hardware ({hardware})."
+    assert said in section(other).text
+    assert said not in section(parsed).text
+    assert "Hollow" not in section(other).text
 
 
 # What it may do
@@ -334,10 +384,11 @@ def test_the_example_is_what_its_command_writes(call: Call) -> None:
         ["--expected", "imagenet", "--html", "a.html", "--finding", "gelu-beats-relu"],
         ["--expected", "imagenet", "--html", "a.html", "--table", "seconds"],
         ["--expected", "imagenet", "--expected", "fractals", "--table", "seconds"],
+        ["--expected", "imagenet", "--expected", "fractals", "--table", "verdicts", "--html", "a.html"],
     ],
 )
 def test_one_thing_is_shown_at_a_time(arguments: list[Any], call: Call) -> None:
     told = call("report", *arguments, "--folder", EXPECTED)
     assert told.code == 2
-    assert re.match(r"Error: --finding(, --html)? and --table (each )?show ", told.err)
+    assert re.match(r"Error: (--finding|--html|--finding, --html) and --table (each )?show ", told.err)
     assert not Path("a.html").exists()

@@ -46,9 +46,9 @@ def unmarked(markdown: str) -> list[list[str]]:
     return [[re.sub(r"\*+|\\", "", cell) for cell in row] for row in cells(markdown)]
 
 
-def table(root: Element, name: str) -> list[list[str]]:
+def table(root: Element, name: str, *, means: bool = False) -> list[list[str]]:
     (found,) = [one for one in root.everything if one.attributes.get("id") == f"table-{name}"]
-    return found.all("table")[0].cells
+    return found.all("table")[0].means if means else found.all("table")[0].cells
 
 
 def section(root: Element, name: str) -> Element:
@@ -83,7 +83,7 @@ def test_the_map_has_the_markdowns_verdicts_and_the_deciding_margins(parsed: Ele
 def test_tables_and_provenance_are_the_markdowns(parsed: Element, together: SideBySide) -> None:
     for place, part in enumerate(re.split(r"^## (?!Verdicts)", together.markdown(), flags=re.MULTILINE)[1:], 1):
         for metric, heading in (("train_loss", "Training loss (nat"), ("val_accuracy", "Validation accuracy")):
-            assert table(parsed, f"{metric}-{place}") == unmarked(part[part.index(heading) :])
+            assert table(parsed, f"{metric}-{place}", means=True) == unmarked(part[part.index(heading) :])
     text = " ".join(section(parsed, "provenance").text.split())
     assert "torchvision's pretrained ResNet18" in text
     assert [one.text for one in section(parsed, "provenance").all("h3")] == [*WORKLOADS]
