@@ -48,7 +48,7 @@ def opening(scale: Scale) -> dict[str, Any]:
         return {
             "photos": photographs(Path(folder), scale.paths),
             "bank": bank(Path(folder), scale.paths),
-            "large": large(Path(folder) / "large", scale.large),
+            "large": [large(Path(folder) / f"large-{k}", scale.large) for k in range(min(3, scale.rounds))],
         }
 
 
