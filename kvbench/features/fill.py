@@ -33,7 +33,7 @@ def open_bank(
     ``fresh`` computes all of an incomplete bank, instead of going on with what there is.
 
     Raises:
-        UserError: it was computed with other settings, cannot be read or written, or the pass fails.
+        UserError: it cannot be read or written, or the pass fails.
     """
     if fill([store], range(len(store.parts)), device, on_progress, fresh=fresh) and (
         wrong := store.look(range(len(store.parts)))

@@ -36,6 +36,11 @@ CHUNK = 2**20  # bytes read at a time, and of a header at most: that of a hundre
 BLANK = "0" * 64  # stands for a part's checksum while that is computed
 
 
+def _digest(facts: object) -> str:
+    """Of what JSON holds."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 class DamagedError(Exception):
     """A file is no part of the bank, for the reason given."""
 
@@ -101,24 +106,15 @@ class Store:
 
     @cached_property
     def recorded(self) -> dict[int, Part]:
-        """The parts that the manifest knows; none where it cannot be read: all of them are read instead.
-
-        Raises:
-            UserError: the bank was computed with other settings.
-        """
+        """The parts that the manifest knows; none where it is damaged or another bank's: all are read instead."""
         try:
             found = read_json(self.path / MANIFEST)
-            bank, made = dict(found["bank"]), [json.dumps(dict(one), sort_keys=True) for one in found["built_with"]]
+            intact = found.pop("sha256") == _digest(found) and found["bank"] == self.settings.fingerprint
+            made = [json.dumps(dict(one), sort_keys=True) for one in found["built_with"]]
             parts = [Part(str(sha256), made[k], int(size), int(at)) for sha256, k, size, at in found["parts"]]
-        except (UserError, ValueError, LookupError, TypeError, OverflowError):
+        except (UserError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return {}
-        wanted = self.settings.fingerprint
-        if differing := [key for key in sorted({*bank, *wanted}) if bank.get(key) != wanted.get(key)]:
-            raise UserError(
-                f"{self.path} was computed with other settings ({', '.join(differing)}): remove it, and it is computed"
-                " again."
-            )
-        return dict(enumerate(parts[: len(self.parts)]))
+        return dict(enumerate(parts[: len(self.parts)])) if intact else {}
 
     def record(self) -> None:
         """Write a whole bank's manifest, where it is another now or the bucket has none, and that can be done."""
@@ -126,6 +122,7 @@ class Store:
         made = list(dict.fromkeys(part.built_with for part in known))
         parts = [[part.sha256, made.index(part.built_with), part.size, part.mtime] for part in known]
         facts = {"bank": self.settings.fingerprint, "built_with": [json.loads(one) for one in made], "parts": parts}
+        facts["sha256"] = _digest(facts)
         with suppress(UserError, OSError):  # in a read-only folder all checksums are compared each time
             if self.known != self.recorded:
                 write_bytes(self.path / MANIFEST, json.dumps(facts).encode())
@@ -136,7 +133,7 @@ class Store:
     def look(self, parts: Iterable[int]) -> dict[int, str]:
         """Those of ``parts`` that are not in order, with what is wrong: an empty text where one is missing.
 
-        Nothing is computed. Raises `UserError` where one cannot be read, or the bank has other settings.
+        Nothing is computed. Raises `UserError` where one cannot be read.
         """
         with ThreadPoolExecutor(min(8, processors())) as threads:  # hashing frees the interpreter
             found = threads.map(lambda part: (part, self._examine(part)), parts)
@@ -200,7 +197,7 @@ class Store:
 
     def _belongs(self, part: int) -> str:
         """What a part says it is a part of."""
-        return hashlib.sha256(json.dumps([self.settings.fingerprint, part], sort_keys=True).encode()).hexdigest()
+        return _digest([self.settings.fingerprint, part])
 
     def write(self, part: int, columns: dict[str, Tensor], made: Mapping[str, Any]) -> None:
         """Write a part that was computed on ``made``, and its checksum into it. Raises `UserError` if it can't be."""
@@ -215,7 +212,7 @@ class Store:
     def bank(self) -> FeatureBank:
         """The bank, memory-mapped, of parts that are all in order. Raises `UserError` where they do not fit."""
         known, parts = zip(*((self.known[part], self._columns[part]) for part in range(len(self.parts))), strict=True)
-        digest = hashlib.sha256(json.dumps([part.sha256 for part in known]).encode()).hexdigest()
+        digest = _digest([part.sha256 for part in known])
 
         def column(name: str) -> Tensor:
             found = [columns[name] for columns in parts]

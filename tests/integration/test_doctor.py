@@ -108,13 +108,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         r"there is none in .*to record it: pytest benchmarks/ .*--kvbench-seeds 8 --kvbench-update-expected",
     ),
     "a flipped bit in a bank": (damage_part, "banks", r"train: part 0 \(it does not have its checksum\) of .* damaged"),
-    "a manifest of another bank": (
-        lambda path: next(path.glob(".kvbench/tiny-val-*/manifest.json")).write_text(
-            '{"bank": {"format": 0}, "built_with": [], "parts": []}'
-        ),
-        "banks",
-        r"tiny-val-\w+ was computed with other settings",
-    ),
     "an option that there is not": (
         lambda path: (path / "tox.ini").write_text("[pytest]\nkvbench_workload = tiny\nkvbench_pooling = circles\n"),
         "project",

@@ -8,6 +8,7 @@ whose AFTERth call it kills itself.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -131,6 +132,12 @@ def content(folder: Path) -> dict[str, str]:
     """Checksums of the parts of the one bank in a folder."""
     (bank,) = [path for path in folder.iterdir() if path.is_dir()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(bank.glob("part-*"))}
+
+
+def sealed(facts: dict[str, Any]) -> str:
+    """A manifest of these facts that has the checksum which fits, as a stranger could make it."""
+    rest = {name: value for name, value in facts.items() if name != "sha256"}
+    return json.dumps({**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()})
 
 
 def flip(path: Path, at: int) -> None:

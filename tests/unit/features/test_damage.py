@@ -33,6 +33,7 @@ from tests.support.banks import (
     open_bank,
     part_of,
     passes,
+    sealed,
     tiny_settings,
 )
 from tests.support.logs import logged
@@ -244,13 +245,28 @@ def test_a_manifest_that_cannot_be_read_is_written_again_from_the_parts(text: st
     assert (path / MANIFEST).read_bytes() == manifest
 
 
+def test_a_flipped_bit_in_a_manifest_is_seen_wherever_it_is(path: Path) -> None:
+    whole, manifest = content(path.parent), (path / MANIFEST).read_bytes()
+    for at in range(0, len(manifest), 17):
+        flip(path / MANIFEST, at)
+        assert repaired(path, whole) == ([], 0)
+        assert (path / MANIFEST).read_bytes() == manifest, at
+
+
+def test_a_manifest_of_another_bank_is_written_again_from_the_parts(path: Path) -> None:
+    whole, manifest = content(path.parent), json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(sealed({**manifest, "bank": {"format": 0}}))
+    assert repaired(path, whole) == ([], 0)
+    assert json.loads((path / MANIFEST).read_text()) == manifest
+
+
 def test_a_manifest_that_says_what_is_not_so_is_no_trap(path: Path) -> None:
     """It takes a file for a part that is none."""
     whole, manifest = content(path.parent), json.loads((path / MANIFEST).read_text())
     part(path, 1).write_bytes(b"hello")
     stat = part(path, 1).stat()
     manifest["parts"][1][2:] = [stat.st_size, stat.st_mtime_ns]
-    (path / MANIFEST).write_text(json.dumps(manifest))
+    (path / MANIFEST).write_text(sealed(manifest))
     assert repaired(path, whole)[1] == 1
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,14 +93,16 @@ def test_a_bank_is_memory_mapped_also_after_a_move_to_the_cpu(tmp_path: Path) ->
             assert rows.data_ptr() % rows.element_size() == 0
 
 
-def test_a_bank_of_other_settings_names_what_differs(tmp_path: Path) -> None:
-    settings = tiny_settings(20)
-    open_bank(settings, tmp_path, "a", CPU)
-    wanted = replace(settings, pooling="pyramid", taps=("second", "first"))
-    settings.path(tmp_path, "a").rename(wanted.path(tmp_path, "a"))
-    with pytest.raises(UserError, match=r"a-\w+ was computed with other settings \(pooling, taps\): remove it"):
-        open_bank(wanted, tmp_path, "a", CPU)
-    assert left(tmp_path) == ["manifest", "0"], "a user's file is not removed for them"
+def test_a_bank_in_another_ones_place_is_computed_again(tmp_path: Path) -> None:
+    open_bank(tiny_settings(20), tmp_path, "a", CPU)
+    wanted = tiny_settings(20, pooling="pyramid")
+    tiny_settings(20).path(tmp_path, "a").rename(wanted.path(tmp_path, "a"))
+    mine = wanted.path(tmp_path, "a") / "mine.txt"
+    mine.touch()
+    with logged() as messages:
+        assert_equal(open_bank(wanted, tmp_path, "a", CPU), in_memory(wanted))
+    assert "damaged (it belongs to another bank); computed again." in messages[0]
+    assert mine.exists(), "a user's file is not removed for it"
 
 
 def test_what_makes_no_pass_leaves_nothing(tmp_path: Path) -> None:
