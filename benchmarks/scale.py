@@ -1,6 +1,6 @@
 """A plan for the teacher's pass over millions of images on many machines: hours, dollars, bytes, and what is slowest.
 
-    python -m benchmarks.scale --decode-ms 4.8 --pass-ms 72
+    python -m benchmarks.scale --decode-ms 1.75 --pass-ms 11
 
 prints the tables of docs/scale.md, from rates that python -m benchmarks.performance measures. The last one says what
 trouble costs: `kvbench.harness.engine.Tasks` deals out its tasks as it does on a cluster, with its own rules, to
@@ -88,7 +88,7 @@ class SimulatedRay:
         self._promises = iter(range(10**12))
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": {"CPU": float(self.workers)}}]
+        return [{"NodeID": "all", "Alive": True, "Resources": {"CPU": float(self.workers)}}]
 
     def remote(self, **_needs: Any) -> Callable[..., Any]:
         return lambda _worker: _Method(self._hire)
@@ -145,11 +145,11 @@ def simulated(
 
 TROUBLES = {
     "none": Trouble(),
-    "tasks 20% apart": Trouble(spread=0.2),
+    "task times vary by 20%": Trouble(spread=0.2),
     "5% of workers 5 times as slow": Trouble(spread=0.2, slow=0.05),
-    "each worker lost once a day, 10 minutes without": Trouble(spread=0.2, lost=1 / 86400),
+    "workers lost daily, replaced in 10 minutes": Trouble(spread=0.2, lost=1 / 86400),
     "0.1% of attempts fail": Trouble(spread=0.2, failing=0.001),
-    "all of it": Trouble(0.05, 5.0, 0.2, 1 / 86400, 600.0, 0.001),
+    "all combined": Trouble(0.05, 5.0, 0.2, 1 / 86400, 600.0, 0.001),
 }
 NODES = 8, 64, 512
 TEACHERS = 1, 5
@@ -164,12 +164,14 @@ class Node:
 
     Args:
         workers: of Ray: one for each processor, or one for its GPU.
+        overlaps: whether images are decoded while others are passed.
         dollars: an hour.
         decode: seconds an image, all its processors at work.
         teach: seconds an image and teacher, likewise, or of its GPU.
     """
 
     workers: int
+    overlaps: bool
     dollars: float
     decode: float
     teach: float
@@ -177,7 +179,7 @@ class Node:
     def rate(self, teachers: int) -> float:
         """Images a second: processors decode and pass in turns; a GPU passes what they decode meanwhile."""
         each = self.decode, teachers * self.teach
-        return 1 / (sum(each) if self.workers > 1 else max(each))
+        return 1 / (max(each) if self.overlaps else sum(each))
 
 
 def seconds_of(images: float, nodes: int, rate: float, look: float) -> float:
@@ -213,7 +215,7 @@ def plan_table(nodes: Mapping[str, Node], look: float) -> str:
         half = math.ceil(-(-images // WORKLOAD) / (rate * look))
         rows.append([name, kind, str(teachers), *cells, f"{size:.1f} TB", f"{half:,} nodes"])
     heads = [f"{count} nodes" for count in NODES]
-    return markdown_table(["images", "node", "teachers", *heads, "banks", "half from"], rows)
+    return markdown_table(["images", "node", "teachers", *heads, "banks", "half looking"], rows)
 
 
 def trouble_table(nodes: Mapping[str, Node], look: float) -> str:
@@ -233,22 +235,25 @@ def trouble_table(nodes: Mapping[str, Node], look: float) -> str:
     return markdown_table(["trouble", *heads], [[name, *cells] for name, cells in rows.items()])
 
 
+LEAST = 1e-6  # of a number that must be more than nothing
+
+
 def main(
-    decode_ms: Annotated[float, typer.Option(help="Of one processor, to decode an image.")] = 4.8,
-    pass_ms: Annotated[float, typer.Option(help="To pass an image through a teacher, on processors.")] = 72.0,
-    pass_processors: Annotated[int, typer.Option(help="How many of them, with a thread each.")] = 1,
-    gpu_ms: Annotated[float, typer.Option(help="The same on a GPU; 0: as a node's processors decode one.")] = 0.0,
-    look_ms: Annotated[float, typer.Option(help="Of a worker, to look at an image's file when it begins.")] = 0.1,
-    photo_kb: Annotated[float, typer.Option(help="Of an image's file.")] = 61.0,
-    processors: Annotated[int, typer.Option(help="Of a node.")] = 16,
-    cpu_dollars: Annotated[float, typer.Option(help="An hour of a node without a GPU.")] = 0.8,
-    gpu_dollars: Annotated[float, typer.Option(help="An hour of a node with one.")] = 4.0,
+    decode_ms: Annotated[float, typer.Option(min=LEAST, help="Time for one processor to decode an image.")] = 1.75,
+    pass_ms: Annotated[float, typer.Option(min=LEAST, help="Time for processors to pass it through a teacher.")] = 11.0,
+    pass_processors: Annotated[int, typer.Option(min=1, help="How many processors that were.")] = 2,
+    gpu_ms: Annotated[float, typer.Option(min=0, help="Time for a GPU; 0: as long as its node decodes.")] = 0.0,
+    look_ms: Annotated[float, typer.Option(min=LEAST, help="Time for a worker to look at an image's file.")] = 0.1,
+    photo_kb: Annotated[float, typer.Option(min=LEAST, help="Size of an image's file.")] = 92.0,
+    processors: Annotated[int, typer.Option(min=1, help="Processors of a node.")] = 16,
+    cpu_dollars: Annotated[float, typer.Option(min=0, help="Price of an hour of a node without a GPU.")] = 0.8,
+    gpu_dollars: Annotated[float, typer.Option(min=0, help="Price of an hour of a node with one.")] = 4.0,
 ) -> None:
     """Print what a node does in a second, what passes take and cost, and how much longer they take with trouble."""
     decode, teach = decode_ms / 1e3 / processors, pass_ms * pass_processors / 1e3 / processors
     nodes = {
-        "CPU": Node(processors, cpu_dollars, decode, teach),
-        "GPU": Node(1, gpu_dollars, decode, gpu_ms / 1e3 or decode),
+        "CPU": Node(processors, False, cpu_dollars, decode, teach),
+        "GPU": Node(1, True, gpu_dollars, decode, gpu_ms / 1e3 or decode),
     }
     for table in (rates_table(nodes, photo_kb * 1e3), plan_table(nodes, look_ms / 1e3)):
         typer.echo(f"{table}\n")

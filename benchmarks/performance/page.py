@@ -379,7 +379,7 @@ def _opening(result: Mapping[str, Any]) -> Section:
         " empty, on a local disk and in the system's cache. The bank: seconds; for the first time all checksums are"
         f" compared ({bank['bytes'] / 1e9:.2f} GB, {bank['bytes'] / 1e9 / bank['first']:.1f} GB a second, from the"
         " system's cache), then each part's size and time of change. The large bank is one of files with holes,"
-        f" opened when nothing of it is in the system's cache, on a disk of which {large['read ahead']} are read ahead"
+        f" opened right after they were written, on a disk of which {large['read ahead']} are read ahead"
         " (Linux's usual setting is 128 kB)."
     )
     return "Opening what is done", text, ["", "seconds"], rows
@@ -425,7 +425,7 @@ def page(results: Mapping[str, Any]) -> str:
             f" {facts['threads']} torch threads; {versions}."
         ),
         wrapped(
-            "Numbers are medians; in brackets the quartiles (of fewer than four measurements, minimum and maximum)."
+            "Numbers are medians; in parentheses the quartiles (of fewer than four measurements, minimum and maximum)."
             " Whatever is compared is measured alternately, in one run, and reported as a ratio: machines are shared,"
             " and their speed drifts. All is in float32 unless stated otherwise, and on the CPU, but for a cold run,"
             " the teacher's pass and stacked seeds, which take an accelerator where there is one."

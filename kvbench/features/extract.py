@@ -152,7 +152,7 @@ def _forward(settings: BankSettings, module: torch.nn.Module, x: Tensor) -> Tens
             f"The data has {len(classes)} classes, the teacher {teacher.name} {logits.shape[1]} outputs: {MEND}."
         )
     if not torch.isfinite(logits).all():
-        advice = _if_finite_in_float32(settings, "is its checkpoint damaged?")
+        advice = _advice(settings, "is its checkpoint damaged?")
         raise UserError(f"The teacher {teacher.name} gives logits that are not finite: {advice}")
     return logits
 
@@ -169,13 +169,13 @@ def _pooled(settings: BankSettings, captured: dict[str, Tensor], images: int) ->
     features = [feature.to(settings.dtype) for feature in pool(outputs, settings.pooling)]
     for tap, feature in zip(settings.taps, features, strict=True):
         if not torch.isfinite(feature).all():
-            advice = _if_finite_in_float32(settings, "choose another module or teacher.")
+            advice = _advice(settings, "choose another module or teacher.")
             raise UserError(f"Tap {tap!r} gives numbers that are not finite: {advice}")
     return features
 
 
-def _if_finite_in_float32(settings: BankSettings, usual: str) -> str:
+def _advice(settings: BankSettings, usual: str) -> str:
     """What to do about numbers that are not finite."""
     if settings.dtype != torch.float16:
         return usual
-    return "those of float16 end at 65,504; try --kvbench-precision bfloat16."
+    return f"{usual} Or try --kvbench-precision bfloat16: float16 ends at 65,504."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,9 @@ class Doctor:
         from kvbench.utils.environment import hardware
 
         here = hardware(resolve_device(self.values["device"]))
-        yield Remark("device", f"{here}, {processors()} of them for this process, {torch.get_num_threads()} threads")
+        why = " (OMP_NUM_THREADS)" if os.environ.get("OMP_NUM_THREADS") else ""
+        mine = f"{processors()} of them for this process{why}"
+        yield Remark("device", f"{here}, {mine}, {torch.get_num_threads()} threads")
 
     def _cache(self) -> Iterator[Remark]:
         folder = self.values["cache"]

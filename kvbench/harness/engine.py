@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvbench.harness.stages import Stage, prepare
 from kvbench.utils.errors import UserError, describe
@@ -30,8 +30,12 @@ HERE = {"address": "local", "include_dashboard": False, "_node_ip_address": "127
 class Worker:
     """An actor: it prepares once, and does tasks one after the other. What is wrong is a sentence that it returns."""
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, threads: Mapping[str, int], *arguments: Any):
         self.arguments = arguments
+        if threads:  # before torch is imported, which follows it as the processes that decode do
+            import ray
+
+            os.environ["OMP_NUM_THREADS"] = str(threads.get(ray.get_runtime_context().get_node_id(), 1))
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -87,14 +91,22 @@ def _need_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), 30).close()
 
 
-def share_of(nodes: Sequence[Mapping[str, Any]], device: str) -> tuple[int, dict[str, int]]:
-    """How many workers a cluster's nodes, as Ray lists them, have a place for, and what each needs of its node."""
-    every = [Counter(node["Resources"]) for node in nodes if node["Alive"]]
-    if device != "cpu" and (have := [node for node in every if node["GPU"] >= 1]):
-        # Ray gives a worker that asks for no processors one thread, and decoding would keep its GPU waiting.
-        processors = min(int(node["CPU"] // node["GPU"]) for node in have)
-        return sum(int(node["GPU"]) for node in have), {"num_gpus": 1, "num_cpus": processors}
-    return max(1, sum(int(node["CPU"]) for node in every)), {"num_cpus": 1}
+class Places(NamedTuple):
+    """Where workers can be: how many, what each asks of its node, and by node how many threads each has."""
+
+    workers: int
+    needs: dict[str, int]
+    threads: dict[str, int]  # empty: as Ray says
+
+
+def places_on(nodes: Sequence[Mapping[str, Any]], device: str) -> Places:
+    """The places on a cluster's nodes, as Ray lists them."""
+    every = {node["NodeID"]: Counter(node["Resources"]) for node in nodes if node["Alive"]}
+    if device != "cpu" and (have := {name: one for name, one in every.items() if one["GPU"] >= 1}):
+        # It asks for no processors, which others may hold, and Ray would then give it one thread.
+        threads = {name: max(1, int(one["CPU"] // one["GPU"])) for name, one in have.items()}
+        return Places(sum(int(one["GPU"]) for one in have.values()), {"num_gpus": 1, "num_cpus": 0}, threads)
+    return Places(max(1, sum(int(one["CPU"]) for one in every.values())), {"num_cpus": 1}, {})
 
 
 class Tasks:
@@ -106,8 +118,8 @@ class Tasks:
 
     def __init__(self, ray: Any, arguments: tuple[str, str, list[dict[str, str]], list[str]], on_progress: OnProgress):
         self.ray, self.arguments, self.on_progress = ray, arguments, on_progress
-        self.workers, needs = share_of(ray.nodes(), arguments[2][0].get("device", "auto"))
-        self.actor = ray.remote(**needs)(Worker)
+        self.places = places_on(ray.nodes(), arguments[2][0].get("device", "auto"))
+        self.actor = ray.remote(**self.places.needs)(Worker)
         self.promised: dict[Any, tuple[Any, tuple[int, int] | None]] = {}  # promise -> worker; its stage and task
         self.idle: list[Any] = []
         self.stages: list[tuple[str, int]] = []  # known once a worker has looked
@@ -121,7 +133,7 @@ class Tasks:
 
     def run(self) -> list[str]:
         """Do all; returns what is wrong with tasks of the last stage, raises `UserError` for what is before it."""
-        for _ in range(self.workers):
+        for _ in range(self.places.workers):
             self._hire()
         self.heard = time.monotonic()
         while not self.stages:
@@ -142,7 +154,7 @@ class Tasks:
         raise UserError(" ".join(dict.fromkeys(self.problems.values())))
 
     def _hire(self) -> None:
-        worker = self.actor.remote(*self.arguments)
+        worker = self.actor.remote(self.places.threads, *self.arguments)
         self.promised[worker.do.remote()] = worker, None
 
     def _wait(self) -> None:
@@ -159,7 +171,7 @@ class Tasks:
             except self.ray.exceptions.RayError as error:
                 self._hire()
                 self.lost += task is None
-                if self.lost > TRIES * self.workers:
+                if self.lost > TRIES * self.places.workers:
                     raise UserError(f"Workers on the Ray cluster are lost at once: {describe(error)}.") from error
                 if task:
                     self._done(*task, f"A task was lost with its worker {TRIES} times: {describe(error)}.")
@@ -170,7 +182,7 @@ class Tasks:
                 self._done(*task, problem)
             elif not problem:
                 self.lost = 0
-                self.stages = self.stages or [(what, min(count, MOST * self.workers)) for what, count in found]
+                self.stages = self.stages or [(what, min(count, MOST * self.places.workers)) for what, count in found]
             elif not (self.promised or self.idle):
                 raise UserError(problem)
 

@@ -130,6 +130,9 @@ class Contents:
         found["clauses"] = report.every_clause(self.judgements)
         found["tolerances"] = report.tolerance_table(self.comparisons)
         known = [one for one, table in found.items() if table.rows]
+        if name in {*report.TITLES, *found} - {*known}:
+            why = f" {self.lacking}" if name == "tolerances" and self.lacking else ""
+            raise UserError(f"There is nothing for the table {name} here; there is for {', '.join(known)}.{why}")
         if name not in known:
             raise unknown("table", name, known)
         return found[name]

@@ -46,7 +46,7 @@ def test_a_task_that_raises_and_one_that_hangs_change_nothing(jobs: Jobs) -> Non
     told = ends(jobs.kvbench("train", "--cache", "there", "--engine", "ray"))
     assert "28 trainings of a seed: 0 trained, 28 found" in told
     assert not (jobs.path / "raises").exists()
-    assert len(jobs.epochs) == ALL, "each once"
+    assert len({*jobs.epochs}) == ALL, "a task may be done a second time"
     assert jobs.session("there") == plain
     assert jobs.epochs == [], "a session trains nothing"
     assert jobs.tables("there") == jobs.tables("plain")

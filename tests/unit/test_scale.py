@@ -25,10 +25,10 @@ def told(*options: str) -> list[str]:
 
 
 def test_processors_decode_and_pass_in_turns_and_a_gpu_passes_meanwhile() -> None:
-    assert Node(16, 1.0, 0.25, 0.75).rate(1) == 1.0
-    assert Node(16, 1.0, 0.25, 0.75).rate(5) == 0.25
-    assert Node(1, 1.0, 0.25, 0.125).rate(1) == Node(1, 1.0, 0.25, 0.125).rate(2) == 4.0
-    assert Node(1, 1.0, 0.25, 0.125).rate(4) == 2.0
+    assert Node(16, False, 1.0, 0.25, 0.75).rate(1) == 1.0
+    assert Node(16, False, 1.0, 0.25, 0.75).rate(5) == 0.25
+    assert Node(1, True, 1.0, 0.25, 0.125).rate(1) == Node(1, True, 1.0, 0.25, 0.125).rate(2) == 4.0
+    assert Node(1, True, 1.0, 0.25, 0.125).rate(4) == 2.0
 
 
 def test_every_worker_looks_at_the_files_of_its_workloads() -> None:
@@ -41,7 +41,8 @@ def test_every_worker_looks_at_the_files_of_its_workloads() -> None:
 
 def test_rates_are_those_of_a_nodes_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "TROUBLES", {})
-    lines = told("--decode-ms", "10", "--pass-ms", "15", "--pass-processors", "2", "--processors", "20")
+    rates = {"decode-ms": 10, "pass-ms": 15, "pass-processors": 2, "processors": 20, "photo-kb": 61}
+    lines = told(*(word for name, value in rates.items() for word in (f"--{name}", str(value))))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:6]]
     assert rows[0] == ["CPU", "1", "0.50 ms", "1.50 ms", "500", "30 MB", "pass"]
     assert rows[2] == ["GPU", "1", "0.50 ms", "0.50 ms", "2,000", "122 MB", "decode"]

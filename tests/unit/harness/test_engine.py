@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.scale import SimulatedRay, Trouble, simulated
-from kvbench.harness.engine import LOCAL, MOST, TRIES, Tasks, run, share_of
+from kvbench.harness.engine import LOCAL, MOST, TRIES, Tasks, Worker, places_on, run
 from kvbench.utils.errors import UserError
 from kvbench.utils.progress import Progress, ignore
 
@@ -92,21 +93,33 @@ def test_who_waits_for_a_lost_worker_waits_for_its_successor_to_begin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "nodes", "workers", "needs"),
+    ("device", "nodes", "count", "threads"),
     [
-        ("auto", [{"CPU": 16.0}, {"CPU": 2.0}, {}], 18, {"num_cpus": 1}),
-        ("auto", [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}], 4, {"num_gpus": 1, "num_cpus": 4}),
-        ("cuda", [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 6.0, "GPU": 1.0}], 9, {"num_gpus": 1, "num_cpus": 6}),
-        ("auto", [{"CPU": 2.0, "GPU": 4.0}], 4, {"num_gpus": 1, "num_cpus": 0}),
-        ("cpu", [{"CPU": 16.0, "GPU": 4.0}], 16, {"num_cpus": 1}),
-        ("auto", [{"GPU": 0.0}], 1, {"num_cpus": 1}),
+        ("auto", [{"CPU": 16.0}, {"CPU": 2.0}, {}], 18, {}),
+        ("auto", [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}], 4, {"0": 4}),
+        ("cuda", [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 6.0, "GPU": 1.0}], 9, {"0": 8, "1": 6}),
+        ("auto", [{"CPU": 2.0, "GPU": 4.0}], 4, {"0": 1}),
+        ("auto", [{"CPU": 96.0, "GPU": 8.0}, {"GPU": 1.0}], 9, {"0": 12, "1": 1}),
+        ("cpu", [{"CPU": 16.0, "GPU": 4.0}], 16, {}),
+        ("auto", [{"GPU": 0.0}], 1, {}),
     ],
 )
 def test_a_worker_has_a_processor_or_a_gpu_with_its_share_of_the_processors(
-    device: str, nodes: list[dict[str, float]], workers: int, needs: dict[str, int]
+    device: str, nodes: list[dict[str, float]], count: int, threads: dict[str, int]
 ) -> None:
-    lost = {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}}
-    assert share_of([lost, *({"Alive": True, "Resources": one} for one in nodes)], device) == (workers, needs)
+    lost = {"NodeID": "lost", "Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}}
+    every = [{"NodeID": str(k), "Alive": True, "Resources": one} for k, one in enumerate(nodes)]
+    needs = {"num_gpus": 1, "num_cpus": 0} if threads else {"num_cpus": 1}
+    assert places_on([lost, *every], device) == (count, needs, threads)
+
+
+def test_a_worker_on_a_gpu_has_the_threads_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here = SimpleNamespace(get_node_id=lambda: "b")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: here))
+    for threads, wanted in (({}, "1"), ({"a": 12, "b": 6}, "6"), ({"a": 12}, "1")):
+        Worker(threads, "extract", ".", [], [])
+        assert os.environ["OMP_NUM_THREADS"] == wanted
 
 
 @pytest.mark.parametrize(("address", "given"), [("", "local"), ("auto", None)])

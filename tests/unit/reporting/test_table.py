@@ -83,7 +83,11 @@ def test_every_tolerance_of_a_run_is_in_one_table(call: Call) -> None:
     ]  # fmt: skip
     assert table.latex().count(r"\textbf{DRIFTED}") == 2
     told = call("report", "--expected", "fractals", "--folder", EXPECTED, "--table", "tolerances")
-    assert (told.code, "Unknown table 'tolerances'" in told.err) == (2, True), "a reference has none"
+    assert (told.code, "There is nothing for the table tolerances here" in told.err) == (2, True), (
+        "a reference has none"
+    )
+    told = call("report", "--expected", "imagenet", "--folder", EXPECTED, "--table", "val_loss")
+    assert (told.code, "There is nothing for the table val_loss here; there is for verdicts" in told.err) == (2, True)
 
 
 def test_the_verdicts_of_several_references_are_one_table(call: Call) -> None:
