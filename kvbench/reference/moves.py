@@ -42,6 +42,7 @@ class Way(str, Enum):
 
 
 ALL = "all together"  # in the place of a configuration
+EVERY = "every number"  # in the place of one
 ALIKE = 0.9  # correlation of two runs of a seed: of most recorded replicates it is above
 BLIND, BLIND_SHARE = 2.0, 0.25  # what could move a loss so many times, or a share so far, unseen, was not measured
 EXITS = {Way.WORSE: 1, Way.UNSETTLED: 3, Way.BETTER: 0, Way.SAME: 0}  # 2: there was nothing to compare
@@ -64,7 +65,7 @@ class NumberMove:
     def number(self) -> str:
         """What it is called; all of a configuration's where none could be measured."""
         measured = self.deviation or self.together
-        return measured.tolerance.name if measured else "every number"
+        return measured.tolerance.name if measured else EVERY
 
     @property
     def change(self) -> str:

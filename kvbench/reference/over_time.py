@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, Union
 
+import numpy as np
+
+from kvbench.findings.clauses import Verdict
 from kvbench.reference.compare import differing
-from kvbench.reference.moves import NumberMove, Way, number_moves, verdict_moves
+from kvbench.reference.moves import EVERY, NumberMove, Way, number_moves, verdict_moves
 from kvbench.reference.sides import Side
 from kvbench.reference.status import Status
-from kvbench.reference.timing import timings
+from kvbench.reference.timing import ratios, timings
+from kvbench.reference.tolerances import TOLERANCES, Deviation
 from kvbench.reference.verdicts import Key, clauses
 from kvbench.results import history
 from kvbench.results.saved import Outcome
@@ -18,7 +24,8 @@ from kvbench.utils.errors import shorten
 
 NOT_COMPARED = "not compared"
 ORDER = (Way.WORSE, Way.BETTER, Way.UNSETTLED)
-Name = TypeVar("Name", str, Key)
+Number = tuple[str, str]  # a configuration, and a number of it that has a tolerance
+Name = TypeVar("Name", str, Number, Key)
 
 
 @dataclass(frozen=True)
@@ -42,56 +49,108 @@ class Event:
 
 @dataclass(eq=False)
 class _Baselines:
-    """What each configuration's numbers and seconds, and each clause, are held against in runs that are made alike.
+    """What each number, configuration's seconds and clause are held against in runs that are made alike.
 
     Each begins with the first good run that has it and goes on with the run in which it moved, so that what creeps is
-    seen and no move is listed twice. ``waiting`` are configurations without a baseline; ``unsettled`` is what could not
-    be compared in the last run that has it, and why.
+    seen and no move is listed twice. A run that lost it, as a seed diverged, never takes over. ``waiting`` are
+    configurations without a baseline; ``settled`` are numbers that could be compared once, ``few`` those that too few
+    seeds tell, from the first; ``unsettled`` is what was listed as not settled of the last run that has it.
     """
 
     like: Side
     last: Side
-    numbers: dict[str, Side] = field(default_factory=dict)
+    numbers: dict[Number, Side] = field(default_factory=dict)
     seconds: dict[str, Side] = field(default_factory=dict)
     clauses: dict[Key, Side] = field(default_factory=dict)
     waiting: dict[str, None] = field(default_factory=dict)
+    settled: set[Number] = field(default_factory=set)
+    few: dict[Number, None] = field(default_factory=dict)
     unsettled: dict[Union[str, Key], frozenset[str]] = field(default_factory=dict)
 
     def moved(self, run: Side) -> list[Move]:
         """What moved with a run, which becomes the baseline of that."""
-        said = [*self._numbers(run), *self._clauses(run)]
+        measured = _measured(run)
+        said = [*self._numbers(run, measured), *self._clauses(run)]
         found = [move for way in ORDER for at, move in said if at == way]
         found += self._seconds(run)
-        names = history.configurations(run.reference.histories)
         if run.good:
-            for name in names:
-                self.numbers.setdefault(name, run)
-                if history.of(run.reference.histories, name)["seconds"].notna().any():
-                    self.seconds.setdefault(name, run)
-            for key in clauses(run.reference.judgements):
-                self.clauses.setdefault(key, run)
-        self.waiting = {name: None for name in [*self.waiting, *names] if name not in self.numbers}
+            for number in measured:
+                self.numbers.setdefault(number, run)
+            for ratio in ratios(run.reference.histories, run.reference.histories):  # of all whose seconds can be used
+                self.seconds.setdefault(ratio.configuration, run)
+            for key, clause in clauses(run.reference.judgements).items():
+                if not math.isnan(clause.margin):
+                    self.clauses.setdefault(key, run)
+        having = {name for name, _ in self.numbers}
+        names = [*self.waiting, *history.configurations(run.reference.histories)]
+        self.waiting = {name: None for name in names if name not in having}
         return found
 
-    def _numbers(self, run: Side) -> list[tuple[Way, Move]]:
-        said = list[tuple[Way, Move]]()
-        for baseline, names in _by_baseline(self.numbers, history.configurations(run.reference.histories)):
-            found = number_moves(baseline, run, names)
-            for move in found:
-                if move.way in {Way.WORSE, Way.BETTER}:
-                    said.append((move.way, Move(f"{move.configuration}, {move.number}", f"{move.change} ({move.way})")))
-                    affected = names if move.together else [move.configuration]
-                    self.numbers.update(dict.fromkeys(affected, run))
-            for name in names:
-                why = _unsettled([move for move in found if move.configuration == name])
-                if self.numbers[name] is run:
-                    self.unsettled.pop(name, None)
-                    continue
-                said += self._settle(name, name, why)
-                if why and run.good and _tells_more(run, baseline, name, found):
-                    self.numbers[name] = run
-                    self.unsettled.pop(name)
+    def lacking(self) -> list[str]:
+        """Sentences about what could not be compared with anything."""
+        said = []
+        if self.waiting:
+            names = shorten([*self.waiting])
+            said.append(f"No baseline, as no run made like {self.like.name} passed that has them: {names}.")
+        if self.few:
+            counts = Counter(name for name, _ in self.few)
+            names = shorten([f"{name} ({count} number{'s' * (count > 1)})" for name, count in counts.items()])
+            said.append(f"Too few seeds to tell, in all runs made like {self.like.name}: {names}.")
         return said
+
+    def _numbers(self, run: Side, measured: Mapping[Number, bool]) -> list[tuple[Way, Move]]:
+        said = list[tuple[Way, Move]]()
+        names = history.configurations(run.reference.histories)
+        why = {name: list[NumberMove]() for name in names}
+        every = [(name, tolerance.name) for name in names for tolerance in TOLERANCES]
+        whole = [number for number in every if measured.get(number)]
+        lost = [number for number in every if not measured.get(number)]  # apart, as they hide what all together show
+        anew = list[Number]()
+        for baseline, these in [*_by_baseline(self.numbers, whole), *_by_baseline(self.numbers, lost)]:
+            for sharing, labels in _in_common(these):
+                for move in number_moves(baseline, run, sharing):
+                    affected = [(name, label) for name in (sharing if move.together else [move.configuration])
+                                for label in labels if move.number in {label, EVERY}]  # fmt: skip
+                    if not affected:
+                        continue
+                    if move.way in {Way.WORSE, Way.BETTER} and affected[0] not in lost:
+                        known = move.together or (move.deviation and math.isfinite(move.deviation.expected))
+                        how = f"{move.change if known else 'finite now'} ({move.way})"
+                        said.append((move.way, Move(f"{move.configuration}, {move.number}", how)))
+                        self._compared([] if move.together else affected)
+                        self._begin(affected, run)
+                    elif not move.together:
+                        why[move.configuration] += self._uncompared(move, affected)
+                        if move.way == Way.UNSETTLED and run.good and _tells_more(run, baseline, move):
+                            anew += [number for number in affected if number in whole]
+        for name, moves in why.items():
+            worse = any(move.way == Way.WORSE for move in moves)
+            left = _unsettled([move for move in moves if self.numbers.get((name, move.number)) is not run])
+            said += self._settle(name, name, left, Way.WORSE if worse else Way.UNSETTLED)
+        self._begin(anew, run)
+        return said
+
+    def _begin(self, numbers: Sequence[Number], run: Side) -> None:
+        """Take a run as the baseline of numbers, with which they can be compared again."""
+        for name, label in numbers:
+            self.numbers[name, label] = run
+            self.unsettled[name] = self.unsettled.get(name, frozenset()) - {label, EVERY}
+
+    def _uncompared(self, move: NumberMove, numbers: Sequence[Number]) -> list[NumberMove]:
+        """The move of these numbers, if it is to be listed that they were lost or are no longer settled."""
+        if move.way == Way.SAME:
+            self._compared(numbers)
+            return []
+        few = move.deviation is not None and _few(move.deviation) and move.way == Way.UNSETTLED
+        if few and not self.settled.issuperset(numbers):
+            self.few.update(dict.fromkeys(numbers))
+            return []
+        return [move]
+
+    def _compared(self, numbers: Sequence[Number]) -> None:
+        self.settled.update(numbers)
+        for number in numbers:
+            self.few.pop(number, None)
 
     def _clauses(self, run: Side) -> list[tuple[Way, Move]]:
         said = list[tuple[Way, Move]]()
@@ -102,26 +161,32 @@ class _Baselines:
                 finding, recipe, clause = key
                 what, move = f"{finding} ({recipe}), {clause}", found.get(key)
                 how = f"{move.before} -> {move.after}" if move else ""
-                if move and move.way in {Way.WORSE, Way.BETTER}:
+                lost = key in judged and math.isnan(judged[key].margin)
+                if move and move.way in {Way.WORSE, Way.BETTER} and not lost:
                     said.append((move.way, Move(what, how)))
                     self.clauses[key] = run
                     self.unsettled.pop(key, None)
                 elif move or key in judged:
-                    unsettled = move is not None and move.way == Way.UNSETTLED
-                    said += self._settle(key, what, {how: how} if unsettled else {})
-                    if unsettled and run.good and len(run.seeds) > len(baseline.seeds) and key in judged:
+                    unsettled = move is not None and (move.way == Way.UNSETTLED or lost)
+                    listed = unsettled and move is not None and move.before != Verdict.UNDECIDED
+                    why = f"{how}, no margin any more" if lost else how
+                    said += self._settle(key, what, {how: why} if listed else {})
+                    more = len(run.seeds) > len(baseline.seeds) and key in judged and not lost
+                    if unsettled and run.good and more:
                         self.clauses[key] = run
-                        self.unsettled.pop(key)
+                        self.unsettled.pop(key, None)
         return said
 
-    def _settle(self, key: Union[str, Key], what: str, why: Mapping[str, str]) -> list[tuple[Way, Move]]:
+    def _settle(
+        self, key: Union[str, Key], what: str, why: Mapping[str, str], way: Way = Way.UNSETTLED
+    ) -> list[tuple[Way, Move]]:
         """List what is newly not settled, and that nothing is any more; ``why``: each such thing -> in words."""
         before = self.unsettled.pop(key, frozenset())
         if why:
             self.unsettled[key] = frozenset(why)
         if not why.keys() <= before:
             words = dict.fromkeys(why.values())
-            return [(Way.UNSETTLED, Move(what, f"{'; '.join(words)} ({Way.UNSETTLED})"))]
+            return [(way, Move(what, f"{'; '.join(words)} ({way})"))]
         return [(Way.UNSETTLED, Move(what, "settled again"))] if before and not why else []
 
     def _seconds(self, run: Side) -> list[Move]:
@@ -148,7 +213,7 @@ def over_time(runs: Sequence[Side]) -> tuple[list[Event], list[str]]:
         runs: of one study and workload on one machine, in the order in which they were saved.
 
     Returns:
-        The runs with which something moved, and sentences about configurations that have no baseline.
+        The runs with which something moved, and sentences about what had no baseline or too few seeds in all of them.
     """
     events, lines = [], list[_Baselines]()
     there: dict[str, None] = {}
@@ -178,12 +243,7 @@ def over_time(runs: Sequence[Side]) -> tuple[list[Event], list[str]]:
         moved = line.moved(run)
         if place and (found := [*start, *found, *moved]):
             events.append(Event(run.name, found))
-    lacking = [
-        f"No baseline, as no run made like {line.like.name} passed that has them: {shorten([*line.waiting])}."
-        for line in lines
-        if line.waiting
-    ]
-    return events, lacking
+    return events, [sentence for line in lines for sentence in line.lacking()]
 
 
 def gate(run: Side, name: str) -> str:
@@ -221,17 +281,46 @@ def _by_baseline(held: Mapping[Name, Side], names: Iterable[Name]) -> list[tuple
     return list(found.values())
 
 
+def _in_common(numbers: Iterable[Number]) -> list[tuple[list[str], list[str]]]:
+    """Configurations with the numbers that they are all to be compared by."""
+    names: dict[str, list[str]] = {}
+    for name, label in numbers:
+        names.setdefault(label, []).append(name)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for label, having in names.items():
+        found.setdefault(tuple(having), []).append(label)
+    return [([*having], labels) for having, labels in found.items()]
+
+
+def _measured(run: Side) -> dict[Number, bool]:
+    """Every number that a run measured, and whether it is finite for all seeds."""
+    found = {}
+    for name in history.configurations(run.reference.histories):
+        rows = history.of(run.reference.histories, name)
+        last = rows["epoch"] == rows["epoch"].max()
+        for tolerance in TOLERANCES:
+            if not tolerance.optional or np.isfinite(rows[tolerance.metric].to_numpy()).any():
+                cells = rows.loc[last | tolerance.whole_curve, tolerance.metric].to_numpy(dtype=np.float64)
+                found[name, tolerance.name] = bool(np.isfinite(cells).all())
+    return found
+
+
+def _few(deviation: Deviation) -> bool:
+    """Whether a number that is not settled is there on both sides, so that more seeds would tell."""
+    return deviation.status not in {Status.NOT_MEASURED, Status.NO_NUMBER}
+
+
 def _unsettled(moves: Sequence[NumberMove]) -> dict[str, str]:
-    """Each number of a configuration that is not settled -> why, in words that numbers share."""
+    """Each number of a configuration that is lost or not settled -> why, in words that numbers share."""
     found: dict[str, tuple[str, str]] = {}
     for move in moves:
-        if move.way != Way.UNSETTLED:
-            continue
         if move.deviation is None:
             found[move.number] = move.why, ""
         elif move.deviation.status == Status.NOT_MEASURED:
             found[move.number] = "", Status.NOT_MEASURED
-        elif move.deviation.status != Status.NO_NUMBER:  # neither has one: nothing moved
+        elif move.way == Way.WORSE:
+            found[move.number] = "", "no longer finite"
+        elif _few(move.deviation):  # else neither has one: nothing moved
             found[move.number] = "", "too few seeds to tell"
     said = {}
     for number, (why, reason) in found.items():
@@ -240,7 +329,8 @@ def _unsettled(moves: Sequence[NumberMove]) -> dict[str, str]:
     return said
 
 
-def _tells_more(run: Side, baseline: Side, name: str, found: Sequence[NumberMove]) -> bool:
+def _tells_more(run: Side, baseline: Side, move: NumberMove) -> bool:
     """Whether a run is the better baseline, as what there is cannot be compared with it or has fewer seeds."""
-    mine, theirs = (len(history.seeds(history.of(side.reference.histories, name))) for side in (run, baseline))
-    return mine > theirs or any(move.deviation is None for move in found if move.configuration == name)
+    sides = (history.of(side.reference.histories, move.configuration) for side in (run, baseline))
+    mine, theirs = (len(history.seeds(rows)) for rows in sides)
+    return mine > theirs or move.deviation is None

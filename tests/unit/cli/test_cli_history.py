@@ -177,18 +177,25 @@ def test_seeds_and_metrics_that_are_lost_are_listed_once(call: Call) -> None:
 def test_a_run_of_one_seed_gives_way_to_one_that_tells_more(call: Call) -> None:
     for number in range(1, 5):
         save(number, usual(number, seeds=1 if number == 1 else 5, train_loss=1.5 if number == 4 else 1.0))
-    moved = [line for line in listed(call) if "Model" in line]
-    assert moved[:2] == [f"0002_run: {name}: 5 numbers: too few seeds to tell (not settled)" for name in NAMES]
-    assert [line[:30] for line in moved[2:]] == ["0004_run: Model2, train_loss, "] * 2
+    assert [line[:30] for line in listed(call)] == ["0004_run: Model2, train_loss, "] * 2
+    assert "Too few seeds" not in call("history").out
+
+
+def test_what_seeds_told_in_no_run_is_no_move_and_is_said_once(call: Call) -> None:
+    noisy = runs(range(5), ["Model1"], jitter=2.0).assign(val_accuracy=0.5, agreement=0.5)
+    rows = pd.concat([noisy, usual(1, ["Model2"])])
+    for number in (1, 2, 3):
+        save(number, rows, random_numbers=f"{number}")
+    assert call("history").out.endswith(
+        "Nothing moved.\n\nToo few seeds to tell, in all runs made like 0001_run: Model1 (3 numbers).\n"
+    )
 
 
 def test_a_student_that_diverges_is_listed_as_it_does_and_as_it_does_not(call: Call) -> None:
     for number in range(1, 6):
         save(number, usual(number, train_loss=math.inf if number in (2, 3) else 1.0))
     moved = listed(call)
-    assert [line[:30] for line in moved] == ["0002_run: Model2, train_loss, "] * 2 + [
-        "0004_run: Model2, train_loss, "
-    ] * 2
+    assert moved == ["0002_run: Model2: 2 numbers: no longer finite (worse)", "0004_run: Model2: settled again"]
 
 
 def test_a_gate_is_listed_as_it_closes_and_as_a_new_reference_opens_it(call: Call) -> None:
