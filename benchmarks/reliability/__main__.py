@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -52,7 +53,7 @@ def page(results: Sequence[Result], command: str) -> str:
     return "\n\n".join(
         [
             "# What is lost when a run is disturbed",
-            f"Measured by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.",
+            textwrap.fill(f"Measured by `{command}` on {facts['date']}, {facts['hardware']}, {versions}.", 120),
             ABOUT,
             markdown_table(["fault", "tries", "survived", "lost"], rows),
             "Where:",

@@ -373,7 +373,7 @@ def test_a_saved_run_gives_the_page_of_the_run(tmp_path: Path) -> None:
 
 
 def test_the_example_is_what_its_command_writes(call: Call) -> None:
-    told = call("report", "--expected", "fractals", "--folder", EXPECTED, "--html", "example.html")
+    told = call("report", ROOT / "docs" / "example.json", "--folder", EXPECTED, "--html", "example.html")
     assert told.code == 0, told.err
     assert Path("example.html").read_text() == (ROOT / "docs" / "example.html").read_text()
 
