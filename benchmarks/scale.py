@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.performance.material import row_bytes
 from kvbench.features.store import ROWS
 from kvbench.harness.engine import Tasks
 from kvbench.harness.sweep import duration
@@ -155,7 +156,6 @@ NODES = 8, 64, 512
 TEACHERS = 1, 5
 SETS = {"13.2 million": (13.2e6, 21_841), "1 billion": (1e9, 1_000)}  # images and classes; the first: ImageNet-21k
 WORKLOAD = 13.2e6  # images, at most: each worker looks at the files of its whole workload
-FEATURES = 256 + 512 + 512  # of ResNet18's taps
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def plan_table(nodes: Mapping[str, Node], look: float) -> str:
         for count in NODES:
             seconds = seconds_of(images, count, rate, look)
             cells.append(f"{duration(seconds)}, ${count * seconds / 3600 * node.dollars:,.0f}")
-        size = teachers * images * (4 * (FEATURES + classes) + 8) / 1e12
+        size = teachers * images * row_bytes(classes) / 1e12
         half = math.ceil(-(-images // WORKLOAD) / (rate * look))
         rows.append([name, kind, str(teachers), *cells, f"{size:.1f} TB", f"{half:,} nodes"])
     heads = [f"{count} nodes" for count in NODES]

@@ -151,6 +151,11 @@ CLASSES = 200
 CPU = torch.device("cpu")
 
 
+def row_bytes(classes: int) -> int:
+    """Of a row of a bank in float32: the taps, the logits, and the label."""
+    return 4 * (sum(WIDTHS) + classes) + 8
+
+
 @dataclass(frozen=True)
 class InMemory:
     """Rendered images (N, 3, size, size) and labels (N,), as `kvbench.data.base.Images`: nothing is decoded."""

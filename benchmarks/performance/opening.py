@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.performance.material import CLASSES, CPU, WIDTHS, InMemory, Scale, stopwatch
+from benchmarks.performance.material import CLASSES, CPU, WIDTHS, InMemory, Scale, row_bytes, stopwatch
 from kvbench.data import layouts, photos  # noqa: F401 (imported before the clock starts)
 from kvbench.data.fractals import FractalImages
 from kvbench.features.fill import open_bank
@@ -87,8 +87,7 @@ def drawn(rows: int, widths: Sequence[int]) -> dict[str, torch.Tensor]:
 
 def large(folder: Path, size: float) -> dict[str, Any]:
     """Seconds until a bank of about ``size`` bytes is open, whose checksums were compared before."""
-    row = 4 * (sum(WIDTHS) + CLASSES) + 8
-    store = unfilled(folder, ROWS * max(2, round(size / row / ROWS)))
+    store = unfilled(folder, ROWS * max(2, round(size / row_bytes(CLASSES) / ROWS)))
     store.write(0, drawn(ROWS, WIDTHS), {"torch": "none: drawn"})
     with store.file(0).open("rb") as file:
         start = file.read(8)

@@ -29,7 +29,7 @@ from kvbench.core.bank import Parts
 from kvbench.data.loader import in_batches
 from kvbench.data.photos import PhotoImages
 from kvbench.features import extract, store
-from kvbench.harness.engine import LOCAL, run
+from kvbench.harness.engine import HERE, LOCAL, run
 from kvbench.harness.options import OPTIONS
 from kvbench.harness.projects import experiment
 from kvbench.harness.setup import Settings, fill_banks
@@ -152,8 +152,7 @@ def passes(rows: int, count: int, rounds: int) -> dict[str, Any] | None:
         return pace.seconds
 
     def on_ray(workers: int) -> float:
-        ray.init("local", num_cpus=workers, include_dashboard=False, _node_ip_address="127.0.0.1",
-                 log_to_driver=False, logging_level="ERROR")  # fmt: skip
+        ray.init(num_cpus=workers, log_to_driver=False, logging_level="ERROR", **HERE)
         pace = Pace(workers, 1)
         run("extract", [texts()], on_progress=pace)
         return pace.seconds

@@ -85,13 +85,13 @@ def report(
     ] = "markdown",
 ) -> None:
     """Print the tables and verdicts of a saved run or a reference."""
+    if (finding is not None) + (html is not None) + (table is not None) > 1:
+        raise UserError("--finding, --html and --table each show something of their own: give one of them.")
     if saved is None and expected and len(expected) > 1:
         from kvbench.reporting.side_by_side import side_by_side
 
         if finding or table not in {None, "verdicts"}:
             raise UserError("--finding and --table show one workload, but for --table verdicts: name one --expected.")
-        if html and table:
-            raise UserError("--html and --table each show something of their own: give one of them.")
         folder, design = folder_and_design(values)
         together = side_by_side(folder, expected, design)
         if html:
@@ -103,8 +103,6 @@ def report(
         else:
             echo(together.markdown())
         return
-    if (finding is not None) + (html is not None) + (table is not None) > 1:
-        raise UserError("--finding, --html and --table each show something of their own: give one of them.")
     contents = _contents(values, saved, expected)
     if table is not None:
         echo(contents.table(table).formatted(form))

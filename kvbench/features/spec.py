@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from kvbench.data.contract import check_fingerprint
 from kvbench.data.loader import batches
 from kvbench.features.teacher import Teacher, takes
 from kvbench.utils.errors import unknown
+from kvbench.utils.files import json_digest
 
 FORMAT = 6  # raise it when a bank's layout changes
 
@@ -88,5 +87,4 @@ class BankSettings:
 
     def path(self, cache: Path, name: str) -> Path:
         """Where the bank lies under ``cache``: ``name`` and a digest of the fingerprint."""
-        digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()
-        return cache / f"{name}-{digest[:16]}"
+        return cache / f"{name}-{json_digest(self.fingerprint)[:16]}"

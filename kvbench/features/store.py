@@ -29,16 +29,11 @@ from kvbench.features.extract import check
 from kvbench.features.spec import BankSettings
 from kvbench.utils.environment import processors
 from kvbench.utils.errors import UserError
-from kvbench.utils.files import MANIFEST, read_json, write_bytes
+from kvbench.utils.files import MANIFEST, json_digest, read_json, write_bytes
 
 ROWS = 2048  # of a part, a multiple of a pass's batch; raise `kvbench.features.spec.FORMAT` with it
 CHUNK = 2**20  # bytes read at a time, and of a header at most: that of a hundred taps has 10,000
 BLANK = "0" * 64  # stands for a part's checksum while that is computed
-
-
-def _digest(facts: object) -> str:
-    """Of what JSON holds."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class DamagedError(Exception):
@@ -109,7 +104,7 @@ class Store:
         """The parts that the manifest knows; none where it is damaged or another bank's: all are read instead."""
         try:
             found = read_json(self.path / MANIFEST)
-            intact = found.pop("sha256") == _digest(found) and found["bank"] == self.settings.fingerprint
+            intact = found.pop("sha256") == json_digest(found) and found["bank"] == self.settings.fingerprint
             made = [json.dumps(dict(one), sort_keys=True) for one in found["built_with"]]
             parts = [Part(str(sha256), made[k], int(size), int(at)) for sha256, k, size, at in found["parts"]]
         except (UserError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
@@ -122,7 +117,7 @@ class Store:
         made = list(dict.fromkeys(part.built_with for part in known))
         parts = [[part.sha256, made.index(part.built_with), part.size, part.mtime] for part in known]
         facts = {"bank": self.settings.fingerprint, "built_with": [json.loads(one) for one in made], "parts": parts}
-        facts["sha256"] = _digest(facts)
+        facts["sha256"] = json_digest(facts)
         with suppress(UserError, OSError):  # in a read-only folder all checksums are compared each time
             if self.known != self.recorded:
                 write_bytes(self.path / MANIFEST, json.dumps(facts).encode())
@@ -197,7 +192,7 @@ class Store:
 
     def _belongs(self, part: int) -> str:
         """What a part says it is a part of."""
-        return _digest([self.settings.fingerprint, part])
+        return json_digest([self.settings.fingerprint, part])
 
     def write(self, part: int, columns: dict[str, Tensor], made: Mapping[str, Any]) -> None:
         """Write a part that was computed on ``made``, and its checksum into it. Raises `UserError` if it can't be."""
@@ -212,13 +207,13 @@ class Store:
     def bank(self) -> FeatureBank:
         """The bank, memory-mapped, of parts that are all in order. Raises `UserError` where they do not fit."""
         known, parts = zip(*((self.known[part], self._columns[part]) for part in range(len(self.parts))), strict=True)
-        digest = _digest([part.sha256 for part in known])
+        bits = json_digest([part.sha256 for part in known])
 
         def column(name: str) -> Tensor:
             found = [columns[name] for columns in parts]
             if len({one.shape[1] for one in found}) > 1:
                 raise UserError(f"{self.path} has parts of unlike widths: remove it, and it is computed again.")
-            return Parts(found, f"{name} {digest}") if len(found) > 1 else found[0]
+            return Parts(found, f"{name} {bits}") if len(found) > 1 else found[0]
 
         taps = tuple(column(f"tap{i}") for i in range(len(self.settings.taps)))
         made = [json.loads(text) for text in dict.fromkeys(part.built_with for part in known)]

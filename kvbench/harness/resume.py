@@ -7,8 +7,6 @@ all, so sessions at the same time may write and read the same states.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import re
 import shutil
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kvbench.core.custom import CustomRun
 from kvbench.harness import checkpoint
 from kvbench.utils.errors import UserError
+from kvbench.utils.files import json_digest
 
 if TYPE_CHECKING:
     from kvbench.core.recipe import Configuration
@@ -33,7 +32,7 @@ OLD = 14 * 24 * 3600.0  # seconds
 
 def digest(facts: Mapping[str, Any]) -> str:
     """Sixteen digits that name facts."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(facts)[:16]
 
 
 def facts_of(row: Configuration) -> dict[str, Any]:

@@ -255,10 +255,10 @@ def chart(numbers: Numbers, name: str) -> list[Figure]:
 
 def heading(drawn: Sequence[Figure], numbers: Numbers) -> str:
     """What to write above a chart for a paper, which has no caption: what lines and bands are, or the title."""
-    told = numbers.seeds if drawn[0].id in CURVES else drawn[0].title
+    text = numbers.seeds if drawn[0].id in CURVES else drawn[0].title
     behind = next((panel for figure in drawn for panel in figure.panels if panel.behind), None)
     look = "dotted" if isinstance(behind, Lines) else "hollow"
-    return f"{told}; {look}: {numbers.behind}" if behind else told
+    return f"{text}; {look}: {numbers.behind}" if behind else text
 
 
 def _filled(panel: Panel) -> bool:
@@ -360,8 +360,8 @@ def time_table(drawn: Iterable[Figure]) -> Table:
     for figure in clocks:
         for panel in figure.panels:
             for dot in panel.dots if isinstance(panel, Dots) else ():
-                told = (number(value, ".3g") for value in (dot.value, dot.low, dot.high))
-                cells.setdefault(dot.name, {})[figure.id] = "{} ({} to {})".format(*told)
+                ends = (number(value, ".3g") for value in (dot.value, dot.low, dot.high))
+                cells.setdefault(dot.name, {})[figure.id] = "{} ({} to {})".format(*ends)
     rows = [[name, *(row.get(figure.id, "-") for figure in clocks)] for name, row in cells.items()]
     return Table(["configuration", *(CLOCKS[figure.id.removeprefix("time-")] for figure in clocks)], rows)
 

@@ -97,11 +97,11 @@ def _figure(workloads: list[str], those: list[Figure | None]) -> dict[str, Any]:
             for recipe, picture in parts[-1][kind]:
                 by_recipe.setdefault(recipe, []).append((f"{workload}, {recipe}", picture))
     first = parts[0]
-    told = first["caption"]
+    caption = first["caption"]
     if first["id"] in CURVES:
-        told = f"{first['title']} after each epoch, mean over seeds, band from the lowest to the highest."
+        caption = f"{first['title']} after each epoch, mean over seeds, band from the lowest to the highest."
     panels = {kind: [panel for row in by_recipe.values() for panel in row] for kind, by_recipe in rows.items()}
-    return {**first, "caption": f"{told} Each workload has axes of its own.", "notes": notes, **panels,
+    return {**first, "caption": f"{caption} Each workload has axes of its own.", "notes": notes, **panels,
             "across": min(len(parts), 3) if len(parts) != 4 else 2}  # fmt: skip
 
 

@@ -199,7 +199,7 @@ def _gate(run: Side, name: str) -> Square:
     return Square(word, metrics)
 
 
-def told(event: Event) -> list[str]:
+def listed(event: Event) -> list[str]:
     """What moved with a run, in words; of more than `MOST_MOVES` the first."""
     left = len(event.moves) - MOST_MOVES
     return [str(move) for move in event.moves[:MOST_MOVES]] + ([f"and {left} more (--csv has all)"] if left > 0 else [])
@@ -235,7 +235,7 @@ def terminal(timelines: Sequence[Timeline], skipped: Sequence[str]) -> str:
     parts = []
     for timeline in timelines:
         parts += [wrap(f"{timeline.title}:"), timeline.table().terminal(WIDTHS)]
-        lines = [wrap(f"{event.run}: {text}", 4) for event in timeline.events for text in told(event)]
+        lines = [wrap(f"{event.run}: {text}", 4) for event in timeline.events for text in listed(event)]
         parts += ["\n".join(["Moved:", *lines])] if lines else []
         parts += [wrap(text) for text in timeline.remarks]
     parts += [wrap(f"Skipped: {text}", 2) for text in skipped]
@@ -275,7 +275,7 @@ def _part(timeline: Timeline, id_: str, styles: Mapping[str, int]) -> dict[str, 
     return {
         "id": id_,
         "title": timeline.title,
-        "events": [(event.run, told(event)) for event in timeline.events if event.run in shown],
+        "events": [(event.run, listed(event)) for event in timeline.events if event.run in shown],
         "remarks": timeline.remarks,
         "figures": [drawn(figure) for figure in figures],
         "numbers": [(figure.table, f"{figure.title}: mean (lowest to highest seed)", timeline.numbers(figure))

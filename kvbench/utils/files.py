@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -183,6 +184,11 @@ def read_json(path: Path) -> Any:
     if level:
         raise UserError(f"{path} can't be read as JSON: it has more than {DEEPEST} levels.")
     return content
+
+
+def json_digest(facts: object) -> str:
+    """SHA-256 of what JSON holds, the same for equal dictionaries."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
